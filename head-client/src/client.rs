@@ -1,0 +1,408 @@
+//! Drives a session with a real link, a compute thread and a source.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use isthmus_models::{Head, Picture};
+use isthmus_proto::wire::{self, BundleRef, Hello, reply};
+use isthmus_proto::{
+    Coded, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, write_packet,
+};
+use tokio::sync::mpsc;
+
+use crate::config::ClientConfig;
+use crate::controller::Controller;
+use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
+use crate::outcome::{Answer, FrameOutcome, Verdict};
+use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
+use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
+use crate::source::SourceFrame;
+use crate::worker::{Computed, Done, Job, Worker};
+
+/// How long before its deadline a frame is settled. Timers fire up to a millisecond late, and on a
+/// busy machine a thread waits for its core.
+const GUARD: Duration = Duration::from_millis(5);
+
+/// The bundle's position in the hello: it is the only one.
+const BUNDLE: u8 = 0;
+
+/// Why a run could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system gives no threads.
+    #[error("threads cannot be started: {0}")]
+    Threads(io::Error),
+}
+
+/// A device's side of the work, connected to a server.
+///
+/// It needs a tokio runtime with I/O and time; one thread is enough, and the fastest.
+pub struct Client {
+    config: ClientConfig,
+    head: Arc<Head>,
+    controller: Box<dyn Controller>,
+    link: Link,
+}
+
+impl Client {
+    /// Connects to the server, checks that it is the right one and that it serves the bundle of
+    /// `head`. Afterwards a lost connection is made again by itself.
+    pub async fn connect(
+        config: ClientConfig,
+        head: Arc<Head>,
+        controller: Box<dyn Controller>,
+    ) -> Result<Client, ConnectError> {
+        let bundle = head.bundle();
+        let name = bundle.name().to_owned();
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION,
+            bundles: vec![BundleRef { name, digest: bundle.digest().0.to_vec() }],
+            detail: config.detail.into(),
+        };
+        let server = config.server.clone();
+        let dialer = Dialer::new(server, &config.trust, hello, config.connect_timeout)?;
+        let link = Link::connect(dialer).await?;
+        Ok(Client { config, head, controller, link })
+    }
+
+    /// Answers every frame of `source`, until it ends, `stop` comes or `sink` breaks.
+    ///
+    /// `sink` gets each frame's report as soon as there is one; while it runs, nothing else does.
+    /// After `stop` the frames that are open still get their reports.
+    pub async fn run(
+        self,
+        source: impl Iterator<Item = SourceFrame> + Send + 'static,
+        stop: impl Future<Output = ()>,
+        sink: impl FnMut(&FrameReport) -> ControlFlow<()>,
+    ) -> Result<Summary, RunError> {
+        let Client { config, head, controller, link } = self;
+        let worker = Worker::start(Arc::clone(&head)).map_err(RunError::Threads)?;
+        let captures = capture(source, config.rate).map_err(RunError::Threads)?;
+        let ClientConfig { deadline, in_flight, pace, .. } = config;
+        let session = SessionConfig { deadline, guard: GUARD, in_flight, pace };
+        let zero = Instant::now();
+        let run = Run {
+            session: Session::new(session, controller),
+            config,
+            head,
+            link,
+            worker,
+            frames: BTreeMap::new(),
+            summary: SummaryBuilder::default(),
+            sink,
+            zero,
+            now: Timestamp::ZERO,
+        };
+        Ok(run.drive(captures, stop).await)
+    }
+}
+
+/// A frame in memory.
+struct Capture {
+    frame: FrameId,
+    at: Instant,
+    content: SourceFrame,
+}
+
+/// What is kept of a frame until it ends.
+struct Entry {
+    source: String,
+    truth: Option<String>,
+    picture: Option<Picture>,
+    coded: Option<Coded>,
+    bytes: Option<usize>,
+    logits: Vec<f32>,
+}
+
+struct Run<F> {
+    session: Session,
+    config: ClientConfig,
+    head: Arc<Head>,
+    link: Link,
+    worker: Worker,
+    frames: BTreeMap<FrameId, Entry>,
+    summary: SummaryBuilder,
+    sink: F,
+    zero: Instant,
+    now: Timestamp,
+}
+
+impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
+    async fn drive(
+        mut self,
+        mut captures: mpsc::Receiver<Capture>,
+        stop: impl Future<Output = ()>,
+    ) -> Summary {
+        let mut stop = pin!(stop);
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut more = true;
+        loop {
+            if self.carry_out().is_break() {
+                break;
+            }
+            let open = self.session.counters().open;
+            if !more && open == 0 {
+                break;
+            }
+            let due = self.session.poll_timeout();
+            if let Some(due) = due {
+                let due = self.zero + Duration::from_micros(due.as_micros());
+                if timer.deadline().into_std() != due {
+                    timer.as_mut().reset(due.into());
+                }
+            }
+            let room = self.config.pace == Pace::Live || open < self.config.in_flight as u64;
+            // In order of urgency: an answer that is there must not lose against the timer.
+            tokio::select! {
+                biased;
+                Some(event) = self.link.events.recv() => self.on_event(event),
+                Some(done) = self.worker.done.recv() => self.on_head(done),
+                () = &mut timer, if due.is_some() => self.handle(Input::Timeout),
+                () = &mut stop, if more => more = false,
+                capture = captures.recv(), if more && room => match capture {
+                    None => more = false,
+                    Some(capture) => if self.on_capture(capture).is_break() { break },
+                },
+            }
+        }
+        let elapsed = self.zero.elapsed();
+        self.link.close().await;
+        self.summary.finish(self.session.counters(), elapsed)
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.handle_at(Instant::now(), input);
+    }
+
+    /// Instants that a session sees never decrease, even if a capture's stamp is a little old.
+    fn handle_at(&mut self, at: Instant, input: Input) {
+        let micros = at.saturating_duration_since(self.zero).as_micros();
+        let at = Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        self.now = self.now.max(at);
+        self.session.handle_input(self.now, input);
+    }
+
+    fn on_capture(&mut self, capture: Capture) -> ControlFlow<()> {
+        let Capture { frame, at, content: SourceFrame { source, truth, picture } } = capture;
+        match picture {
+            Ok(picture) => {
+                let (picture, logits) = (Some(picture), Vec::new());
+                let entry = Entry { source, truth, picture, coded: None, bytes: None, logits };
+                self.frames.insert(frame, entry);
+                let at = if self.config.pace == Pace::Live { at } else { Instant::now() };
+                self.handle_at(at, Input::Captured { frame });
+                ControlFlow::Continue(())
+            }
+            Err(error) => self.report(&FrameReport {
+                frame: frame.0,
+                source,
+                truth,
+                reason: "bad picture".into(),
+                error: Some(error),
+                ..FrameReport::default()
+            }),
+        }
+    }
+
+    fn on_head(&mut self, Done { frame, computed }: Done) {
+        match computed {
+            Ok(Computed { exit, coded, head, encode }) => {
+                let layer_ends = coded.layer_ends.clone();
+                if let Some(entry) = self.frames.get_mut(&frame) {
+                    entry.coded = Some(coded);
+                }
+                let outcome = HeadOutcome { exit, layer_ends, head, encode };
+                self.handle(Input::HeadDone { frame, outcome });
+            }
+            Err(error) => {
+                tracing::error!(%frame, error, "the head failed");
+                self.handle(Input::HeadFailed { frame });
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let input = match event {
+            Event::Up(limits) => Input::LinkUp {
+                max_in_flight: limits.max_in_flight,
+                max_frame_bytes: limits.max_frame_bytes,
+                round_trip: limits.round_trip,
+            },
+            Event::Down(_) => Input::LinkDown,
+            Event::Lost(frame, reason) => {
+                tracing::warn!(%frame, reason, "no reply");
+                Input::Lost { frame }
+            }
+            Event::Reply(frame, reply) => match self.to_reply(frame, reply) {
+                Some(reply) => Input::Reply { frame, reply },
+                None => {
+                    tracing::warn!(%frame, "the reply makes no sense");
+                    Input::Lost { frame }
+                }
+            },
+        };
+        self.handle(input);
+    }
+
+    /// A reply that was checked; `None` if it makes no sense.
+    fn to_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<ServerReply> {
+        let feedback = reply.feedback.unwrap_or_default();
+        let outcome = match reply.outcome? {
+            reply::Outcome::Refusal(refusal) => {
+                let reason = wire::Reason::try_from(refusal.reason).unwrap_or_default();
+                tracing::debug!(%frame, ?reason, detail = refusal.detail, "refused");
+                Err((reason, Duration::from_millis(refusal.retry_after_ms.into())))
+            }
+            reply::Outcome::Answer(answer) => {
+                let best = answer.top.first()?;
+                let class = usize::try_from(best.class).ok()?;
+                let labels = self.head.bundle().labels().len();
+                if class >= labels || !(0.0..=1.0).contains(&best.probability) {
+                    return None;
+                }
+                if let Some(entry) = self.frames.get_mut(&frame) {
+                    entry.logits = answer.logits;
+                }
+                let layers_used = u8::try_from(answer.layers_used).ok()?;
+                Ok((Answer { class, confidence: best.probability }, layers_used))
+            }
+        };
+        Some(ServerReply { outcome, feedback })
+    }
+
+    /// Carries out what the session orders.
+    fn carry_out(&mut self) -> ControlFlow<()> {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::RunHead { frame, run } => {
+                    let entry = self.frames.get_mut(&frame);
+                    let picture = entry.and_then(|entry| entry.picture.take());
+                    let job = picture.map(|picture| Job { frame, picture, run });
+                    // The thread lives as long as this does, unless a head panicked.
+                    if job.is_none_or(|job| self.worker.jobs.send(job).is_err()) {
+                        self.handle(Input::HeadFailed { frame });
+                    }
+                }
+                Output::Send { frame, point, time_left, answer_by } => {
+                    if let Some(outgoing) = self.to_outgoing(frame, point, time_left, answer_by) {
+                        // Without a link task the link is down, and the deadline settles it.
+                        let _ = self.link.commands.send(Command::Send(outgoing));
+                    }
+                }
+                Output::Cancel { frame } => {
+                    let _ = self.link.commands.send(Command::Cancel(frame));
+                }
+                Output::Done(outcome) => {
+                    if let Some(entry) = self.frames.remove(&outcome.frame) {
+                        let report = self.to_report(&outcome, entry);
+                        self.report(&report)?;
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn to_outgoing(
+        &mut self,
+        frame: FrameId,
+        point: OperatingPoint,
+        time_left: Duration,
+        answer_by: Timestamp,
+    ) -> Option<Outgoing> {
+        let entry = self.frames.get_mut(&frame)?;
+        let coded = entry.coded.take()?;
+        let mut bytes = Vec::with_capacity(coded.stream.len() + 64);
+        let wire_id = (frame.0 & 0xffff) as u16;
+        Envelope { frame: wire_id, time_left, trace: None }.write(&mut bytes);
+        write_packet(&mut bytes, BUNDLE, &self.head.bundle().digest(), point, &coded);
+        entry.bytes = Some(bytes.len());
+        let layers = usize::from(point.layers);
+        let header = bytes.len() - coded.size_of(layers);
+        let layer_ends = coded.layer_ends[..layers].iter().map(|end| header + end).collect();
+        // Earlier is more urgent; it wraps once in 24 days, for a moment.
+        let millis = (answer_by.as_micros() / 1000 % i32::MAX as u64) as i32;
+        Some(Outgoing { frame, bytes, layer_ends, priority: i32::MAX - millis })
+    }
+
+    fn to_report(&self, outcome: &FrameOutcome, entry: Entry) -> FrameReport {
+        let bundle = self.head.bundle();
+        let mut report = FrameReport {
+            frame: outcome.frame.0,
+            source: entry.source,
+            truth: entry.truth,
+            layers_used: outcome.layers_used,
+            bytes: entry.bytes,
+            on_time: outcome.on_time,
+            logits: entry.logits,
+            ..FrameReport::default()
+        };
+        if let Some(run) = outcome.run {
+            let name = bundle.describe_point(outcome.sent.unwrap_or(run.point(run.layers)));
+            (report.split, report.width) = (Some(name.split), Some(name.width));
+            if outcome.sent.is_some() {
+                (report.channels, report.bits) = (Some(name.channels), Some(name.bits));
+            }
+        }
+        match outcome.verdict {
+            Verdict::Dropped(cause) => report.reason = cause.to_string(),
+            Verdict::Answered { arm, answer, reason } => {
+                let elapsed = outcome.finished.saturating_since(outcome.captured);
+                report.label = bundle.labels().get(answer.class).cloned();
+                report.confidence = Some(answer.confidence);
+                report.arm = Some(arm.name());
+                report.capture_to_output_ms = Some(millis(elapsed));
+                report.reason = reason.to_string();
+                report.device_wait = outcome.timing.wait;
+                let timing = outcome.timing;
+                report.stages = Stages {
+                    head: timing.head.map(millis),
+                    encode: timing.encode.map(millis),
+                    network: timing.network.map(millis),
+                    receive_span: timing.receive_span.map(millis),
+                    queue: Some(millis(timing.wait + timing.queue.unwrap_or_default())),
+                    decode: timing.decode.map(millis),
+                    tail: timing.tail.map(millis),
+                };
+            }
+        }
+        report
+    }
+
+    fn report(&mut self, report: &FrameReport) -> ControlFlow<()> {
+        self.summary.record(report);
+        (self.sink)(report)
+    }
+}
+
+/// Starts a thread that reads `source`. It ends with the source or with the receiver, and reads at
+/// most two pictures ahead.
+fn capture(
+    source: impl Iterator<Item = SourceFrame> + Send + 'static,
+    rate: Option<f64>,
+) -> io::Result<mpsc::Receiver<Capture>> {
+    let (sender, receiver) = mpsc::channel(1);
+    thread::Builder::new().name("capture".into()).spawn(move || {
+        let start = Instant::now();
+        for (number, content) in (0u64..).zip(source) {
+            if let Some(rate) = rate {
+                let due = start + Duration::from_secs_f64(number as f64 / rate);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            let capture = Capture { frame: FrameId(number), at: Instant::now(), content };
+            if sender.blocking_send(capture).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_micros() as f64 / 1e3
+}

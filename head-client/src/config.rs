@@ -1,0 +1,377 @@
+//! What a user may choose, from a file, the environment and the command line.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use isthmus_proto::wire::Detail;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::session::Pace;
+use crate::tls::{Fingerprint, FingerprintError, Trust};
+
+/// Options as they were given: on the command line, in the environment (`ISTHMUS_…`) or in a TOML
+/// file, in this order of precedence. Unknown keys in a file are errors.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// The server: quic://HOST[:4433] or grpc://HOST[:8001].
+    #[arg(long, value_name = "URL", env = "ISTHMUS_SERVER")]
+    pub server: Option<ServerUrl>,
+    /// SHA-256 of the server's certificate, as the server prints it when it starts.
+    #[arg(long, value_name = "HEX", env = "ISTHMUS_SERVER_FINGERPRINT", conflicts_with = "ca")]
+    pub server_fingerprint: Option<String>,
+    /// PEM file of the certificate authorities that may vouch for the server.
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_CA")]
+    pub ca: Option<PathBuf>,
+    /// Folder of the bundle.
+    #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
+    pub bundle: Option<PathBuf>,
+    /// Pictures: a file, a folder (sub-folders named like a label tell the truth), or - for
+    /// standard input (MJPEG or YUV4MPEG2).
+    #[arg(long, value_name = "FILE|DIR|-", env = "ISTHMUS_INPUT")]
+    pub input: Option<PathBuf>,
+    /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
+    #[arg(long, value_name = "POINT", env = "ISTHMUS_POINT")]
+    pub point: Option<String>,
+    /// Longest time from capture to output (milliseconds); when the network has not answered by
+    /// then, the early exit does [default: 300]
+    #[arg(long, value_name = "MS", env = "ISTHMUS_DEADLINE_MS")]
+    pub deadline_ms: Option<u64>,
+    /// Play files at this many frames a second, as a camera would: the newest frame wins
+    /// [default: one after the other, none dropped]
+    #[arg(long, value_name = "FPS", env = "ISTHMUS_RATE")]
+    pub rate: Option<f64>,
+    /// Take every frame of standard input and let its writer wait, instead of the newest.
+    #[arg(long, value_name = "BOOL", env = "ISTHMUS_EVERY_FRAME", num_args = 0..=1,
+          default_missing_value = "true", conflicts_with = "rate")]
+    pub every_frame: Option<bool>,
+    /// Stop after so many frames.
+    #[arg(long, value_name = "N", env = "ISTHMUS_LIMIT")]
+    pub limit: Option<u64>,
+    /// Frames that may be sent and unanswered at a time [default: 2 live, else 1]
+    #[arg(long, value_name = "N", env = "ISTHMUS_IN_FLIGHT")]
+    pub in_flight: Option<usize>,
+    /// Longest wait for a connection (milliseconds); raise it on links whose round trip takes
+    /// seconds [default: 5000]
+    #[arg(long, value_name = "MS", env = "ISTHMUS_CONNECT_TIMEOUT_MS")]
+    pub connect_timeout_ms: Option<u64>,
+    /// How to write results to standard output [default: text]
+    #[arg(long, value_name = "FORMAT", env = "ISTHMUS_FORMAT")]
+    pub format: Option<Format>,
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Aligned lines and a table.
+    #[default]
+    Text,
+    /// One JSON object per line, the last one `{"summary": …}`.
+    Json,
+}
+
+/// How the server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC: one stream per frame.
+    Quic,
+    /// gRPC: one stream for all.
+    Grpc,
+}
+
+/// Where the server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUrl {
+    /// How it is reached.
+    pub transport: Transport,
+    /// Its name or address; a certificate that an authority vouches for has to be for it.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Everything a [`Client`](crate::Client) needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientConfig {
+    /// Where the server is.
+    pub server: ServerUrl,
+    /// What makes it the right one.
+    pub trust: Trust,
+    /// Longest time from capture to output; more than zero.
+    pub deadline: Duration,
+    /// Frames that may be sent and unanswered at a time, at least 1.
+    pub in_flight: usize,
+    /// What happens to frames that come faster than they can be dealt with.
+    pub pace: Pace,
+    /// Frames per second to take from the source at most; `None` takes them as they come.
+    pub rate: Option<f64>,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// How much the server's answers tell.
+    pub detail: Detail,
+}
+
+/// Why options are no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The configuration file is malformed or has unknown keys.
+    #[error("{path}: {source}", path = .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        source: Box<toml::de::Error>,
+    },
+    /// Something needed was not given.
+    #[error("{0} is needed")]
+    Missing(&'static str),
+    /// Nothing says how to know the server.
+    #[error(
+        "the server's identity has to be checked: give --server-fingerprint HEX (the server prints \
+         it when it starts) or --ca FILE (the authorities that vouch for it)"
+    )]
+    NoTrust,
+    /// Two ways to know the server, in one file.
+    #[error("server_fingerprint and ca exclude each other")]
+    TwoTrusts,
+    /// No fingerprint.
+    #[error("--server-fingerprint: {0}")]
+    Fingerprint(#[from] FingerprintError),
+    /// A number out of its range.
+    #[error("{name} must be {range}, not {value}")]
+    Range {
+        /// The option.
+        name: &'static str,
+        /// What it may be.
+        range: &'static str,
+        /// What it is.
+        value: String,
+    },
+}
+
+/// Text that is no server's URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a server looks like quic://host:4433 or grpc://host:8001, not {0:?}")]
+pub struct UrlError(String);
+
+impl Options {
+    /// The options of a TOML file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| {
+            let source = Box::new(source);
+            ConfigError::Malformed { path: path.to_owned(), source }
+        })
+    }
+
+    /// These options, and those of `file` where these say nothing.
+    pub fn or(self, file: Options) -> Self {
+        // What is said here about the server's identity replaces all that the file says about it.
+        let trusts = self.server_fingerprint.is_some() || self.ca.is_some();
+        let (fingerprint, ca) = if trusts {
+            (self.server_fingerprint, self.ca)
+        } else {
+            (file.server_fingerprint, file.ca)
+        };
+        Options {
+            server: self.server.or(file.server),
+            server_fingerprint: fingerprint,
+            ca,
+            bundle: self.bundle.or(file.bundle),
+            input: self.input.or(file.input),
+            point: self.point.or(file.point),
+            deadline_ms: self.deadline_ms.or(file.deadline_ms),
+            rate: self.rate.or(file.rate),
+            every_frame: self.every_frame.or(file.every_frame),
+            limit: self.limit.or(file.limit),
+            in_flight: self.in_flight.or(file.in_flight),
+            connect_timeout_ms: self.connect_timeout_ms.or(file.connect_timeout_ms),
+            format: self.format.or(file.format),
+        }
+    }
+
+    /// The client's part of these options, checked.
+    pub fn to_config(&self) -> Result<ClientConfig, ConfigError> {
+        let server = self.server.clone().ok_or(ConfigError::Missing("--server URL"))?;
+        let trust = match (&self.server_fingerprint, &self.ca) {
+            (Some(fingerprint), None) => Trust::Fingerprint(fingerprint.parse::<Fingerprint>()?),
+            (None, Some(path)) => Trust::Authorities(path.clone()),
+            (None, None) => return Err(ConfigError::NoTrust),
+            (Some(_), Some(_)) => return Err(ConfigError::TwoTrusts),
+        };
+        let stream = self.input.as_deref() == Some(Path::new("-"));
+        let live = self.rate.is_some() || (stream && self.every_frame != Some(true));
+        let pace = if live { Pace::Live } else { Pace::EveryFrame };
+        let deadline_ms = within("deadline_ms", self.deadline_ms.unwrap_or(300), 1, 3_600_000)?;
+        let timeout_ms = self.connect_timeout_ms.unwrap_or(5_000);
+        let timeout_ms = within("connect_timeout_ms", timeout_ms, 1, 3_600_000)?;
+        let in_flight = self.in_flight.unwrap_or(if live { 2 } else { 1 }) as u64;
+        let in_flight = within("in_flight", in_flight, 1, 4096)? as usize;
+        if let Some(rate) = self.rate
+            && !(0.001..=10_000.0).contains(&rate)
+        {
+            let (name, range) = ("rate", "0.001 to 10000 frames a second");
+            return Err(ConfigError::Range { name, range, value: rate.to_string() });
+        }
+        Ok(ClientConfig {
+            server,
+            trust,
+            deadline: Duration::from_millis(deadline_ms),
+            in_flight,
+            pace,
+            rate: self.rate,
+            connect_timeout: Duration::from_millis(timeout_ms),
+            detail: Detail::Top,
+        })
+    }
+}
+
+fn within(name: &'static str, value: u64, low: u64, high: u64) -> Result<u64, ConfigError> {
+    let range = match high {
+        4096 => "1 to 4096",
+        _ => "1 to 3600000",
+    };
+    match (low..=high).contains(&value) {
+        true => Ok(value),
+        false => Err(ConfigError::Range { name, range, value: value.to_string() }),
+    }
+}
+
+impl Transport {
+    /// The scheme of its URLs.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Transport::Quic => "quic",
+            Transport::Grpc => "grpc",
+        }
+    }
+
+    /// The port of URLs that name none.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Transport::Quic => 4433,
+            Transport::Grpc => 8001,
+        }
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        parse_url(text).ok_or_else(|| UrlError(text.to_owned()))
+    }
+}
+
+fn parse_url(text: &str) -> Option<ServerUrl> {
+    let (scheme, authority) = text.split_once("://")?;
+    let transport = match scheme {
+        "quic" => Transport::Quic,
+        "grpc" => Transport::Grpc,
+        _ => return None,
+    };
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':')))?,
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let port = match port {
+        Some(port) => port.parse().ok().filter(|&port| port > 0)?,
+        None => transport.default_port(),
+    };
+    let bad = |c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#');
+    (!host.is_empty() && !host.contains(bad))
+        .then(|| ServerUrl { transport, host: host.to_owned(), port })
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ServerUrl { transport, host, port } = self;
+        match host.contains(':') {
+            true => write!(f, "{}://[{host}]:{port}", transport.scheme()),
+            false => write!(f, "{}://{host}:{port}", transport.scheme()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(text: &str) -> Options {
+        toml::from_str(text).expect("options")
+    }
+
+    #[test]
+    fn urls_survive_text() {
+        for url in ["quic://localhost:4433", "grpc://10.0.0.1:8001", "quic://[::1]:9"] {
+            assert_eq!(url.parse::<ServerUrl>().expect(url).to_string(), url);
+        }
+        let short: ServerUrl = "grpc://server.example".parse().expect("a default port");
+        assert_eq!(short.port, 8001);
+        for bad in ["", "http://a:1", "quic://", "quic://:4433", "quic://a:0", "quic://a:x", "a:1",
+                    "quic://[::1", "quic://a b:1", "quic://a/b"] {
+            assert!(bad.parse::<ServerUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_and_says_the_defaults() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/client.toml");
+        let file = Options::read(Path::new(path)).expect("valid");
+        let given = options("server = 'quic://localhost'\nserver_fingerprint = 'x'");
+        let shipped = given.clone().or(file);
+        let bare = given.or(Options::default());
+        let fingerprint = Some("ab".repeat(32));
+        let [shipped, bare] = [shipped, bare].map(|it| {
+            Options { server_fingerprint: fingerprint.clone(), ..it }.to_config().expect("valid")
+        });
+        assert_eq!(shipped, bare);
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_errors() {
+        assert!(toml::from_str::<Options>("sever = 'quic://a'").is_err());
+        assert!(toml::from_str::<Options>("server = 'http://a'").is_err());
+        let base = format!("server = 'quic://a'\nserver_fingerprint = '{}'\n", "ab".repeat(32));
+        assert!(options(&base).to_config().is_ok());
+        for bad in ["rate = nan", "rate = 0.0", "deadline_ms = 0", "in_flight = 0", "ca = 'x'"] {
+            assert!(options(&format!("{base}{bad}")).to_config().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_a_known_identity_both_ways_to_give_one_are_named() {
+        let error = options("server = 'quic://a'").to_config().expect_err("refused").to_string();
+        assert!(error.contains("--server-fingerprint") && error.contains("--ca"), "{error}");
+    }
+
+    #[test]
+    fn an_identity_on_the_command_line_replaces_the_file_s() {
+        let given = options("ca = 'mine.pem'");
+        let both = given.or(options("server_fingerprint = 'theirs'"));
+        assert_eq!((both.server_fingerprint, both.ca), (None, Some("mine.pem".into())));
+    }
+}

@@ -1,0 +1,146 @@
+//! What to run and what to send: the two decisions about every frame.
+
+use std::time::Duration;
+
+use isthmus_proto::{OperatingPoint, Timestamp};
+
+use crate::outcome::Choice;
+
+/// Decides twice about every frame: before the head what to run, after it what to send.
+///
+/// A controller is pure: it is told the time and what the session sees, and every decision carries
+/// its reason. The session overrules it only where there is nothing to decide: without a
+/// connection, or with no room for another unanswered frame, the exit answers.
+pub trait Controller: Send {
+    /// What to run for the frame whose turn it is.
+    fn decide_head(&mut self, now: Timestamp, link: &LinkView) -> HeadDecision;
+
+    /// What to send, knowing what the exit says and how large every layer became.
+    fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision;
+
+    /// A reply came, or a refusal.
+    fn on_reply(&mut self, now: Timestamp, sample: &NetworkSample);
+
+    /// A frame of `bytes` that was sent `waited` ago was given up.
+    fn on_timeout(&mut self, now: Timestamp, bytes: usize, waited: Duration);
+}
+
+/// What a controller sees of the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkView {
+    /// Whether there is a connection.
+    pub up: bool,
+    /// Frames sent and unanswered.
+    pub in_flight: usize,
+    /// Their coded sizes together (bytes).
+    pub bytes_in_flight: usize,
+    /// Smoothed time that a frame spends outside the server, once known.
+    pub network: Option<Duration>,
+}
+
+/// What a controller sees after the head.
+#[derive(Clone, Copy, Debug)]
+pub struct SendView<'a> {
+    /// What was run.
+    pub run: HeadRun,
+    /// Probability of the exit's best class, 0 to 1; `None` if the head has no usable exit.
+    pub exit_confidence: Option<f32>,
+    /// Bytes of the coded stream up to and with each layer; not decreasing.
+    pub layer_ends: &'a [usize],
+    /// Time until the frame has to be answered.
+    pub time_left: Duration,
+    /// The link.
+    pub link: LinkView,
+}
+
+/// A head to run, and how deep to quantise what it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadRun {
+    /// Position of the split in the bundle.
+    pub split: u8,
+    /// Position of the width within the split.
+    pub width: u8,
+    /// Quantiser depth to code with.
+    pub bits: u8,
+    /// Layers to code: the most that may be sent.
+    pub layers: u8,
+}
+
+impl HeadRun {
+    /// The operating point that sends the first `layers` layers of this run.
+    pub fn point(self, layers: u8) -> OperatingPoint {
+        let HeadRun { split, width, bits, .. } = self;
+        OperatingPoint { split, width, layers, bits }
+    }
+}
+
+/// The decision before the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadDecision {
+    /// What to run.
+    pub work: Work,
+    /// Why.
+    pub reason: Choice,
+}
+
+/// What to run for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A head.
+    Head(HeadRun),
+    /// Nothing: the frame is dropped and counted as skipped.
+    Nothing,
+}
+
+/// The decision after the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendDecision {
+    /// What to send.
+    pub sending: Sending,
+    /// Why.
+    pub reason: Choice,
+}
+
+/// What to send of a coded frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// Nothing: the exit answers.
+    Exit,
+    /// The first layers, at least 1 and at most those coded.
+    Layers(u8),
+}
+
+/// What a reply tells about the network and the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkSample {
+    /// Coded size of the frame (bytes).
+    pub bytes: usize,
+    /// From sending until the reply, less the server's durations; both directions.
+    pub network: Duration,
+    /// First to last byte of the frame at the server; a part of `network`.
+    pub receive_span: Duration,
+    /// Waiting, decoding and the tail on the server.
+    pub server: Duration,
+    /// Whether the reply was a refusal.
+    pub refused: bool,
+}
+
+/// Always the same operating point.
+#[derive(Clone, Copy, Debug)]
+pub struct Fixed(pub OperatingPoint);
+
+impl Controller for Fixed {
+    fn decide_head(&mut self, _now: Timestamp, _link: &LinkView) -> HeadDecision {
+        let OperatingPoint { split, width, layers, bits } = self.0;
+        let work = Work::Head(HeadRun { split, width, bits, layers });
+        HeadDecision { work, reason: Choice::Fixed }
+    }
+
+    fn decide_send(&mut self, _now: Timestamp, view: &SendView<'_>) -> SendDecision {
+        SendDecision { sending: Sending::Layers(view.run.layers), reason: Choice::Fixed }
+    }
+
+    fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
+
+    fn on_timeout(&mut self, _now: Timestamp, _bytes: usize, _waited: Duration) {}
+}

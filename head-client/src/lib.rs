@@ -1,0 +1,57 @@
+//! The device's side of Isthmus.
+//!
+//! A device runs a network's head, sends its coded features to a server and takes the server's
+//! answer, or the head's own early exit when the network has none in time. This crate holds what
+//! decides and what carries that out:
+//!
+//! - The pure core: [`Session`], a state machine that follows every frame from capture to its one
+//!   outcome, the [`Controller`]s that choose what to run and what to send, and the
+//!   [estimate](NetworkTime) of the network's share of the deadline. It reads no clock, socket,
+//!   thread or random source; the simulator drives the very same code in virtual time.
+//! - The shell, behind feature `shell`: QUIC and gRPC links, the check of the server's identity,
+//!   the compute thread, picture sources, and [`Client`], which drives a session with them.
+//!
+//! It knows nothing of simulated links, and it never compares clocks of two machines.
+//!
+//! Read [`Session`] and [`Controller`] first.
+
+#![forbid(unsafe_code)]
+
+mod controller;
+mod estimator;
+mod histogram;
+mod outcome;
+mod report;
+mod session;
+
+pub use controller::{
+    Controller, Fixed, HeadDecision, HeadRun, LinkView, NetworkSample, Sending, SendDecision,
+    SendView, Work,
+};
+pub use estimator::NetworkTime;
+pub use histogram::Histogram;
+pub use outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
+pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};
+pub use session::{Counters, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
+
+#[cfg(feature = "shell")]
+mod client;
+#[cfg(feature = "shell")]
+pub mod config;
+#[cfg(feature = "shell")]
+mod grpc;
+#[cfg(feature = "shell")]
+mod link;
+#[cfg(feature = "shell")]
+mod quic;
+#[cfg(feature = "shell")]
+pub mod source;
+#[cfg(feature = "shell")]
+pub mod tls;
+#[cfg(feature = "shell")]
+mod worker;
+
+#[cfg(feature = "shell")]
+pub use client::{Client, RunError};
+#[cfg(feature = "shell")]
+pub use link::ConnectError;

@@ -1,0 +1,232 @@
+//! The program that runs a network's head on a device.
+
+mod text;
+
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use isthmus_head_client::config::{Format, Options};
+use isthmus_head_client::{Client, ConnectError, Fixed, FrameReport, Summary, source};
+use isthmus_models::{Bundle, Head, Profile, Tract};
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done (single bad pictures are reported, not an error)
+  1  unexpected failure
+  2  usage or configuration
+  3  bundle missing, altered or unusable
+  4  server cannot be reached, or does not speak the protocol
+  5  server is not the expected one
+  6  server does not serve the bundle
+  7  input cannot be read";
+
+/// Runs a network's head on this device, sends its coded features to a tail-server and prints the
+/// answers.
+#[derive(Parser)]
+#[command(name = "head-client", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer the frames of an input.
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArgs),
+    /// Measure how long a bundle's heads take on this machine.
+    #[command(after_help = EXIT_CODES)]
+    Profile(ProfileArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// TOML file with any of these options, named with underscores.
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Args)]
+struct ProfileArgs {
+    /// Folder of the bundle.
+    #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
+    bundle: PathBuf,
+    /// Runs behind each timing.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Write the profile here instead of to standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// A failure and the exit code that names its kind.
+struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Profile(args) => profile(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, error }) => {
+            eprintln!("head-client: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
+    let file = config.as_deref().map(Options::read).transpose().or_fail(2)?;
+    let options = options.or(file.unwrap_or_default());
+    let client_config = options.to_config().or_fail(2)?;
+    let dir = options.bundle.as_deref().context("--bundle DIR is needed").or_fail(2)?;
+    let input = options.input.as_deref().context("--input FILE|DIR|- is needed").or_fail(2)?;
+
+    let bundle = Arc::new(Bundle::open(dir).or_fail(3)?);
+    let point = match &options.point {
+        Some(text) => bundle.parse_point(text).context("--point").or_fail(2)?,
+        None => bundle.default_point(),
+    };
+    let head = Arc::new(Head::load(Arc::clone(&bundle), &Tract).or_fail(3)?);
+    let source = source::open(input, bundle.labels()).or_fail(7)?;
+    let limit = options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+
+    // One thread for link and session: nothing has to wake another to send or to receive.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_fail(1)?;
+    let done = runtime.block_on(async {
+        let connected = Client::connect(client_config, head, Box::new(Fixed(point))).await;
+        let client = connected.map_err(|error| Failure { code: code_of(&error), error: error.into() })?;
+        let mut printer = Printer::new(options.format.unwrap_or_default());
+        printer.start();
+        let stop = async {
+            // Without the handler a signal ends the program, which stops it as well.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let summary = client
+            .run(source.take(limit), stop, |report| printer.frame(report))
+            .await
+            .or_fail(1)?;
+        printer.summary(&summary);
+        printer.finish().context("standard output").or_fail(1)
+    });
+    // The capture thread may be waiting for standard input: the process need not wait for it.
+    runtime.shutdown_background();
+    done
+}
+
+fn profile(args: &ProfileArgs) -> Result<(), Failure> {
+    let bundle = Arc::new(Bundle::open(&args.bundle).or_fail(3)?);
+    let profile = Profile::measure(&bundle, &Tract, args.runs).or_fail(3)?;
+    let text = toml::to_string(&profile).or_fail(1)?;
+    match &args.out {
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| path.display().to_string()).or_fail(1)
+        }
+        None => io::stdout().write_all(text.as_bytes()).or_else(quiet_if_broken).or_fail(1),
+    }
+}
+
+fn code_of(error: &ConnectError) -> u8 {
+    match error {
+        ConnectError::Trust(_) => 2,
+        ConnectError::Identity { .. } => 5,
+        ConnectError::NotServed { .. } => 6,
+        ConnectError::Resolve { .. }
+        | ConnectError::Unreachable { .. }
+        | ConnectError::Protocol { .. } => 4,
+    }
+}
+
+/// Writes results to standard output, which may end before they do.
+struct Printer {
+    format: Format,
+    out: BufWriter<io::Stdout>,
+    written: io::Result<()>,
+}
+
+impl Printer {
+    fn new(format: Format) -> Self {
+        Printer { format, out: BufWriter::new(io::stdout()), written: Ok(()) }
+    }
+
+    fn start(&mut self) {
+        if self.format == Format::Text {
+            self.line(text::header());
+        }
+    }
+
+    fn frame(&mut self, report: &FrameReport) -> ControlFlow<()> {
+        match self.format {
+            Format::Text => self.line(text::frame(report)),
+            Format::Json => self.json(report),
+        }
+        match self.written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    fn summary(&mut self, summary: &Summary) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            summary: &'a Summary,
+        }
+        match self.format {
+            Format::Text => self.line(text::summary(summary)),
+            Format::Json => self.json(&Line { summary }),
+        }
+    }
+
+    /// What went wrong, unless it is only that nobody reads any more.
+    fn finish(self) -> io::Result<()> {
+        self.written.or_else(quiet_if_broken)
+    }
+
+    fn json(&mut self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(line) => self.line(line),
+            Err(error) => self.written = Err(error.into()),
+        }
+    }
+
+    fn line(&mut self, line: String) {
+        if self.written.is_ok() {
+            // Flushed line by line: whoever reads may act on it.
+            self.written = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
+        }
+    }
+}
+
+fn quiet_if_broken(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    }
+}
+
+trait OrFail<T> {
+    fn or_fail(self, code: u8) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrFail<T> for Result<T, E> {
+    fn or_fail(self, code: u8) -> Result<T, Failure> {
+        self.map_err(|error| Failure { code, error: error.into() })
+    }
+}

@@ -1,0 +1,201 @@
+//! What became of a frame, and why.
+
+use std::fmt;
+use std::time::Duration;
+
+use isthmus_proto::wire;
+use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
+use serde::{Serialize, Serializer};
+
+use crate::controller::HeadRun;
+
+/// A class and how sure its source is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
+    /// Position in the bundle's labels.
+    pub class: usize,
+    /// Softmax probability, 0 to 1.
+    pub confidence: f32,
+}
+
+/// The one end of a captured frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameOutcome {
+    /// The frame.
+    pub frame: FrameId,
+    /// When it was captured.
+    pub captured: Timestamp,
+    /// When its answer or verdict was there.
+    pub finished: Timestamp,
+    /// Answer or verdict.
+    pub verdict: Verdict,
+    /// What was run on the device, if anything.
+    pub run: Option<HeadRun>,
+    /// What was sent to the server, if anything.
+    pub sent: Option<OperatingPoint>,
+    /// Layers the server's answer rests on.
+    pub layers_used: Option<u8>,
+    /// Where the time went.
+    pub timing: Timing,
+    /// True if the frame was answered, and within its deadline.
+    pub on_time: bool,
+}
+
+/// How a frame ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// With an answer.
+    Answered {
+        /// Who answered.
+        arm: Arm,
+        /// The answer.
+        answer: Answer,
+        /// Why this arm.
+        reason: Reason,
+    },
+    /// Without one.
+    Dropped(DropCause),
+}
+
+/// Where a frame's time went. The parts that are present, `receive_span` apart, add up to the time
+/// from capture to output; `receive_span` lies within `network`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Waiting on the device: for the compute thread, and for threads to wake.
+    pub wait: Duration,
+    /// Preprocessing and the head.
+    pub head: Option<Duration>,
+    /// Quantising and entropy coding.
+    pub encode: Option<Duration>,
+    /// From handing the frame to the link until the reply (or until it was given up), less what
+    /// the server accounts for.
+    pub network: Option<Duration>,
+    /// First to last byte of the frame at the server.
+    pub receive_span: Option<Duration>,
+    /// Waiting on the server.
+    pub queue: Option<Duration>,
+    /// Entropy decoding on the server.
+    pub decode: Option<Duration>,
+    /// The tail network.
+    pub tail: Option<Duration>,
+}
+
+/// Why an arm gave the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The controller chose it.
+    Chosen(Choice),
+    /// The network was to answer, and could not.
+    Fallback(Fallback),
+}
+
+/// Why a controller decided as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Choice {
+    /// It knows one operating point.
+    Fixed,
+}
+
+/// Why the exit answers where the network was to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fallback {
+    /// No answer came in time.
+    Deadline,
+    /// The server refused.
+    Refused(wire::Reason),
+    /// The server refused an earlier frame and asked for a pause that is not over.
+    HoldOff,
+    /// There is no connection.
+    LinkDown,
+    /// This frame's stream ended without a reply.
+    StreamLost,
+    /// As many frames as allowed are unanswered.
+    InFlightFull,
+    /// The coded frame is larger than the server accepts.
+    TooLarge,
+}
+
+/// Why a frame has no answer at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropCause {
+    /// A newer frame took its place before its head ran.
+    Superseded,
+    /// Its time ran out before its head ran.
+    Expired,
+    /// Its time ran out while its head ran.
+    HeadLate,
+    /// The head failed; the log says how.
+    HeadFailed,
+    /// The controller decided not to spend anything on it.
+    Skipped,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Chosen(choice) => choice.fmt(f),
+            Reason::Fallback(fallback) => fallback.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Choice::Fixed => "fixed",
+        })
+    }
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fallback::Deadline => "deadline",
+            Fallback::Refused(reason) => {
+                return write!(f, "refused: {}", reason.as_str_name().to_ascii_lowercase());
+            }
+            Fallback::HoldOff => "hold off",
+            Fallback::LinkDown => "link down",
+            Fallback::StreamLost => "stream lost",
+            Fallback::InFlightFull => "in flight full",
+            Fallback::TooLarge => "too large",
+        })
+    }
+}
+
+impl fmt::Display for DropCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DropCause::Superseded => "superseded",
+            DropCause::Expired => "expired",
+            DropCause::HeadLate => "head late",
+            DropCause::HeadFailed => "head failed",
+            DropCause::Skipped => "skipped",
+        })
+    }
+}
+
+impl Serialize for Fallback {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for DropCause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_read_as_words() {
+        let refused = Reason::Fallback(Fallback::Refused(wire::Reason::UnknownBundle));
+        assert_eq!(refused.to_string(), "refused: unknown_bundle");
+        assert_eq!(Reason::Chosen(Choice::Fixed).to_string(), "fixed");
+        assert_eq!(DropCause::HeadLate.to_string(), "head late");
+    }
+}

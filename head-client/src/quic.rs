@@ -1,0 +1,204 @@
+//! QUIC: one bidirectional stream per frame.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proto::framer::write_message;
+use isthmus_proto::wire::{self, ToDevice, ToServer, Welcome, to_device, to_server};
+use isthmus_proto::{ALPN, FrameId, Framer, MAX_CONTROL_BYTES};
+use prost::Message;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, WriteError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::link::{Command, Dialer, Event, Failure, Outgoing, whole};
+
+/// Bytes handed to the transport and not yet acknowledged. What is written cannot be taken back
+/// except by resetting its stream, so the window is small: a few frames.
+const SEND_WINDOW: u64 = 64 << 10;
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Silence after which the connection counts as lost.
+const IDLE_TIMEOUT_MS: u32 = 8_000;
+/// Tells the server that an answer is no longer wanted.
+const CANCELLED: VarInt = VarInt::from_u32(1);
+const CLOSED: VarInt = VarInt::from_u32(0);
+
+/// A connection whose hello was welcomed.
+pub(crate) struct QuicConnection {
+    endpoint: Endpoint,
+    connection: quinn::Connection,
+    /// The first stream stays open for as long as the connection.
+    _control: (quinn::SendStream, quinn::RecvStream),
+}
+
+impl QuicConnection {
+    pub(crate) async fn connect(
+        dialer: &Dialer,
+        address: SocketAddr,
+    ) -> Result<(Self, Welcome, Duration), Failure> {
+        let unspecified = match address {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let mut endpoint = Endpoint::client(unspecified)?;
+        endpoint.set_default_client_config(config(dialer)?);
+        let connection = endpoint
+            .connect(address, &dialer.server.host)
+            .map_err(Failure::unreachable)?
+            .await
+            .map_err(|error| match error {
+                quinn::ConnectionError::VersionMismatch => Failure::protocol(error),
+                error => Failure::unreachable(error),
+            })?;
+        let (mut send, mut recv) = connection.open_bi().await.map_err(Failure::unreachable)?;
+        let mut bytes = Vec::new();
+        let hello = to_server::Message::Hello(dialer.hello.clone());
+        write_message(&mut bytes, &ToServer { message: Some(hello) });
+        send.write_all(&bytes).await.map_err(Failure::unreachable)?;
+        let welcome = read_welcome(&mut recv).await?;
+        let round_trip = connection.rtt();
+        Ok((QuicConnection { endpoint, connection, _control: (send, recv) }, welcome, round_trip))
+    }
+
+    /// Carries frames until the connection is lost (`Err`, with the reason) or the link dropped.
+    pub(crate) async fn serve(
+        self,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<(), String> {
+        let mut exchanges = JoinSet::new();
+        let mut cancels: BTreeMap<FrameId, oneshot::Sender<()>> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = exchanges.join_next() => {
+                    // An exchange never panics and is never aborted while the loop runs.
+                    let Ok((frame, exchanged)) = ended else { continue };
+                    cancels.remove(&frame);
+                    let event = match exchanged {
+                        Ok(Some(reply)) => Event::Reply(frame, reply),
+                        Ok(None) => continue,
+                        Err(reason) => Event::Lost(frame, reason),
+                    };
+                    if events.send(event).is_err() {
+                        break;
+                    }
+                }
+                command = commands.recv() => match command {
+                    Some(Command::Send(outgoing)) => {
+                        let (cancel, cancelled) = oneshot::channel();
+                        cancels.insert(outgoing.frame, cancel);
+                        let connection = self.connection.clone();
+                        exchanges.spawn(async move {
+                            (outgoing.frame, exchange(&connection, outgoing, cancelled).await)
+                        });
+                    }
+                    // Dropping the sender cancels, too; an exchange that has ended has no sender.
+                    Some(Command::Cancel(frame)) => drop(cancels.remove(&frame)),
+                    None => break,
+                },
+                lost = self.connection.closed() => return Err(whole(&lost)),
+            }
+        }
+        self.connection.close(CLOSED, b"done");
+        // Says goodbye, so that the server need not wait for a timeout.
+        self.endpoint.wait_idle().await;
+        Ok(())
+    }
+}
+
+/// Sends a frame and reads its reply; `None` if it was cancelled.
+async fn exchange(
+    connection: &quinn::Connection,
+    outgoing: Outgoing,
+    mut cancelled: oneshot::Receiver<()>,
+) -> Result<Option<wire::Reply>, String> {
+    let opened = tokio::select! {
+        opened = connection.open_bi() => opened,
+        _ = &mut cancelled => return Ok(None),
+    };
+    let (mut send, mut recv) = opened.map_err(|error| whole(&error))?;
+    // A stream that has just been opened cannot have been closed.
+    let _ = send.set_priority(outgoing.priority);
+    let frame = outgoing.frame;
+    let replied = tokio::select! {
+        replied = write_and_read(&mut send, &mut recv, outgoing) => Some(replied),
+        _ = &mut cancelled => None,
+    };
+    match replied {
+        Some(Ok(reply)) if reply.frame == frame.0 & 0xffff => Ok(Some(reply)),
+        Some(Ok(reply)) => Err(format!("reply to frame {} on the stream of another", reply.frame)),
+        Some(Err(reason)) => {
+            let _ = send.reset(CANCELLED);
+            Err(reason)
+        }
+        None => {
+            // Both fail only if the stream has ended, and then there is nothing to cancel.
+            let _ = send.reset(CANCELLED);
+            let _ = recv.stop(CANCELLED);
+            Ok(None)
+        }
+    }
+}
+
+async fn write_and_read(
+    send: &mut quinn::SendStream,
+    recv: &mut quinn::RecvStream,
+    Outgoing { bytes, layer_ends, .. }: Outgoing,
+) -> Result<wire::Reply, String> {
+    let mut start = 0;
+    for end in layer_ends {
+        match send.write_all(&bytes[start..end]).await {
+            Ok(()) => start = end,
+            // The server has seen enough; its reply says why.
+            Err(WriteError::Stopped(_)) => break,
+            Err(error) => return Err(whole(&error)),
+        }
+    }
+    // Fails only on a stream that was stopped.
+    let _ = send.finish();
+    let reply = recv.read_to_end(MAX_CONTROL_BYTES).await.map_err(|error| whole(&error))?;
+    wire::Reply::decode(reply.as_slice()).map_err(|error| format!("malformed reply: {error}"))
+}
+
+async fn read_welcome(recv: &mut quinn::RecvStream) -> Result<Welcome, Failure> {
+    let mut framer = Framer::new(MAX_CONTROL_BYTES);
+    let mut buffer = [0; 2048];
+    loop {
+        if let Some(message) = framer.next_message::<ToDevice>().map_err(Failure::protocol)? {
+            return match message.message {
+                Some(to_device::Message::Welcome(welcome)) => Ok(welcome),
+                _ => Err(Failure::Protocol("its first message is no welcome".into())),
+            };
+        }
+        match recv.read(&mut buffer).await.map_err(Failure::unreachable)? {
+            Some(length) => framer.push(&buffer[..length]),
+            None => return Err(Failure::Protocol("it ended the stream without a welcome".into())),
+        }
+    }
+}
+
+fn config(dialer: &Dialer) -> Result<ClientConfig, Failure> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(dialer.verifier.provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(Failure::protocol)?
+        .dangerous()
+        .with_custom_certificate_verifier(dialer.verifier.clone())
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).map_err(Failure::protocol)?;
+    let mut transport = TransportConfig::default();
+    transport
+        .send_window(SEND_WINDOW)
+        .send_fairness(false)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0));
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}

@@ -1,0 +1,277 @@
+//! What a run tells: one line per frame, one summary.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::histogram::Histogram;
+use crate::outcome::{DropCause, Fallback};
+use crate::session::Counters;
+
+/// One frame of a run, with the keys and in the order of its JSON line. Times are in milliseconds;
+/// what does not apply is `None` and `null`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FrameReport {
+    /// Number of the frame in its source, from 0.
+    pub frame: u64,
+    /// Where the picture came from: a path, or the source's name and a number.
+    pub source: String,
+    /// The answer's class.
+    pub label: Option<String>,
+    /// Its softmax probability, 0 to 1.
+    pub confidence: Option<f32>,
+    /// The true class, where the source knows it.
+    pub truth: Option<String>,
+    /// Who answered: `exit` or `split`; `None` if nobody did.
+    pub arm: Option<&'static str>,
+    /// Name of the split whose head was run.
+    pub split: Option<String>,
+    /// Name of its width.
+    pub width: Option<String>,
+    /// Latent channels sent.
+    pub channels: Option<u16>,
+    /// Their quantiser's depth.
+    pub bits: Option<u8>,
+    /// Layers the server's answer rests on.
+    pub layers_used: Option<u8>,
+    /// Bytes handed to the link: envelope and packet.
+    pub bytes: Option<usize>,
+    /// From the picture in memory to the answer, on the device's clock.
+    pub capture_to_output_ms: Option<f64>,
+    /// Where that time went.
+    pub stages: Stages,
+    /// Whether there was an answer within the deadline.
+    pub on_time: bool,
+    /// Why this arm, or why no answer.
+    pub reason: String,
+    /// What is wrong with a picture that could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The server's logits, one per class, if they were asked for; not part of the line.
+    #[serde(skip)]
+    pub logits: Vec<f32>,
+    /// The part of `stages.queue` that passed on the device; not part of the line.
+    #[serde(skip)]
+    pub device_wait: Duration,
+}
+
+/// Where a frame's time went (milliseconds). All but `receive_span`, which lies within `network`,
+/// add up to `capture_to_output_ms`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Stages {
+    /// Preprocessing and the head.
+    pub head: Option<f64>,
+    /// Quantising and entropy coding.
+    pub encode: Option<f64>,
+    /// Both directions of the network, the transports at both ends included.
+    pub network: Option<f64>,
+    /// First to last byte of the frame at the server.
+    pub receive_span: Option<f64>,
+    /// Waiting: on the device until the head starts and for threads to wake, and on the server
+    /// until a worker takes the frame.
+    pub queue: Option<f64>,
+    /// Entropy decoding on the server.
+    pub decode: Option<f64>,
+    /// The tail network.
+    pub tail: Option<f64>,
+}
+
+/// A whole run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// Frames of the source, unreadable ones included.
+    pub frames: u64,
+    /// Frames answered, by arm.
+    pub answered: BTreeMap<&'static str, u64>,
+    /// Frames dropped without an answer, by cause.
+    pub dropped: BTreeMap<DropCause, u64>,
+    /// Pictures that could not be read.
+    pub bad_pictures: u64,
+    /// Frames that the exit answered because the network could not, by cause.
+    pub fallbacks: BTreeMap<Fallback, u64>,
+    /// Frames sent.
+    pub sent: u64,
+    /// Replies that came after their frame had ended.
+    pub late_replies: u64,
+    /// Times the connection was lost.
+    pub links_lost: u64,
+    /// Frames whose true class is known.
+    pub with_truth: u64,
+    /// Right answers over frames with an answer and a known truth, 0 to 1.
+    pub accuracy: Option<f64>,
+    /// Answers that were right and in time over all readable frames with a known truth, 0 to 1.
+    pub on_time_accuracy: Option<f64>,
+    /// Answers in time over all readable frames, 0 to 1.
+    pub on_time: Option<f64>,
+    /// Of answered frames.
+    pub capture_to_output_ms: Quantiles,
+    /// By stage, over the frames that have the stage; `device_wait` is the device's part of
+    /// `queue`.
+    pub stages_ms: BTreeMap<&'static str, Quantiles>,
+    /// Over frames that were sent.
+    pub bytes: ByteQuantiles,
+    /// Duration of the run (seconds).
+    pub seconds: f64,
+}
+
+/// Quantiles of times (milliseconds), within 0.05%.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: Option<f64>,
+    /// 95th percentile.
+    pub p95: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+    /// Mean.
+    pub mean: Option<f64>,
+}
+
+/// Sizes of sent frames (bytes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ByteQuantiles {
+    /// Mean.
+    pub mean: Option<f64>,
+    /// Median.
+    pub p50: Option<u64>,
+    /// 99th percentile.
+    pub p99: Option<u64>,
+    /// Sum.
+    pub total: u64,
+}
+
+/// Gathers a summary from frame reports, in bounded memory.
+#[derive(Clone, Debug, Default)]
+pub struct SummaryBuilder {
+    frames: u64,
+    bad_pictures: u64,
+    with_truth: u64,
+    judged: u64,
+    right: u64,
+    right_on_time: u64,
+    on_time: u64,
+    latency: Histogram,
+    stages: BTreeMap<&'static str, Histogram>,
+    bytes: Histogram,
+}
+
+impl SummaryBuilder {
+    /// Takes in a frame.
+    pub fn record(&mut self, report: &FrameReport) {
+        self.frames += 1;
+        if report.error.is_some() {
+            self.bad_pictures += 1;
+            return;
+        }
+        self.on_time += u64::from(report.on_time);
+        if report.truth.is_some() {
+            let right = report.label == report.truth;
+            self.with_truth += 1;
+            self.judged += u64::from(report.label.is_some());
+            self.right += u64::from(right);
+            self.right_on_time += u64::from(right && report.on_time);
+        }
+        if let Some(latency) = report.capture_to_output_ms {
+            self.latency.record(micros(latency));
+            let wait = report.device_wait.as_secs_f64() * 1e3;
+            self.record_stages(&report.stages, wait);
+        }
+        if let Some(bytes) = report.bytes {
+            self.bytes.record(bytes as u64);
+        }
+    }
+
+    /// The summary of what was taken in, with the session's `counters`, after `elapsed`.
+    pub fn finish(&self, counters: &Counters, elapsed: Duration) -> Summary {
+        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        Summary {
+            frames: self.frames,
+            answered: counters.answered.clone(),
+            dropped: counters.dropped.clone(),
+            bad_pictures: self.bad_pictures,
+            fallbacks: counters.fallbacks.clone(),
+            sent: counters.sent,
+            late_replies: counters.late_replies,
+            links_lost: counters.links_down,
+            with_truth: self.with_truth,
+            accuracy: share(self.right, self.judged),
+            on_time_accuracy: share(self.right_on_time, self.with_truth),
+            on_time: share(self.on_time, self.frames - self.bad_pictures),
+            capture_to_output_ms: quantiles(&self.latency),
+            stages_ms: self.stages.iter().map(|(&stage, times)| (stage, quantiles(times))).collect(),
+            bytes: ByteQuantiles {
+                mean: self.bytes.mean(),
+                p50: self.bytes.quantile(0.5),
+                p99: self.bytes.quantile(0.99),
+                total: u64::try_from(self.bytes.sum()).unwrap_or(u64::MAX),
+            },
+            seconds: elapsed.as_secs_f64(),
+        }
+    }
+
+    fn record_stages(&mut self, stages: &Stages, device_wait: f64) {
+        let Stages { head, encode, network, receive_span, queue, decode, tail } = *stages;
+        let stages = [
+            ("device_wait", Some(device_wait)),
+            ("head", head),
+            ("encode", encode),
+            ("network", network),
+            ("receive_span", receive_span),
+            ("queue", queue),
+            ("decode", decode),
+            ("tail", tail),
+        ];
+        for (stage, time) in stages {
+            if let Some(time) = time {
+                self.stages.entry(stage).or_default().record(micros(time));
+            }
+        }
+    }
+}
+
+fn micros(ms: f64) -> u64 {
+    (ms * 1e3).round() as u64
+}
+
+fn quantiles(times: &Histogram) -> Quantiles {
+    let at = |q| times.quantile(q).map(|micros| micros as f64 / 1e3);
+    let mean = times.mean().map(|micros| micros / 1e3);
+    Quantiles { p50: at(0.5), p95: at(0.95), p99: at(0.99), mean }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(label: Option<&str>, on_time: bool) -> FrameReport {
+        FrameReport {
+            label: label.map(Into::into),
+            truth: Some("stop".into()),
+            on_time,
+            capture_to_output_ms: label.map(|_| 10.0),
+            ..FrameReport::default()
+        }
+    }
+
+    #[test]
+    fn drops_and_late_answers_count_against_on_time_accuracy_alone() {
+        let mut summary = SummaryBuilder::default();
+        summary.record(&report(Some("stop"), true));
+        summary.record(&report(Some("stop"), false));
+        summary.record(&report(Some("yield"), true));
+        summary.record(&report(None, false));
+        summary.record(&FrameReport { error: Some("no JPEG".into()), ..FrameReport::default() });
+        let summary = summary.finish(&Counters::default(), Duration::from_secs(1));
+        assert_eq!((summary.frames, summary.bad_pictures, summary.with_truth), (5, 1, 4));
+        assert_eq!(summary.accuracy, Some(2.0 / 3.0));
+        assert_eq!(summary.on_time_accuracy, Some(0.25));
+        assert_eq!(summary.on_time, Some(0.5));
+    }
+
+    #[test]
+    fn a_summary_of_nothing_has_no_numbers() {
+        let summary = SummaryBuilder::default().finish(&Counters::default(), Duration::ZERO);
+        assert_eq!((summary.accuracy, summary.capture_to_output_ms.p50), (None, None));
+    }
+}

@@ -1,0 +1,601 @@
+//! From capture to outcome: what happens to every frame.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use isthmus_proto::wire;
+use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
+
+use crate::controller::{
+    Controller, HeadRun, LinkView, NetworkSample, SendView, Sending, Work,
+};
+use crate::estimator::NetworkTime;
+use crate::outcome::{
+    Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict,
+};
+
+/// What a session is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Longest time from capture to output.
+    pub deadline: Duration,
+    /// How long before the deadline a frame is settled with what there is, so that the answer is
+    /// there in time although timers fire late; at most a quarter of the deadline is used.
+    pub guard: Duration,
+    /// Frames that may be sent and unanswered at a time, at least 1.
+    pub in_flight: usize,
+    /// What happens to frames that come faster than they can be dealt with.
+    pub pace: Pace,
+}
+
+/// What happens to frames that come faster than they can be dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The newest waits, the one before it is dropped and counted; a frame whose head has run and
+    /// that finds as many unanswered as allowed takes the exit's answer.
+    Live,
+    /// All wait their turn, and for one of the unanswered to end.
+    EveryFrame,
+}
+
+/// What a session is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A frame is in memory. Numbers increase.
+    Captured {
+        /// Its number.
+        frame: FrameId,
+    },
+    /// The head that was ordered is done.
+    HeadDone {
+        /// Whose.
+        frame: FrameId,
+        /// What it gave.
+        outcome: HeadOutcome,
+    },
+    /// The head that was ordered failed.
+    HeadFailed {
+        /// Whose.
+        frame: FrameId,
+    },
+    /// The server replied.
+    Reply {
+        /// To which frame.
+        frame: FrameId,
+        /// What.
+        reply: ServerReply,
+    },
+    /// A frame's stream ended without a usable reply.
+    Lost {
+        /// Which.
+        frame: FrameId,
+    },
+    /// A connection is there.
+    LinkUp {
+        /// Unanswered frames that the server allows at a time.
+        max_in_flight: usize,
+        /// Largest frame that the server accepts (bytes).
+        max_frame_bytes: usize,
+        /// A round trip seen while connecting.
+        round_trip: Option<Duration>,
+    },
+    /// The connection is gone.
+    LinkDown,
+    /// The instant of `poll_timeout` has come.
+    Timeout,
+}
+
+/// What a head gave.
+#[derive(Clone, Debug, Default)]
+pub struct HeadOutcome {
+    /// The exit's answer.
+    pub exit: Option<Answer>,
+    /// Bytes of the coded stream up to and with each layer; not decreasing.
+    pub layer_ends: Vec<usize>,
+    /// Time that preprocessing and the head took.
+    pub head: Duration,
+    /// Time that quantising and coding took.
+    pub encode: Duration,
+}
+
+/// What a server says to a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerReply {
+    /// The answer with the layers it rests on, or the refusal with the pause it asks for.
+    pub outcome: Result<(Answer, u8), (wire::Reason, Duration)>,
+    /// Durations on the server's clock.
+    pub feedback: wire::Feedback,
+}
+
+/// What a session orders.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Run a head; answer with `HeadDone` or `HeadFailed`.
+    RunHead {
+        /// For which frame.
+        frame: FrameId,
+        /// Which head, and how to code what it gives.
+        run: HeadRun,
+    },
+    /// Send a coded frame; answer with `Reply` or `Lost`.
+    Send {
+        /// Which.
+        frame: FrameId,
+        /// With which layers.
+        point: OperatingPoint,
+        /// The time left to stamp on it.
+        time_left: Duration,
+        /// When it has to be answered: the earlier, the more urgent.
+        answer_by: Timestamp,
+    },
+    /// Stop sending a frame and waiting for its reply.
+    Cancel {
+        /// Which.
+        frame: FrameId,
+    },
+    /// A frame has ended.
+    Done(FrameOutcome),
+}
+
+/// What a session has counted. At any time
+/// `captured = answered + dropped + open`, and every frame is in exactly one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames captured.
+    pub captured: u64,
+    /// Frames answered, by the arm's name.
+    pub answered: BTreeMap<&'static str, u64>,
+    /// Frames without an answer, by cause.
+    pub dropped: BTreeMap<DropCause, u64>,
+    /// Frames that the exit answered because the network could not, by cause.
+    pub fallbacks: BTreeMap<Fallback, u64>,
+    /// Frames captured and not yet ended.
+    pub open: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames cancelled after they were sent.
+    pub cancelled: u64,
+    /// Replies to frames that had already ended.
+    pub late_replies: u64,
+    /// Times the connection came up.
+    pub links_up: u64,
+    /// Times the connection went down.
+    pub links_down: u64,
+}
+
+/// Follows every frame from capture to its one outcome.
+///
+/// Drive it so: feed an input with the time, drain [`Session::poll_output`], arm one timer for
+/// [`Session::poll_timeout`] and feed [`Input::Timeout`] when it fires.
+///
+/// Every frame captured ends in exactly one [`Output::Done`], at the latest when its deadline
+/// comes. If the network has not answered by then, the exit's answer is the answer.
+///
+/// ```
+/// use std::time::Duration;
+/// use isthmus_head_client::{
+///     Answer, Fixed, HeadOutcome, Input, Output, Pace, Session, SessionConfig, Verdict,
+/// };
+/// use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
+///
+/// let point = OperatingPoint { split: 0, width: 0, layers: 2, bits: 6 };
+/// let config = SessionConfig {
+///     deadline: Duration::from_millis(100),
+///     guard: Duration::from_millis(5),
+///     in_flight: 2,
+///     pace: Pace::Live,
+/// };
+/// let mut session = Session::new(config, Box::new(Fixed(point)));
+/// let frame = FrameId(0);
+///
+/// session.handle_input(Timestamp::ZERO, Input::Captured { frame });
+/// assert!(matches!(session.poll_output(), Some(Output::RunHead { .. })));
+///
+/// // There is no connection, so the exit answers.
+/// let exit = Some(Answer { class: 3, confidence: 0.8 });
+/// let outcome = HeadOutcome { exit, layer_ends: vec![200, 500], ..HeadOutcome::default() };
+/// session.handle_input(Timestamp::from_micros(9_000), Input::HeadDone { frame, outcome });
+/// let Some(Output::Done(done)) = session.poll_output() else { panic!() };
+/// let Verdict::Answered { arm: Arm::Exit, answer, reason } = done.verdict else { panic!() };
+/// assert_eq!((answer.class, reason.to_string().as_str()), (3, "link down"));
+/// ```
+pub struct Session {
+    config: SessionConfig,
+    controller: Box<dyn Controller>,
+    network: NetworkTime,
+    link: Option<LinkLimits>,
+    hold_until: Timestamp,
+    waiting: VecDeque<Captured>,
+    running: Option<Running>,
+    in_flight: BTreeMap<FrameId, InFlight>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy)]
+struct LinkLimits {
+    in_flight: usize,
+    frame_bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Captured {
+    frame: FrameId,
+    at: Timestamp,
+}
+
+struct Running {
+    frame: FrameId,
+    /// `None` once the frame has ended: only the compute thread is still busy with it.
+    captured: Option<Captured>,
+    run: HeadRun,
+}
+
+struct InFlight {
+    coded: Coded,
+    point: OperatingPoint,
+    bytes: usize,
+    sent: Timestamp,
+    reason: Choice,
+}
+
+/// A frame whose head has run.
+#[derive(Clone, Copy)]
+struct Coded {
+    captured: Captured,
+    run: HeadRun,
+    exit: Option<Answer>,
+    timing: Timing,
+}
+
+impl Session {
+    /// A session without a connection and without frames.
+    pub fn new(config: SessionConfig, controller: Box<dyn Controller>) -> Self {
+        Session {
+            config,
+            controller,
+            network: NetworkTime::default(),
+            link: None,
+            hold_until: Timestamp::ZERO,
+            waiting: VecDeque::new(),
+            running: None,
+            in_flight: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes in what happened at `now`. Instants never decrease from call to call.
+    pub fn handle_input(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Captured { frame } => self.on_captured(now, frame),
+            Input::HeadDone { frame, outcome } => self.on_head_done(now, frame, outcome),
+            Input::HeadFailed { frame } => {
+                if let Some((captured, run)) = self.take_running(frame) {
+                    self.drop_frame(now, captured, Some(run), DropCause::HeadFailed);
+                }
+            }
+            Input::Reply { frame, reply } => self.on_reply(now, frame, reply),
+            Input::Lost { frame } => {
+                if let Some(lost) = self.in_flight.remove(&frame) {
+                    self.fall_back(now, lost, Fallback::StreamLost);
+                }
+            }
+            Input::LinkUp { max_in_flight, max_frame_bytes, round_trip } => {
+                let in_flight = self.config.in_flight.min(max_in_flight).max(1);
+                self.link = Some(LinkLimits { in_flight, frame_bytes: max_frame_bytes });
+                self.network = round_trip.map_or_else(NetworkTime::default, NetworkTime::starting_at);
+                self.hold_until = Timestamp::ZERO;
+                self.counters.links_up += 1;
+            }
+            Input::LinkDown => {
+                if self.link.take().is_some() {
+                    self.counters.links_down += 1;
+                }
+                for (_, lost) in std::mem::take(&mut self.in_flight) {
+                    self.fall_back(now, lost, Fallback::LinkDown);
+                }
+            }
+            Input::Timeout => self.expire(now),
+        }
+        self.start_head(now);
+    }
+
+    /// The next order; drain it after every input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to feed [`Input::Timeout`].
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let running = self.running.iter().filter_map(|running| running.captured);
+        let in_flight = self.in_flight.values().map(|sent| sent.coded.captured);
+        let open = self.waiting.iter().copied().chain(running).chain(in_flight);
+        open.map(|captured| self.answer_by(captured)).min()
+    }
+
+    /// Whether a connection is known to be there.
+    pub fn link_is_up(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Smoothed time that a frame spends outside the server, once known.
+    pub fn network_time(&self) -> Option<Duration> {
+        self.network.smoothed()
+    }
+
+    fn on_captured(&mut self, now: Timestamp, frame: FrameId) {
+        self.counters.captured += 1;
+        self.counters.open += 1;
+        if self.config.pace == Pace::Live {
+            while let Some(older) = self.waiting.pop_front() {
+                self.drop_frame(now, older, None, DropCause::Superseded);
+            }
+        }
+        self.waiting.push_back(Captured { frame, at: now });
+    }
+
+    /// Gives the compute thread its next frame if it is free.
+    fn start_head(&mut self, now: Timestamp) {
+        while self.running.is_none() {
+            let full = self.link.is_some_and(|link| self.in_flight.len() >= link.in_flight);
+            if full && self.config.pace == Pace::EveryFrame {
+                return;
+            }
+            let Some(captured) = self.waiting.pop_front() else { return };
+            if now >= self.answer_by(captured) {
+                self.drop_frame(now, captured, None, DropCause::Expired);
+                continue;
+            }
+            let link = self.view();
+            match self.controller.decide_head(now, &link).work {
+                Work::Nothing => self.drop_frame(now, captured, None, DropCause::Skipped),
+                Work::Head(run) => {
+                    let frame = captured.frame;
+                    self.running = Some(Running { frame, captured: Some(captured), run });
+                    self.outputs.push_back(Output::RunHead { frame, run });
+                }
+            }
+        }
+    }
+
+    fn on_head_done(&mut self, now: Timestamp, frame: FrameId, outcome: HeadOutcome) {
+        let Some((captured, run)) = self.take_running(frame) else { return };
+        let HeadOutcome { exit, layer_ends, head, encode } = outcome;
+        let elapsed = now.saturating_since(captured.at);
+        let timing = Timing {
+            wait: elapsed.saturating_sub(head + encode),
+            head: Some(head),
+            encode: Some(encode),
+            ..Timing::default()
+        };
+        let coded = Coded { captured, run, exit, timing };
+        let time_left = self.answer_by(captured).saturating_since(now);
+        let Some(link) = self.link else {
+            return self.answer_by_exit(now, coded, None, Reason::Fallback(Fallback::LinkDown));
+        };
+        let obstacle = if time_left.is_zero() {
+            Some(Fallback::Deadline)
+        } else if now < self.hold_until {
+            Some(Fallback::HoldOff)
+        } else if self.in_flight.len() >= link.in_flight {
+            Some(Fallback::InFlightFull)
+        } else {
+            None
+        };
+        if let Some(fallback) = obstacle {
+            return self.answer_by_exit(now, coded, None, Reason::Fallback(fallback));
+        }
+        let view = SendView {
+            run,
+            exit_confidence: exit.map(|exit| exit.confidence),
+            layer_ends: &layer_ends,
+            time_left,
+            link: self.view(),
+        };
+        let decision = self.controller.decide_send(now, &view);
+        let layers = match decision.sending {
+            Sending::Exit => None,
+            // A controller that asks for layers which were not coded gets those that were.
+            Sending::Layers(layers) => Some(layers.clamp(1, run.layers)),
+        };
+        let Some(layers) = layers else {
+            return self.answer_by_exit(now, coded, None, Reason::Chosen(decision.reason));
+        };
+        let last = usize::from(layers).min(layer_ends.len()).saturating_sub(1);
+        let bytes = layer_ends.get(last).copied().unwrap_or(0);
+        if bytes.saturating_add(MOST_OVERHEAD) > link.frame_bytes {
+            return self.answer_by_exit(now, coded, None, Reason::Fallback(Fallback::TooLarge));
+        }
+        let point = run.point(layers);
+        let reason = decision.reason;
+        self.in_flight.insert(frame, InFlight { coded, point, bytes, sent: now, reason });
+        self.counters.sent += 1;
+        let time_left = self.network.time_left(time_left);
+        let answer_by = self.answer_by(captured);
+        self.outputs.push_back(Output::Send { frame, point, time_left, answer_by });
+    }
+
+    fn on_reply(&mut self, now: Timestamp, frame: FrameId, reply: ServerReply) {
+        // A reply that beats the timer but not the deadline is late all the same.
+        if self.in_flight.get(&frame).is_some_and(|sent| now > self.deadline(sent.coded.captured)) {
+            self.expire(now);
+        }
+        let Some(mut sent) = self.in_flight.remove(&frame) else {
+            self.counters.late_replies += 1;
+            return;
+        };
+        let timing = &mut sent.coded.timing;
+        let server = split_round(now.saturating_since(sent.sent), &reply.feedback, timing);
+        let network = timing.network.unwrap_or_default();
+        let receive_span = timing.receive_span.unwrap_or_default();
+        self.network.on_sample(network.saturating_sub(receive_span));
+        let refused = reply.outcome.is_err();
+        let bytes = sent.bytes;
+        let sample = NetworkSample { bytes, network, receive_span, server, refused };
+        self.controller.on_reply(now, &sample);
+        match reply.outcome {
+            Ok((answer, layers_used)) => {
+                let reason = Reason::Chosen(sent.reason);
+                let verdict = Verdict::Answered { arm: Arm::Split(sent.point), answer, reason };
+                self.finish(now, FrameOutcome {
+                    layers_used: Some(layers_used),
+                    sent: Some(sent.point),
+                    run: Some(sent.coded.run),
+                    timing: sent.coded.timing,
+                    ..blank(now, sent.coded.captured, verdict)
+                });
+            }
+            Err((reason, retry_after)) => {
+                self.hold_until = self.hold_until.max(now + retry_after);
+                let reason = Reason::Fallback(Fallback::Refused(reason));
+                self.answer_by_exit(now, sent.coded, Some(sent.point), reason);
+            }
+        }
+    }
+
+    /// Settles every frame whose time is up.
+    fn expire(&mut self, now: Timestamp) {
+        while let Some(&captured) = self.waiting.front()
+            && now >= self.answer_by(captured)
+        {
+            self.waiting.pop_front();
+            self.drop_frame(now, captured, None, DropCause::Expired);
+        }
+        if let Some(captured) = self.running.as_ref().and_then(|running| running.captured)
+            && now >= self.answer_by(captured)
+        {
+            let run = self.running.as_mut().map(|running| {
+                running.captured = None;
+                running.run
+            });
+            self.drop_frame(now, captured, run, DropCause::HeadLate);
+        }
+        let due = |sent: &InFlight| now >= self.answer_by(sent.coded.captured);
+        let late: Vec<_> =
+            self.in_flight.iter().filter(|(_, sent)| due(sent)).map(|(&frame, _)| frame).collect();
+        for frame in late {
+            if let Some(sent) = self.in_flight.remove(&frame) {
+                self.counters.cancelled += 1;
+                self.outputs.push_back(Output::Cancel { frame });
+                self.controller.on_timeout(now, sent.bytes, now.saturating_since(sent.sent));
+                self.fall_back(now, sent, Fallback::Deadline);
+            }
+        }
+    }
+
+    /// Frees the compute thread; the frame it worked on, unless that has already ended.
+    fn take_running(&mut self, frame: FrameId) -> Option<(Captured, HeadRun)> {
+        let running = self.running.take_if(|running| running.frame == frame)?;
+        running.captured.map(|captured| (captured, running.run))
+    }
+
+    fn fall_back(&mut self, now: Timestamp, mut sent: InFlight, cause: Fallback) {
+        sent.coded.timing.network = Some(now.saturating_since(sent.sent));
+        self.answer_by_exit(now, sent.coded, Some(sent.point), Reason::Fallback(cause));
+    }
+
+    fn answer_by_exit(
+        &mut self,
+        now: Timestamp,
+        coded: Coded,
+        sent: Option<OperatingPoint>,
+        reason: Reason,
+    ) {
+        if let Reason::Fallback(fallback) = reason {
+            *self.counters.fallbacks.entry(fallback).or_default() += 1;
+        }
+        let verdict = match coded.exit {
+            Some(answer) => Verdict::Answered { arm: Arm::Exit, answer, reason },
+            None => Verdict::Dropped(DropCause::HeadFailed),
+        };
+        let (run, timing) = (Some(coded.run), coded.timing);
+        self.finish(now, FrameOutcome { run, sent, timing, ..blank(now, coded.captured, verdict) });
+    }
+
+    fn drop_frame(
+        &mut self,
+        now: Timestamp,
+        captured: Captured,
+        run: Option<HeadRun>,
+        cause: DropCause,
+    ) {
+        let timing = Timing { wait: now.saturating_since(captured.at), ..Timing::default() };
+        let verdict = Verdict::Dropped(cause);
+        self.finish(now, FrameOutcome { run, timing, ..blank(now, captured, verdict) });
+    }
+
+    fn finish(&mut self, now: Timestamp, mut outcome: FrameOutcome) {
+        self.counters.open -= 1;
+        match outcome.verdict {
+            Verdict::Answered { arm, .. } => {
+                *self.counters.answered.entry(arm.name()).or_default() += 1;
+                outcome.on_time = now <= outcome.captured + self.config.deadline;
+            }
+            Verdict::Dropped(cause) => *self.counters.dropped.entry(cause).or_default() += 1,
+        }
+        self.outputs.push_back(Output::Done(outcome));
+    }
+
+    fn view(&self) -> LinkView {
+        LinkView {
+            up: self.link.is_some(),
+            in_flight: self.in_flight.len(),
+            bytes_in_flight: self.in_flight.values().map(|sent| sent.bytes).sum(),
+            network: self.network.smoothed(),
+        }
+    }
+
+    fn deadline(&self, captured: Captured) -> Timestamp {
+        captured.at + self.config.deadline
+    }
+
+    fn answer_by(&self, captured: Captured) -> Timestamp {
+        let SessionConfig { deadline, guard, .. } = self.config;
+        captured.at + (deadline - guard.min(deadline / 4))
+    }
+}
+
+/// Most bytes of envelope and packet header: a trace context, 16 layers, long lengths.
+const MOST_OVERHEAD: usize = 3 + 8 + 25 + 3 + 16 * 6;
+
+fn blank(now: Timestamp, captured: Captured, verdict: Verdict) -> FrameOutcome {
+    FrameOutcome {
+        frame: captured.frame,
+        captured: captured.at,
+        finished: now,
+        verdict,
+        run: None,
+        sent: None,
+        layers_used: None,
+        timing: Timing::default(),
+        on_time: false,
+    }
+}
+
+/// Splits the time from sending to the reply into network and server, and gives the server's part.
+///
+/// A server that claims more time than has passed is believed up to what has passed, stage by
+/// stage, so that the stages always add up.
+fn split_round(round: Duration, feedback: &wire::Feedback, timing: &mut Timing) -> Duration {
+    let mut rest = round;
+    let mut take = |micros: u64| {
+        let taken = Duration::from_micros(micros).min(rest);
+        rest -= taken;
+        Some(taken)
+    };
+    timing.queue = take(feedback.queue_us);
+    timing.decode = take(feedback.decode_us);
+    timing.tail = take(feedback.tail_us);
+    timing.network = Some(rest);
+    timing.receive_span = Some(Duration::from_micros(feedback.receive_span_us).min(rest));
+    round - rest
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Where pictures come from: files, folders, streams, or anything that gives [`SourceFrame`]s.
+
+mod mjpeg;
+mod y4m;
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use isthmus_models::Picture;
+
+pub use mjpeg::Mjpeg;
+pub use y4m::{Y4m, Y4mError};
+
+/// Largest picture file that is read (bytes), and largest JPEG of a stream.
+pub const MAX_PICTURE_BYTES: usize = 64 << 20;
+
+/// What a source gives: a picture, or why there is none.
+///
+/// A source is an iterator of these; a camera in the same process is one, too.
+#[derive(Debug)]
+pub struct SourceFrame {
+    /// Where it came from: a path, or the source's name and a number.
+    pub source: String,
+    /// Its true class, where the source knows it.
+    pub truth: Option<String>,
+    /// Upright RGB, or what is wrong with it.
+    pub picture: Result<Picture, String>,
+}
+
+/// A source of any kind.
+pub type BoxedSource = Box<dyn Iterator<Item = SourceFrame> + Send>;
+
+/// Why an input gives no frames at all.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// It cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A folder without pictures.
+    #[error("{path}: no picture (.jpg, .jpeg, .png, .webp) in this folder", path = .0.display())]
+    NoPictures(PathBuf),
+    /// Standard input is no stream of pictures.
+    #[error("standard input is neither MJPEG nor YUV4MPEG2: {0}")]
+    Stream(String),
+}
+
+/// Opens a file, a folder or, for `-`, standard input. `labels` are the classes that a folder's
+/// name may tell.
+///
+/// Files are in order of their paths. The name of the folder that holds a file is its true class
+/// if it is one of `labels`.
+pub fn open(input: &Path, labels: &[String]) -> Result<BoxedSource, InputError> {
+    if input == Path::new("-") {
+        return open_stream(io::stdin());
+    }
+    let unreadable = |source| InputError::Unreadable { path: input.to_owned(), source };
+    let metadata = fs::metadata(input).map_err(unreadable)?;
+    let mut files = Vec::new();
+    if metadata.is_dir() {
+        gather(input, &mut files).map_err(unreadable)?;
+        if files.is_empty() {
+            return Err(InputError::NoPictures(input.to_owned()));
+        }
+        files.sort();
+    } else {
+        // Opened once, so that an unreadable file is an error of the input, not a bad picture.
+        File::open(input).map_err(unreadable)?;
+        files.push(input.to_owned());
+    }
+    let labels = labels.to_vec();
+    Ok(Box::new(files.into_iter().map(move |path| {
+        let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let truth = labels.iter().find(|label| Some(label.as_str()) == folder).cloned();
+        SourceFrame { source: path.display().to_string(), truth, picture: read(&path) }
+    })))
+}
+
+/// Opens a stream of pictures, telling MJPEG from YUV4MPEG2 by its first bytes.
+pub fn open_stream(mut stream: impl Read + Send + 'static) -> Result<BoxedSource, InputError> {
+    let mut first = Vec::new();
+    let length = y4m::MAGIC.len() as u64;
+    (&mut stream)
+        .take(length)
+        .read_to_end(&mut first)
+        .map_err(|error| InputError::Stream(error.to_string()))?;
+    let whole = io::Cursor::new(first.clone()).chain(stream);
+    if first == y4m::MAGIC {
+        let frames = Y4m::new(whole).map_err(|error| InputError::Stream(error.to_string()))?;
+        Ok(Box::new(frames))
+    } else if first.starts_with(mjpeg::MAGIC) {
+        Ok(Box::new(Mjpeg::new(whole)))
+    } else if first.is_empty() {
+        Err(InputError::Stream("it is empty".into()))
+    } else {
+        Err(InputError::Stream(format!("it starts with {}", first.escape_ascii())))
+    }
+}
+
+fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    // A work list instead of recursion: folders may be nested deeper than a stack.
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if is_picture(&entry.path()) {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| {
+        ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+fn read(path: &Path) -> Result<Picture, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let limit = MAX_PICTURE_BYTES as u64 + 1;
+    BufReader::new(file).take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() > MAX_PICTURE_BYTES {
+        return Err(format!("larger than {MAX_PICTURE_BYTES} bytes"));
+    }
+    Picture::decode(&bytes).map_err(|error| error.to_string())
+}

@@ -1,0 +1,224 @@
+//! Concatenated JPEGs, as `rpicam-vid --codec mjpeg` and `ffmpeg -f mjpeg` write them.
+
+use std::io::Read;
+
+use isthmus_models::Picture;
+
+use super::{MAX_PICTURE_BYTES, SourceFrame};
+
+/// The first bytes of every JPEG.
+pub(super) const MAGIC: &[u8] = &[0xff, SOI];
+
+const CHUNK_BYTES: usize = 64 << 10;
+const SOI: u8 = 0xd8;
+const EOI: u8 = 0xd9;
+const SOS: u8 = 0xda;
+
+/// The pictures of an MJPEG stream. Bytes between pictures are skipped; a damaged or truncated
+/// picture is a bad frame, and reading goes on at the next start of one.
+#[derive(Debug)]
+pub struct Mjpeg<R> {
+    stream: R,
+    splitter: Splitter,
+    frame: u64,
+    ended: bool,
+}
+
+/// Cuts bytes into JPEGs by their markers (ITU-T T.81, annex B).
+#[derive(Debug, Default)]
+struct Splitter {
+    buffer: Vec<u8>,
+    /// Where the next marker is looked for; may lie behind the buffer's end.
+    at: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Before a picture; nothing in the buffer is kept but what may be half a start.
+    #[default]
+    Outside,
+    /// At a marker.
+    Marker,
+    /// In entropy-coded data, which ends at the next marker that is no restart.
+    Scan,
+}
+
+impl<R: Read> Mjpeg<R> {
+    /// Reads `stream` as it is asked for pictures.
+    pub fn new(stream: R) -> Self {
+        Mjpeg { stream, splitter: Splitter::default(), frame: 0, ended: false }
+    }
+
+    fn next_picture(&mut self) -> Option<Result<Picture, String>> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            if let Some(jpeg) = self.splitter.next_jpeg() {
+                let decode = |jpeg: Vec<u8>| Picture::decode(&jpeg).map_err(|e| e.to_string());
+                return Some(jpeg.and_then(decode));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    self.ended = true;
+                    if self.splitter.state != State::Outside {
+                        return Some(Err("the stream ends within this picture".into()));
+                    }
+                }
+                Ok(length) => self.splitter.push(&chunk[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(format!("the stream cannot be read: {error}")));
+                }
+            }
+        }
+    }
+}
+
+impl<R: Read> Iterator for Mjpeg<R> {
+    type Item = SourceFrame;
+
+    fn next(&mut self) -> Option<SourceFrame> {
+        let picture = self.next_picture()?;
+        let source = format!("mjpeg:{}", self.frame);
+        self.frame += 1;
+        Some(SourceFrame { source, truth: None, picture })
+    }
+}
+
+impl Splitter {
+    fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole JPEG, or what is wrong with a damaged one; `None` while bytes are missing.
+    fn next_jpeg(&mut self) -> Option<Result<Vec<u8>, String>> {
+        loop {
+            if self.state != State::Outside && self.at.min(self.buffer.len()) > MAX_PICTURE_BYTES {
+                return Some(self.give_up(self.at, "larger than a picture may be"));
+            }
+            match self.state {
+                State::Outside => {
+                    let start = self.buffer.windows(2).position(|pair| pair == [0xff, SOI]);
+                    let Some(start) = start else {
+                        let half = usize::from(self.buffer.last() == Some(&0xff));
+                        self.buffer.drain(..self.buffer.len() - half);
+                        return None;
+                    };
+                    self.buffer.drain(..start);
+                    (self.at, self.state) = (2, State::Marker);
+                }
+                State::Scan => {
+                    let rest = self.buffer.get(self.at..)?;
+                    let end = rest.windows(2).position(|pair| {
+                        pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7 | 0xff)
+                    });
+                    let Some(end) = end else {
+                        // The last byte may be half a marker.
+                        self.at += rest.len().saturating_sub(1);
+                        return None;
+                    };
+                    (self.at, self.state) = (self.at + end, State::Marker);
+                }
+                State::Marker => {
+                    let &[prefix, marker] = self.buffer.get(self.at..self.at + 2)? else {
+                        return None;
+                    };
+                    match (prefix, marker) {
+                        (0xff, 0xff) => self.at += 1,
+                        (0xff, EOI) => {
+                            let rest = self.buffer.split_off(self.at + 2);
+                            self.state = State::Outside;
+                            return Some(Ok(std::mem::replace(&mut self.buffer, rest)));
+                        }
+                        (0xff, SOI) => {
+                            return Some(self.give_up(self.at, "ends before it is whole"));
+                        }
+                        (0xff, 0x01 | 0xd0..=0xd7) => self.at += 2,
+                        (0xff, 0x02..) => {
+                            let length = self.buffer.get(self.at + 2..self.at + 4)?;
+                            let length = usize::from(length[0]) << 8 | usize::from(length[1]);
+                            if length < 2 {
+                                return Some(self.give_up(self.at + 2, "has an impossible segment"));
+                            }
+                            self.at += 2 + length;
+                            self.state = if marker == SOS { State::Scan } else { State::Marker };
+                        }
+                        _ => return Some(self.give_up(self.at, "has no marker where one belongs")),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops the buffer up to `at` and looks for the next picture from there.
+    fn give_up(&mut self, at: usize, why: &str) -> Result<Vec<u8>, String> {
+        self.buffer.drain(..at.min(self.buffer.len()));
+        self.state = State::Outside;
+        Err(format!("a JPEG in the stream {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A JPEG's outline with a thumbnail's markers inside a segment, stuffing and a restart.
+    const JPEG: &[u8] = &[
+        0xff, 0xd8, // SOI
+        0xff, 0xe1, 0x00, 0x08, 0xff, 0xd8, 0xff, 0xd9, 0x00, 0x00, // APP1 with a thumbnail
+        0xff, 0xff, 0xda, 0x00, 0x02, // fill byte, SOS
+        0x12, 0xff, 0x00, 0xff, 0xd3, 0x34, // scan: stuffed 0xff, restart
+        0xff, 0xd9, // EOI
+    ];
+
+    fn split(bytes: &[u8], step: usize) -> Vec<Result<Vec<u8>, String>> {
+        let mut splitter = Splitter::default();
+        let mut got = Vec::new();
+        for chunk in bytes.chunks(step) {
+            splitter.push(chunk);
+            got.extend(std::iter::from_fn(|| splitter.next_jpeg()));
+        }
+        got
+    }
+
+    #[test]
+    fn pictures_are_cut_out_of_any_fragmentation_and_padding() {
+        let stream = [b"--boundary\r\n", JPEG, b"\xff", JPEG, JPEG].concat();
+        for step in [1, 2, 3, 7, 1000] {
+            let got = split(&stream, step);
+            assert_eq!(got, vec![Ok(JPEG.to_vec()); 3], "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_picture_costs_itself_alone() {
+        let cut = &JPEG[..JPEG.len() - 2];
+        let got = split(&[cut, JPEG, &[0xff, 0xd8, 0x00, 0x00], JPEG].concat(), 5);
+        let kinds: Vec<_> = got.iter().map(|jpeg| jpeg.is_ok()).collect();
+        assert_eq!(kinds, [false, true, false, true]);
+        assert_eq!(got[3].as_deref(), Ok(JPEG));
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_a_picture_says_so() {
+        let mut frames = Mjpeg::new(&JPEG[..9]);
+        let frame = frames.next().expect("a bad frame");
+        assert!(frame.picture.is_err_and(|error| error.contains("ends within")));
+        assert!(frames.next().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic_and_are_not_hoarded(
+            bytes in prop::collection::vec(prop_oneof![Just(0xffu8), Just(0xd8), any::<u8>()], 0..2000),
+            step in 1usize..100,
+        ) {
+            split(&bytes, step);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Results for people.
+
+use std::fmt::Write;
+
+use isthmus_head_client::{FrameReport, Quantiles, Summary};
+
+/// The line above the frames.
+pub fn header() -> String {
+    row("frame", "arm", "label", "conf", "point", "bytes", "ms", "reason", "source")
+}
+
+/// One frame.
+pub fn frame(report: &FrameReport) -> String {
+    let label = match (&report.label, &report.truth) {
+        (Some(label), Some(truth)) if label == truth => format!("{label} ✓"),
+        (Some(label), Some(_)) => format!("{label} ✗"),
+        (Some(label), None) => label.clone(),
+        (None, _) => "-".into(),
+    };
+    let point = match (&report.split, &report.width, report.channels, report.bits) {
+        (Some(split), Some(width), Some(channels), Some(bits)) => {
+            format!("{split}/{width}/c{channels}/b{bits}")
+        }
+        (Some(split), Some(width), ..) => format!("{split}/{width}"),
+        _ => "-".into(),
+    };
+    let reason = match &report.error {
+        Some(error) => format!("{}: {error}", report.reason),
+        None => report.reason.clone(),
+    };
+    row(
+        &report.frame.to_string(),
+        report.arm.unwrap_or("-"),
+        &label,
+        &or_dash(report.confidence.map(|confidence| format!("{confidence:.2}"))),
+        &point,
+        &or_dash(report.bytes.map(|bytes| bytes.to_string())),
+        &or_dash(report.capture_to_output_ms.map(|ms| format!("{ms:.1}"))),
+        &reason,
+        &report.source,
+    )
+}
+
+/// The table at the end.
+pub fn summary(summary: &Summary) -> String {
+    let mut table = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "{name:<20} {value}");
+    };
+    line("\nframes", format!("{} in {:.1} s", summary.frames, summary.seconds));
+    summary.answered.iter().for_each(|(arm, count)| line(&format!("  by {arm}"), count.to_string()));
+    for (cause, count) in &summary.dropped {
+        line(&format!("  {cause}"), count.to_string());
+    }
+    if summary.bad_pictures > 0 {
+        line("  bad pictures", summary.bad_pictures.to_string());
+    }
+    for (cause, count) in &summary.fallbacks {
+        line(&format!("  exit for {cause}"), count.to_string());
+    }
+    if summary.late_replies > 0 {
+        line("late replies", summary.late_replies.to_string());
+    }
+    if summary.links_lost > 0 {
+        line("connections lost", summary.links_lost.to_string());
+    }
+    line("on time", or_dash(summary.on_time.map(percent)));
+    line("accuracy", or_dash(summary.accuracy.map(percent)));
+    line("on-time accuracy", or_dash(summary.on_time_accuracy.map(percent)));
+    let mean = or_dash(summary.bytes.mean.map(|mean| format!("{mean:.0}")));
+    let p99 = or_dash(summary.bytes.p99.map(|p99| p99.to_string()));
+    line("bytes a frame", format!("{mean} mean, {p99} p99"));
+    let _ = writeln!(table, "\n{:<20} {:>9} {:>9} {:>9}", "milliseconds", "p50", "p95", "p99");
+    let _ = writeln!(table, "{}", times("capture to output", &summary.capture_to_output_ms));
+    for stage in ["device_wait", "head", "encode", "network", "queue", "decode", "tail"] {
+        if let Some(stages) = summary.stages_ms.get(stage) {
+            let _ = writeln!(table, "{}", times(&format!("  {}", stage.replace('_', " ")), stages));
+        }
+    }
+    table.truncate(table.trim_end().len());
+    table
+}
+
+#[allow(clippy::too_many_arguments)] // one per column
+fn row(
+    frame: &str,
+    arm: &str,
+    label: &str,
+    confidence: &str,
+    point: &str,
+    bytes: &str,
+    ms: &str,
+    reason: &str,
+    source: &str,
+) -> String {
+    format!(
+        "{frame:>6}  {arm:<5}  {label:<22}  {confidence:>4}  {point:<17}  {bytes:>6}  {ms:>7}  \
+         {reason:<16}  {source}"
+    )
+}
+
+fn times(name: &str, quantiles: &Quantiles) -> String {
+    let cell = |value: Option<f64>| or_dash(value.map(|ms| format!("{ms:.2}")));
+    let Quantiles { p50, p95, p99, .. } = *quantiles;
+    format!("{name:<20} {:>9} {:>9} {:>9}", cell(p50), cell(p95), cell(p99))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
+}
+
+fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".into())
+}

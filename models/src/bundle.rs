@@ -1,0 +1,435 @@
+//! A bundle on disk: opened, checked, and its codecs built.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use isthmus_proto::{
+    BundleDigest, CodecError, FeatureCodec, FrequencyTables, LatentShape, OperatingPoint,
+    Quantiser, QuantiserError, TableError,
+};
+use sha2::{Digest, Sha256};
+
+use crate::manifest::{FileSpec, Manifest, ManifestError, QuantiserSpec, SplitSpec};
+
+/// Name of the file that describes a bundle.
+pub const MANIFEST: &str = "manifest.toml";
+
+/// Largest manifest that is read (bytes).
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
+/// Why a bundle was refused. Every message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file that is missing or cannot be read.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The manifest does not hold together.
+    #[error("{}: {source}", file.display())]
+    Manifest {
+        /// The manifest.
+        file: PathBuf,
+        /// Which key, and why.
+        source: ManifestError,
+    },
+    /// A file of another length than the manifest says.
+    #[error("{}: has {actual} bytes, {MANIFEST} says {expected}", file.display())]
+    Length {
+        /// The file.
+        file: PathBuf,
+        /// By the manifest (bytes).
+        expected: u64,
+        /// On disk (bytes).
+        actual: u64,
+    },
+    /// A file of other content than the manifest fixes.
+    #[error("{}: altered or damaged: SHA-256 is {actual}, {MANIFEST} says {expected}", file.display())]
+    Digest {
+        /// The file.
+        file: PathBuf,
+        /// By the manifest.
+        expected: String,
+        /// Of the file.
+        actual: String,
+    },
+    /// A file that the manifest does not list, asked for by name.
+    #[error("{}: not listed under [files] of {MANIFEST}", file.display())]
+    Unlisted {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Frequency tables that no entropy coder can use.
+    #[error("{}: {source}", file.display())]
+    Tables {
+        /// The file of tables.
+        file: PathBuf,
+        /// Which table, and why.
+        source: TableError,
+    },
+    /// Quantiser parameters that no quantiser can use.
+    #[error("{}: {key}: {source}", file.display())]
+    Quantiser {
+        /// The manifest.
+        file: PathBuf,
+        /// The quantiser's key.
+        key: String,
+        /// Which parameter, and why.
+        source: QuantiserError,
+    },
+    /// Latent shape, quantiser and tables that do not fit together.
+    #[error("{}: {key}: {source}", file.display())]
+    Codec {
+        /// The manifest.
+        file: PathBuf,
+        /// The quantiser's key.
+        key: String,
+        /// What does not fit.
+        source: CodecError,
+    },
+}
+
+/// Why a text names no operating point of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PointError {
+    /// Not of the form `split/width/cCHANNELS/bBITS`.
+    #[error("{0:?} is no operating point; one looks like \"{1}\"")]
+    Form(String, PointName),
+    /// A part that the bundle does not have.
+    #[error("{point:?}: there is no {what} {asked}; there is {available}")]
+    Unknown {
+        /// The text.
+        point: String,
+        /// Which part.
+        what: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// What there is, joined by commas.
+        available: String,
+    },
+}
+
+/// An operating point in the words of its bundle, shown as `s16/w100/c16/b6`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PointName {
+    /// The split's name.
+    pub split: String,
+    /// The width's name.
+    pub width: String,
+    /// Latent channels sent.
+    pub channels: u16,
+    /// Quantiser depth (bits).
+    pub bits: u8,
+}
+
+impl fmt::Display for PointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PointName { split, width, channels, bits } = self;
+        write!(f, "{split}/{width}/c{channels}/b{bits}")
+    }
+}
+
+/// An operating point as it was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rung {
+    /// The point.
+    pub point: OperatingPoint,
+    /// Share of validation pictures that are right, 0..=1.
+    pub accuracy: f64,
+    /// Mean length of the coded stream (bytes).
+    pub bytes_mean: f64,
+    /// Median length (bytes).
+    pub bytes_p50: f64,
+    /// 99th percentile of the length (bytes).
+    pub bytes_p99: f64,
+}
+
+/// A trained network, cut for two machines, with all that must match its weights.
+///
+/// Opening one reads and checks every file, but keeps only the manifest and the codecs: graphs
+/// are read when a [`Head`](crate::Head), [`Tail`](crate::Tail) or [`Full`](crate::Full) is loaded.
+#[derive(Debug)]
+pub struct Bundle {
+    dir: PathBuf,
+    manifest: Manifest,
+    digest: BundleDigest,
+    /// By split, width and bits.
+    codecs: BTreeMap<(u8, u8, u8), FeatureCodec>,
+    ladder: Vec<Rung>,
+}
+
+impl Bundle {
+    /// Opens the bundle in folder `dir`: checks its manifest, the length and SHA-256 of every
+    /// file, and builds its codecs.
+    ///
+    /// ```
+    /// use isthmus_models::Bundle;
+    /// let error = Bundle::open("no/such/bundle".as_ref()).unwrap_err();
+    /// assert!(error.to_string().starts_with("no/such/bundle/manifest.toml: "));
+    /// ```
+    pub fn open(dir: &Path) -> Result<Bundle, BundleError> {
+        let path = dir.join(MANIFEST);
+        let (text, digest) = read_manifest(&path)?;
+        let manifest = Manifest::parse(&text)
+            .map_err(|source| BundleError::Manifest { file: path, source })?;
+        for (name, expected) in &manifest.files {
+            hash_file(&dir.join(name), expected, &mut |_| {})?;
+        }
+        let mut bundle = Bundle {
+            dir: dir.to_owned(),
+            manifest,
+            digest,
+            codecs: BTreeMap::new(),
+            ladder: Vec::new(),
+        };
+        bundle.codecs = bundle.build_codecs()?;
+        bundle.ladder = bundle.build_ladder();
+        Ok(bundle)
+    }
+
+    /// The bytes of one of its files, checked against the manifest once more.
+    pub fn read(&self, file: &str) -> Result<Vec<u8>, BundleError> {
+        let path = self.dir.join(file);
+        let Some(expected) = self.manifest.files.get(file) else {
+            return Err(BundleError::Unlisted { file: path });
+        };
+        let mut bytes = Vec::new();
+        hash_file(&path, expected, &mut |chunk| bytes.extend_from_slice(chunk))?;
+        Ok(bytes)
+    }
+
+    /// Its files of reference values; [`read`](Bundle::read) each and
+    /// [parse](crate::Golden::parse) it.
+    pub fn golden_files(&self) -> impl Iterator<Item = &str> {
+        let files = self.manifest.files.keys().map(String::as_str);
+        files.filter(|file| file.starts_with("goldens/") && file.ends_with(".safetensors"))
+    }
+
+    /// The point that `text`, such as `s16/w100/c16/b6`, names. It need not have been measured.
+    pub fn parse_point(&self, text: &str) -> Result<OperatingPoint, PointError> {
+        let form = || PointError::Form(text.to_owned(), self.describe_point(self.default_point()));
+        let parts: Vec<&str> = text.split('/').collect();
+        let &[split, width, channels, bits] = parts.as_slice() else { return Err(form()) };
+        let number = |part: &str, letter| part.strip_prefix(letter)?.parse::<u16>().ok();
+        let channels = number(channels, 'c').ok_or_else(form)?;
+        let bits = number(bits, 'b').ok_or_else(form)?;
+
+        let find = |what, asked: String, available: Vec<String>| {
+            available.iter().position(|name| *name == asked).map(|at| at as u8).ok_or_else(|| {
+                let (point, available) = (text.to_owned(), available.join(", "));
+                PointError::Unknown { point, what, asked, available }
+            })
+        };
+        let splits = &self.manifest.splits;
+        let at_split = find("split", split.into(), names(splits, |s| &s.name))?;
+        let split = &splits[usize::from(at_split)];
+        let at_width = find("width", width.into(), names(&split.widths, |w| &w.name))?;
+        let quantisers = &split.widths[usize::from(at_width)].quantisers;
+        let layer = find("channel count", channels.to_string(), names(&split.channels, |c| c))?;
+        find("bit depth", bits.to_string(), names(quantisers, |q| &q.bits))?;
+        Ok(OperatingPoint { split: at_split, width: at_width, layers: layer + 1, bits: bits as u8 })
+    }
+
+    /// A point in the bundle's words; a part that the bundle does not have is shown as `?` or 0.
+    pub fn describe_point(&self, point: OperatingPoint) -> PointName {
+        let split = self.split(point.split);
+        let width = split.and_then(|split| split.widths.get(usize::from(point.width)));
+        let layer = usize::from(point.layers).checked_sub(1);
+        let channels = split.zip(layer).and_then(|(split, layer)| split.channels.get(layer));
+        PointName {
+            split: split.map_or("?", |split| &split.name).to_owned(),
+            width: width.map_or("?", |width| &width.name).to_owned(),
+            channels: channels.copied().unwrap_or(0),
+            bits: point.bits,
+        }
+    }
+
+    /// The point to use where nothing else was asked for: the most accurate of those measured,
+    /// of equals the one with the fewest bytes; without measurements the last width and bit depth
+    /// of the first split, with all layers.
+    pub fn default_point(&self) -> OperatingPoint {
+        let best = self.ladder.iter().max_by(|a, b| {
+            a.accuracy.total_cmp(&b.accuracy).then(b.bytes_mean.total_cmp(&a.bytes_mean))
+        });
+        if let Some(best) = best {
+            return best.point;
+        }
+        let layers = self.manifest.splits[0].channels.len() as u8;
+        let widest = self.codecs.keys().filter(|(split, ..)| *split == 0).next_back();
+        let &(split, width, bits) = widest.unwrap_or(&(0, 0, 1));
+        OperatingPoint { split, width, layers, bits }
+    }
+
+    /// Whether the bundle can run and code `point`.
+    pub fn has_point(&self, point: &OperatingPoint) -> bool {
+        let codec = self.codec(point.split, point.width, point.bits);
+        codec.is_some_and(|codec| {
+            (1..=codec.shape().channels.len()).contains(&usize::from(point.layers))
+        })
+    }
+
+    /// The codec of a split and width, by position, and a bit depth.
+    pub fn codec(&self, split: u8, width: u8, bits: u8) -> Option<&FeatureCodec> {
+        self.codecs.get(&(split, width, bits))
+    }
+
+    /// The measured operating points, in the manifest's order.
+    pub fn points(&self) -> &[Rung] {
+        &self.ladder
+    }
+
+    /// The bundle's name.
+    pub fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// SHA-256 of the manifest, which fixes every other file.
+    pub fn digest(&self) -> BundleDigest {
+        self.digest
+    }
+
+    /// Name of each class.
+    pub fn labels(&self) -> &[String] {
+        &self.manifest.labels
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The folder it was opened from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A split by position.
+    pub fn split(&self, split: u8) -> Option<&SplitSpec> {
+        self.manifest.splits.get(usize::from(split))
+    }
+
+    fn build_codecs(&self) -> Result<BTreeMap<(u8, u8, u8), FeatureCodec>, BundleError> {
+        let mut codecs = BTreeMap::new();
+        for (s, split) in self.manifest.splits.iter().enumerate() {
+            for (w, width) in split.widths.iter().enumerate() {
+                for (q, quantiser) in width.quantisers.iter().enumerate() {
+                    let key = format!("splits[{s}].widths[{w}].quantisers[{q}]");
+                    let codec = self.build_codec(split, quantiser, key)?;
+                    codecs.insert((s as u8, w as u8, quantiser.bits), codec);
+                }
+            }
+        }
+        Ok(codecs)
+    }
+
+    fn build_codec(
+        &self,
+        split: &SplitSpec,
+        spec: &QuantiserSpec,
+        key: String,
+    ) -> Result<FeatureCodec, BundleError> {
+        let manifest = || self.dir.join(MANIFEST);
+        let quantiser = Quantiser::new(
+            spec.bits,
+            spec.scale.clone(),
+            spec.zero_point.clone(),
+            spec.prior_mean.clone(),
+        );
+        let quantiser = quantiser.map_err(|source| {
+            BundleError::Quantiser { file: manifest(), key: key.clone(), source }
+        })?;
+        let [channels, height, width] = split.latent;
+        let bytes = self.read(&spec.tables)?;
+        let tables = FrequencyTables::from_bytes(spec.bits, channels.into(), &bytes);
+        let tables = tables.map_err(|source| {
+            BundleError::Tables { file: self.dir.join(&spec.tables), source }
+        })?;
+        let shape = LatentShape { channels: split.channels.clone(), height, width };
+        FeatureCodec::new(shape, quantiser, tables)
+            .map_err(|source| BundleError::Codec { file: manifest(), key, source })
+    }
+
+    fn build_ladder(&self) -> Vec<Rung> {
+        let rung = |spec: &crate::manifest::PointSpec| {
+            let split = self.manifest.splits.iter().position(|split| split.name == spec.split)?;
+            let SplitSpec { channels, widths, .. } = &self.manifest.splits[split];
+            let width = widths.iter().position(|width| width.name == spec.width)?;
+            let layer = channels.iter().position(|&channels| channels == spec.channels)?;
+            let point = OperatingPoint {
+                split: split as u8,
+                width: width as u8,
+                layers: layer as u8 + 1,
+                bits: spec.bits,
+            };
+            Some(Rung {
+                point,
+                accuracy: spec.accuracy,
+                bytes_mean: spec.bytes_mean,
+                bytes_p50: spec.bytes_p50,
+                bytes_p99: spec.bytes_p99,
+            })
+        };
+        // A manifest that was parsed names only points that are there.
+        self.manifest.points.iter().filter_map(rung).collect()
+    }
+}
+
+fn names<T, N: ToString>(items: &[T], name: impl Fn(&T) -> &N) -> Vec<String> {
+    items.iter().map(|item| name(item).to_string()).collect()
+}
+
+fn read_manifest(path: &Path) -> Result<(String, BundleDigest), BundleError> {
+    let io = |source| BundleError::Io { file: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(io)?.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(io(io::Error::other(format!("longer than {MAX_MANIFEST_BYTES} bytes"))));
+    }
+    let digest = BundleDigest(Sha256::digest(&bytes).into());
+    let text = String::from_utf8(bytes).map_err(|error| io(io::Error::other(error)))?;
+    Ok((text, digest))
+}
+
+/// Reads a file in pieces, giving each to `take`, and checks its length and digest. No more is
+/// read than the manifest announces, so a file that grew costs nothing.
+fn hash_file(
+    path: &Path,
+    expected: &FileSpec,
+    take: &mut dyn FnMut(&[u8]),
+) -> Result<(), BundleError> {
+    let io = |source| BundleError::Io { file: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        return Err(io(io::Error::other("not a regular file")));
+    }
+    if metadata.len() != expected.bytes {
+        let (expected, actual) = (expected.bytes, metadata.len());
+        return Err(BundleError::Length { file: path.to_owned(), expected, actual });
+    }
+    let mut reader = Read::by_ref(&mut file).take(expected.bytes);
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; 64 << 10]);
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => {
+                hash.update(&piece[..read]);
+                take(&piece[..read]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io(error)),
+        }
+    }
+    let actual = BundleDigest(hash.finalize().into()).to_string();
+    if !actual.eq_ignore_ascii_case(&expected.sha256) {
+        let expected = expected.sha256.clone();
+        return Err(BundleError::Digest { file: path.to_owned(), expected, actual });
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Reference values that the exporter left in a bundle.
+
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+
+use crate::bundle::PointName;
+use crate::picture::{Picture, PictureError};
+
+/// Why bytes are no golden.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// No safetensors file, or a tensor is missing.
+    #[error("golden: {0}")]
+    Format(#[from] SafeTensorError),
+    /// A metadata entry that is missing or no number.
+    #[error("golden: metadata {0:?} is missing or not of its kind")]
+    Metadata(&'static str),
+    /// A tensor of another type or rank than the format says.
+    #[error("golden: tensor {name:?} is {dtype:?} {shape:?}, not {expected}")]
+    Tensor {
+        /// The tensor.
+        name: &'static str,
+        /// Its type.
+        dtype: Dtype,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// What is needed.
+        expected: String,
+    },
+    /// Pixels that are no picture.
+    #[error("golden: {0}")]
+    Picture(#[from] PictureError),
+}
+
+/// One picture's way through a bundle as the exporter computed it, with ONNX Runtime and its own
+/// codec.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    /// The operating point.
+    pub point: PointName,
+    /// Before preprocessing.
+    pub picture: Picture,
+    /// After preprocessing: f32 `[3, H, W]`.
+    pub input: Vec<f32>,
+    /// The head's latents: f32 `[C, h, w]`.
+    pub latents: Vec<f32>,
+    /// The exit's logits: f32 `[K]`.
+    pub exit: Vec<f32>,
+    /// Quantised latents of the channels sent: u8 `[c, h, w]`.
+    pub symbols: Vec<u8>,
+    /// Length of each layer in the stream (bytes).
+    pub layer_bytes: Vec<u32>,
+    /// The entropy-coded stream.
+    pub stream: Vec<u8>,
+    /// The tail's logits on those symbols: f32 `[K]`.
+    pub logits: Vec<f32>,
+    /// The uncut network's logits: f32 `[K]`.
+    pub full_logits: Vec<f32>,
+}
+
+impl Golden {
+    /// Reads one of a bundle's [`golden_files`](crate::Bundle::golden_files).
+    ///
+    /// ```
+    /// assert!(isthmus_models::Golden::parse(b"no safetensors file").is_err());
+    /// ```
+    pub fn parse(bytes: &[u8]) -> Result<Golden, GoldenError> {
+        let tensors = SafeTensors::deserialize(bytes)?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let text = |key| {
+            let value = metadata.metadata().as_ref().and_then(|texts| texts.get(key));
+            value.map(String::as_str).ok_or(GoldenError::Metadata(key))
+        };
+        let point = PointName {
+            split: text("split")?.to_owned(),
+            width: text("width")?.to_owned(),
+            channels: text("channels")?.parse().map_err(|_| GoldenError::Metadata("channels"))?,
+            bits: text("bits")?.parse().map_err(|_| GoldenError::Metadata("bits"))?,
+        };
+        let (shape, pixels) = tensor(&tensors, "picture", Dtype::U8, 3)?;
+        let side = |at: usize| u32::try_from(shape[at]).unwrap_or(u32::MAX);
+        let picture = Picture::new(side(1), side(0), pixels.to_vec())?;
+        Ok(Golden {
+            point,
+            picture,
+            input: floats(&tensors, "input", 3)?,
+            latents: floats(&tensors, "latents", 3)?,
+            exit: floats(&tensors, "exit", 1)?,
+            symbols: tensor(&tensors, "symbols", Dtype::U8, 3)?.1.to_vec(),
+            layer_bytes: words(tensor(&tensors, "layer_bytes", Dtype::U32, 1)?.1)
+                .map(u32::from_le_bytes)
+                .collect(),
+            stream: tensor(&tensors, "stream", Dtype::U8, 1)?.1.to_vec(),
+            logits: floats(&tensors, "logits", 1)?,
+            full_logits: floats(&tensors, "full_logits", 1)?,
+        })
+    }
+}
+
+fn floats(tensors: &SafeTensors<'_>, name: &'static str, rank: usize) -> Result<Vec<f32>, GoldenError> {
+    let (_, bytes) = tensor(tensors, name, Dtype::F32, rank)?;
+    Ok(words(bytes).map(f32::from_le_bytes).collect())
+}
+
+fn tensor<'a>(
+    tensors: &SafeTensors<'a>,
+    name: &'static str,
+    dtype: Dtype,
+    rank: usize,
+) -> Result<(Vec<usize>, &'a [u8]), GoldenError> {
+    let view = tensors.tensor(name)?;
+    if view.dtype() != dtype || view.shape().len() != rank {
+        return Err(GoldenError::Tensor {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            expected: format!("{dtype:?} of {rank} dimensions"),
+        });
+    }
+    Ok((view.shape().to_vec(), view.data()))
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
+    bytes.chunks_exact(4).map(|word| [word[0], word[1], word[2], word[3]])
+}

@@ -1,0 +1,42 @@
+//! The bundle: a trained network that was cut for two machines, and how to run it.
+//!
+//! A [`Bundle`] is a folder whose manifest fixes every file by its SHA-256. From it come the
+//! device's [`Head`] and the server's [`Tail`], both prepared once for all operating points by an
+//! [`Engine`], and one feature codec for each of them. Around the graphs: [`Picture`] and
+//! [`Preprocessor`] before, [`softmax`] and [`top_k`] after, and a [`Profile`] of how long it all
+//! takes on this machine.
+//!
+//! This crate does no networking, starts no thread and reads a clock only to measure a profile.
+//!
+//! Read [`Bundle`] and [`Head`] first; the format is in `BUNDLE.md` beside this crate.
+
+mod bundle;
+mod classify;
+mod engine;
+mod golden;
+mod head;
+mod manifest;
+mod picture;
+mod prepared;
+mod preprocess;
+mod profile;
+mod tail;
+#[cfg(feature = "tract")]
+mod tract;
+
+pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
+pub use classify::{softmax, top_k};
+pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
+pub use golden::{Golden, GoldenError};
+pub use head::{Head, HeadOutput};
+pub use manifest::{
+    FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
+    QuantiserSpec, SplitSpec, WidthSpec,
+};
+pub use picture::{MAX_PIXELS, Picture, PictureError};
+pub use prepared::{LoadError, RunError};
+pub use preprocess::Preprocessor;
+pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
+pub use tail::{Full, Tail, TailItem};
+#[cfg(feature = "tract")]
+pub use tract::Tract;

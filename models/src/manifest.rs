@@ -1,0 +1,397 @@
+//! `manifest.toml`: what a bundle holds. The format is described in `BUNDLE.md` beside this crate.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// The bundle format that this crate reads.
+pub const FORMAT: i64 = 1;
+
+/// Largest file a bundle may hold (bytes).
+pub const MAX_FILE_BYTES: u64 = 512 << 20;
+
+/// Why a manifest was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// No TOML, a key that is missing, unknown or of the wrong type.
+    #[error("{0}")]
+    Syntax(String),
+    /// Another format than this crate reads.
+    #[error("format: this is bundle format {0}, only format {FORMAT} is understood")]
+    Format(i64),
+    /// A value that cannot be meant.
+    #[error("{key}: {problem}")]
+    Value {
+        /// Path of the key, with lists by position: `splits[0].widths[1].head`.
+        key: String,
+        /// What was found and what is needed.
+        problem: String,
+    },
+}
+
+/// A bundle's manifest. [`Manifest::parse`] gives only ones that hold together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format version, [`FORMAT`].
+    pub format: i64,
+    /// The bundle's name: letters, digits, `-`, `_`, `.`; at most 64.
+    pub name: String,
+    /// Version of the weights.
+    pub version: String,
+    /// What the network does: `classification`.
+    pub task: String,
+    /// Name of each class; no two alike.
+    pub labels: Vec<String>,
+    /// The network's input.
+    pub input: InputSpec,
+    /// The network in one piece.
+    pub full: FullSpec,
+    /// Where it can be cut: 1 to 16 places.
+    pub splits: Vec<SplitSpec>,
+    /// Operating points that were measured.
+    #[serde(default)]
+    pub points: Vec<PointSpec>,
+    /// Every file of the bundle but the manifest and the model card, by its path with `/`.
+    pub files: BTreeMap<String, FileSpec>,
+}
+
+/// The network's input: f32 `[3, height, width]`, `(v / 255 − mean) / std` of an RGB picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSpec {
+    /// Width (pixels), 1 to 4096.
+    pub width: u32,
+    /// Height (pixels), 1 to 4096.
+    pub height: u32,
+    /// Subtracted from each channel, of 0..=1.
+    pub mean: [f32; 3],
+    /// Divides each channel, > 0.
+    pub std: [f32; 3],
+}
+
+/// The network in one piece.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FullSpec {
+    /// ONNX file, picture → logits.
+    pub file: String,
+    /// Multiply-accumulates for one picture.
+    pub macs: u64,
+    /// Weights.
+    pub parameters: u64,
+    /// Share of validation pictures that are right, 0..=1.
+    pub accuracy: f64,
+}
+
+/// A place where the network is cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitSpec {
+    /// Name: `s` and the stride of the latent grid.
+    pub name: String,
+    /// Shape of the latents: `[C, h, w]`.
+    pub latent: [u16; 3],
+    /// Latent channels that may be sent, increasing to C: layer *i* holds those from the count
+    /// before it up to `channels[i]`.
+    pub channels: Vec<u16>,
+    /// Shape of the trunk's input: `[C', h', w']`.
+    pub features: [u16; 3],
+    /// ONNX file, features → logits.
+    pub trunk: String,
+    /// Encoder widths: 1 to 16.
+    pub widths: Vec<WidthSpec>,
+}
+
+/// One width of a split's encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WidthSpec {
+    /// Name: `w` and the percentage of the encoder's channels.
+    pub name: String,
+    /// ONNX file, picture → latents, exit logits.
+    pub head: String,
+    /// ONNX file, latents → features.
+    pub adapter: String,
+    /// Multiply-accumulates of the head for one picture.
+    pub head_macs: u64,
+    /// Weights of the head without its exit.
+    pub head_parameters: u64,
+    /// Weights of the exit.
+    pub exit_parameters: u64,
+    /// Share of validation pictures that the exit gets right, 0..=1.
+    pub exit_accuracy: f64,
+    /// One quantiser for each bit depth.
+    pub quantisers: Vec<QuantiserSpec>,
+}
+
+/// A quantiser and its entropy coder's tables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantiserSpec {
+    /// Bits of a symbol, 1 to 8.
+    pub bits: u8,
+    /// Step of each channel.
+    pub scale: Vec<f32>,
+    /// Symbol that stands for zero, of each channel.
+    pub zero_point: Vec<i32>,
+    /// Value of a channel that was not sent, of each channel.
+    pub prior_mean: Vec<f32>,
+    /// File of frequencies.
+    pub tables: String,
+}
+
+/// A measured operating point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointSpec {
+    /// A split's name.
+    pub split: String,
+    /// A width's name.
+    pub width: String,
+    /// Latent channels sent, one of the split's `channels`.
+    pub channels: u16,
+    /// Bit depth of one of the width's quantisers.
+    pub bits: u8,
+    /// Share of validation pictures that are right, 0..=1.
+    pub accuracy: f64,
+    /// Mean length of the coded stream (bytes).
+    pub bytes_mean: f64,
+    /// Median length (bytes).
+    pub bytes_p50: f64,
+    /// 99th percentile of the length (bytes).
+    pub bytes_p99: f64,
+}
+
+/// What fixes a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {
+    /// Length (bytes), at most [`MAX_FILE_BYTES`].
+    pub bytes: u64,
+    /// SHA-256: 64 hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    ///
+    /// ```
+    /// use isthmus_models::{Manifest, ManifestError};
+    /// let error = Manifest::parse("format = 2").unwrap_err();
+    /// assert_eq!(error, ManifestError::Format(2));
+    /// ```
+    pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        // The version comes first: another format's keys are not this one's to judge.
+        let table: toml::Table = text.parse().map_err(syntax)?;
+        match table.get("format") {
+            Some(toml::Value::Integer(FORMAT)) => {}
+            Some(toml::Value::Integer(other)) => return Err(ManifestError::Format(*other)),
+            _ => return Err(value("format", format!("must be there and be {FORMAT}"))),
+        }
+        let manifest: Manifest = toml::from_str(text).map_err(syntax)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Files that the manifest's other parts name, with the key that names them.
+    pub fn referenced_files(&self) -> Vec<(String, &str)> {
+        let mut files = vec![("full.file".to_owned(), self.full.file.as_str())];
+        for (s, split) in self.splits.iter().enumerate() {
+            files.push((format!("splits[{s}].trunk"), &split.trunk));
+            for (w, width) in split.widths.iter().enumerate() {
+                let key = format!("splits[{s}].widths[{w}]");
+                files.push((format!("{key}.head"), &width.head));
+                files.push((format!("{key}.adapter"), &width.adapter));
+                for (q, quantiser) in width.quantisers.iter().enumerate() {
+                    files.push((format!("{key}.quantisers[{q}].tables"), &quantiser.tables));
+                }
+            }
+        }
+        files
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        check_name("name", &self.name)?;
+        ensure(self.task == "classification", "task", || {
+            format!("{:?} is not a known task; only \"classification\" is", self.task)
+        })?;
+        ensure(!self.labels.is_empty(), "labels", || "needs at least one label".into())?;
+        check_distinct("labels", self.labels.iter().map(String::as_str))?;
+        self.input.check()?;
+        check_share("full.accuracy", self.full.accuracy)?;
+        check_count("splits", self.splits.len())?;
+        check_distinct("splits", self.splits.iter().map(|split| split.name.as_str()))?;
+        for (s, split) in self.splits.iter().enumerate() {
+            split.check(&format!("splits[{s}]"))?;
+        }
+        for (p, point) in self.points.iter().enumerate() {
+            self.check_point(&format!("points[{p}]"), point)?;
+        }
+        self.check_files()
+    }
+
+    fn check_point(&self, key: &str, point: &PointSpec) -> Result<(), ManifestError> {
+        let split = self.splits.iter().find(|split| split.name == point.split);
+        let split = split.ok_or_else(|| {
+            value(&format!("{key}.split"), format!("there is no split {:?}", point.split))
+        })?;
+        let width = split.widths.iter().find(|width| width.name == point.width);
+        let width = width.ok_or_else(|| {
+            let problem = format!("split {} has no width {:?}", split.name, point.width);
+            value(&format!("{key}.width"), problem)
+        })?;
+        ensure(split.channels.contains(&point.channels), &format!("{key}.channels"), || {
+            format!("must be one of {:?}, not {}", split.channels, point.channels)
+        })?;
+        let known = width.quantisers.iter().any(|quantiser| quantiser.bits == point.bits);
+        ensure(known, &format!("{key}.bits"), || {
+            format!("split {}, width {} has no {}-bit quantiser", split.name, width.name, point.bits)
+        })?;
+        check_share(&format!("{key}.accuracy"), point.accuracy)?;
+        for (name, bytes) in [
+            ("bytes_mean", point.bytes_mean),
+            ("bytes_p50", point.bytes_p50),
+            ("bytes_p99", point.bytes_p99),
+        ] {
+            ensure(bytes.is_finite() && bytes >= 0.0, &format!("{key}.{name}"), || {
+                format!("must be a length in bytes, not {bytes}")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<(), ManifestError> {
+        for (path, file) in &self.files {
+            let key = format!("files.{path:?}");
+            check_path(&key, path)?;
+            ensure(file.bytes <= MAX_FILE_BYTES, &format!("{key}.bytes"), || {
+                format!("must be at most {MAX_FILE_BYTES}, not {}", file.bytes)
+            })?;
+            let hex = file.sha256.len() == 64 && file.sha256.bytes().all(|b| b.is_ascii_hexdigit());
+            ensure(hex, &format!("{key}.sha256"), || "must be 64 hexadecimal digits".into())?;
+        }
+        for (key, path) in self.referenced_files() {
+            check_path(&key, path)?;
+            ensure(self.files.contains_key(path), &key, || {
+                format!("{path:?} is not listed under [files]")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl InputSpec {
+    /// Shape of one prepared picture: `[1, 3, height, width]`.
+    pub fn shape(&self) -> [usize; 4] {
+        [1, 3, self.height as usize, self.width as usize]
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        for (key, side) in [("input.width", self.width), ("input.height", self.height)] {
+            ensure((1..=4096).contains(&side), key, || format!("must be 1 to 4096, not {side}"))?;
+        }
+        let finite = self.mean.iter().all(|mean| mean.is_finite());
+        ensure(finite, "input.mean", || format!("must be finite, not {:?}", self.mean))?;
+        let positive = self.std.iter().all(|std| std.is_normal() && *std > 0.0);
+        ensure(positive, "input.std", || format!("must be greater than 0, not {:?}", self.std))
+    }
+}
+
+impl SplitSpec {
+    /// Shape of one picture's latents: `[1, C, h, w]`.
+    pub fn latent_shape(&self) -> [usize; 4] {
+        let [c, h, w] = self.latent.map(usize::from);
+        [1, c, h, w]
+    }
+
+    /// Shape of one picture's features: `[1, C', h', w']`.
+    pub fn features_shape(&self) -> [usize; 4] {
+        let [c, h, w] = self.features.map(usize::from);
+        [1, c, h, w]
+    }
+
+    fn check(&self, key: &str) -> Result<(), ManifestError> {
+        check_name(&format!("{key}.name"), &self.name)?;
+        for (name, shape) in [("latent", self.latent), ("features", self.features)] {
+            let sane = shape[0] <= 8192 && shape[1] <= 1024 && shape[2] <= 1024;
+            ensure(sane && !shape.contains(&0), &format!("{key}.{name}"), || {
+                format!("must be 1 to 8192 channels of 1 to 1024 × 1024 places, not {shape:?}")
+            })?;
+        }
+        let channels = &self.channels;
+        let increasing = channels.first().is_some_and(|&first| first > 0)
+            && channels.windows(2).all(|pair| pair[0] < pair[1])
+            && channels.last() == Some(&self.latent[0]);
+        ensure(increasing, &format!("{key}.channels"), || {
+            format!("must increase from above 0 to {} (latent's first), not {channels:?}", self.latent[0])
+        })?;
+        check_count(&format!("{key}.channels"), channels.len())?;
+        check_count(&format!("{key}.widths"), self.widths.len())?;
+        let names = self.widths.iter().map(|width| width.name.as_str());
+        check_distinct(&format!("{key}.widths"), names)?;
+        for (w, width) in self.widths.iter().enumerate() {
+            width.check(&format!("{key}.widths[{w}]"))?;
+        }
+        Ok(())
+    }
+}
+
+impl WidthSpec {
+    fn check(&self, key: &str) -> Result<(), ManifestError> {
+        check_name(&format!("{key}.name"), &self.name)?;
+        check_share(&format!("{key}.exit_accuracy"), self.exit_accuracy)?;
+        let depths: BTreeSet<u8> = self.quantisers.iter().map(|q| q.bits).collect();
+        let distinct = depths.len() == self.quantisers.len() && !depths.is_empty();
+        ensure(distinct, &format!("{key}.quantisers"), || {
+            "needs at least one quantiser, and no two of the same bits".into()
+        })
+    }
+}
+
+fn syntax(error: toml::de::Error) -> ManifestError {
+    ManifestError::Syntax(error.to_string().trim_end().to_owned())
+}
+
+fn value(key: &str, problem: String) -> ManifestError {
+    ManifestError::Value { key: key.to_owned(), problem }
+}
+
+fn ensure(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<(), ManifestError> {
+    if holds { Ok(()) } else { Err(value(key, problem())) }
+}
+
+/// Names end up in paths, on command lines and, joined by `/`, in the names of points.
+fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let sane = plain && (1..=64).contains(&name.len()) && !name.starts_with('.');
+    ensure(sane, key, || {
+        format!("must be 1 to 64 letters, digits, '-', '_' or '.', not beginning with '.'; it is {name:?}")
+    })
+}
+
+/// Splits, widths and layers share four bits each of a packet's header.
+fn check_count(key: &str, count: usize) -> Result<(), ManifestError> {
+    ensure((1..=16).contains(&count), key, || format!("must have 1 to 16 entries, not {count}"))
+}
+
+fn check_distinct<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        ensure(seen.insert(name), key, || format!("{name:?} is there twice"))?;
+    }
+    Ok(())
+}
+
+fn check_share(key: &str, share: f64) -> Result<(), ManifestError> {
+    ensure((0.0..=1.0).contains(&share), key, || format!("must be 0 to 1, not {share}"))
+}
+
+/// A bundle's files lie inside it: nothing may lead out of its folder.
+fn check_path(key: &str, path: &str) -> Result<(), ManifestError> {
+    let inside = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    let plain = !path.contains(['\\', ':', '\0']);
+    ensure(inside && plain && path.len() <= 255, key, || {
+        format!("{path:?} must be a relative path inside the bundle, without '.' or '..'")
+    })
+}

@@ -1,0 +1,113 @@
+//! From a picture to a network's input.
+
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+
+use crate::manifest::InputSpec;
+use crate::picture::Picture;
+
+/// Prepares pictures as the network was trained on them: centre crop, antialiased bilinear resize
+/// in u8, normalisation.
+///
+/// The crop is the largest box of the input's aspect ratio, in whole pixels: of a picture `w × h`
+/// that is too wide for an input `W × H`, `max(1, ⌊h·W / H⌋)` columns from column
+/// `⌊(w − columns) / 2⌋` on are kept; of one that is too high, rows likewise. It is cut out before
+/// the resize, so that nothing outside it leaks in.
+///
+/// ```
+/// use isthmus_models::{InputSpec, Picture, Preprocessor};
+///
+/// let input = InputSpec { width: 1, height: 1, mean: [0.5; 3], std: [0.5; 3] };
+/// let picture = Picture::new(3, 1, vec![9, 9, 9, 255, 0, 51, 9, 9, 9])?;
+/// let mut prepared = Vec::new();
+/// Preprocessor::new(&input).run(&picture, &mut prepared);
+/// assert_eq!(prepared, [1.0, -1.0, -0.6]); // the middle pixel
+/// # Ok::<(), isthmus_models::PictureError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Preprocessor {
+    width: u32,
+    height: u32,
+    /// What each u8 level becomes, for each channel.
+    levels: [[f32; 256]; 3],
+}
+
+impl Preprocessor {
+    /// A preprocessor for a bundle's input.
+    pub fn new(input: &InputSpec) -> Preprocessor {
+        let level = |channel: usize, v: usize| {
+            (v as f32 / 255.0 - input.mean[channel]) / input.std[channel]
+        };
+        let levels =
+            std::array::from_fn(|channel| std::array::from_fn(|v| level(channel, v)));
+        Preprocessor { width: input.width, height: input.height, levels }
+    }
+
+    /// Replaces `out` by the network's input for `picture`: f32 `[3, height, width]`.
+    pub fn run(&self, picture: &Picture, out: &mut Vec<f32>) {
+        let pixels = self.resize(picture);
+        out.clear();
+        for (channel, levels) in self.levels.iter().enumerate() {
+            out.extend(pixels.iter().map(|pixel| levels[usize::from(pixel.0[channel])]));
+        }
+    }
+
+    /// Crops and resizes `picture`: `height × width` pixels, row by row.
+    fn resize(&self, picture: &Picture) -> Vec<U8x3> {
+        let (left, top, width, height) = self.crop(picture.width(), picture.height());
+        let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.rgb())
+            .expect("a picture's bytes fill its pixels");
+        let source = TypedCroppedImage::from_ref(&source, left, top, width, height)
+            .expect("the crop lies inside its picture");
+        let mut resized = TypedImage::<U8x3>::new(self.width, self.height);
+        let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        Resizer::new()
+            .resize_typed(&source, &mut resized, &bilinear)
+            .expect("neither picture is empty");
+        resized.pixels().to_vec()
+    }
+
+    /// Left, top, width and height of the centre crop of a `width × height` picture.
+    fn crop(&self, width: u32, height: u32) -> (u32, u32, u32, u32) {
+        let largest = |side: u32, other: u32, ratio: u32, to: u32| {
+            let fitting = u64::from(other) * u64::from(ratio) / u64::from(to);
+            u64::from(side).min(fitting.max(1)) as u32
+        };
+        let crop_width = largest(width, height, self.width, self.height);
+        let crop_height = largest(height, width, self.height, self.width);
+        ((width - crop_width) / 2, (height - crop_height) / 2, crop_width, crop_height)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preprocessor(width: u32, height: u32) -> Preprocessor {
+        Preprocessor::new(&InputSpec { width, height, mean: [0.0; 3], std: [1.0 / 255.0; 3] })
+    }
+
+    #[test]
+    fn the_crop_is_central_and_keeps_the_aspect_ratio() {
+        let square = preprocessor(160, 160);
+        assert_eq!(square.crop(640, 480), (80, 0, 480, 480));
+        assert_eq!(square.crop(480, 641), (0, 80, 480, 480));
+        assert_eq!(square.crop(1, 1), (0, 0, 1, 1));
+        let wide = preprocessor(320, 180);
+        assert_eq!(wide.crop(1000, 1000), (0, 219, 1000, 562));
+        assert_eq!(wide.crop(10_000, 1), (4999 , 0, 1, 1));
+        assert_eq!(wide.crop(1, 10_000), (0, 4999, 1, 1));
+    }
+
+    #[test]
+    fn shrinking_averages_all_that_it_covers() {
+        // Black and white columns in turn: without antialiasing some would win.
+        let rgb = (0..64 * 64).flat_map(|at| [if at % 2 == 0 { 0 } else { 255 }; 3]).collect();
+        let picture = Picture::new(64, 64, rgb).expect("64 × 64");
+        let mut out = Vec::new();
+        preprocessor(4, 4).run(&picture, &mut out);
+        assert_eq!(out.len(), 48);
+        assert!(out.iter().all(|v| (126.0..=129.0).contains(v)), "{out:?}");
+    }
+}

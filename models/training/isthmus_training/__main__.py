@@ -1,0 +1,106 @@
+"""The command line: `isthmus-train train | export | evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from . import config as configuration
+from . import data, export, full, loop, student
+from .bundle import Bundle
+from .teacher import label_maps
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="isthmus-train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train, or continue a stopped run")
+    train.add_argument("--config", type=Path, required=True)
+    train.add_argument("--teacher", type=Path, help="ONNX classifier whose labels are learnt too")
+    train.add_argument("--only", choices=["full", "split"], help="stop before the split network, or start at it")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda")
+
+    write = commands.add_parser("export", help="write a run as a bundle")
+    write.add_argument("--config", type=Path, required=True)
+    write.add_argument("--bundle", type=Path, required=True, help="the folder to write; an old one is replaced")
+    write.add_argument("--goldens", type=Path, help="folder of rendered pictures; synthetic ones by default")
+    write.add_argument("--card", type=Path, help="opening text of the model card")
+
+    for command in (train, write):
+        command.add_argument("--out", "--run", dest="run", type=Path, required=True, help="the run's folder")
+
+    evaluate = commands.add_parser("evaluate", help="measure a bundle's operating points with ONNX Runtime")
+    evaluate.add_argument("--config", type=Path, required=True, help="the run's: it divides a plain folder")
+    evaluate.add_argument("--bundle", type=Path, required=True)
+
+    for command in (train, write, evaluate):
+        command.add_argument("--data", type=Path, required=True, help="DIR/{train,val}/CLASS/* or DIR/CLASS/*")
+        command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    try:
+        {"train": _train, "export": _export, "evaluate": _evaluate}[options.command](options)
+    except (OSError, ValueError) as error:
+        print(f"isthmus-train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = configuration.load(options.config)
+    options.run.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = loop.Workers(torch.device(device if options.device == "auto" else options.device), options.threads)
+    train_set, val_set = _pictures(config, options)
+    teacher = None
+    if options.teacher and config.distil.enabled:
+        teacher = label_maps(train_set, options.teacher, options.run / "teacher.npy", options.threads)
+    if options.only != "split" and config.full.enabled:
+        full.train(config, train_set, val_set, teacher, workers, options.run)
+    network, outputs = full.restore(config, len(train_set.classes), options.run)
+    print(f"full: accuracy {full.accuracy(network, val_set, config, workers):.4f}", flush=True)
+    if options.only != "full":
+        student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run)
+
+
+def _export(options: argparse.Namespace) -> None:
+    config = configuration.load(options.config)
+    train_set, val_set = _pictures(config, options)
+    network, outputs = full.restore(config, len(train_set.classes), options.run)
+    split = student.restore(config, network, outputs, options.run)
+    goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
+    card = options.card.read_text("utf-8") if options.card else ""
+    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    bundle = Bundle(options.bundle, threads=options.threads)
+    size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
+    config = configuration.load(options.config)
+    _, folder = data.scan(options.data, config.data.holdout, config.seed)
+    pictures = data.load(folder, size, options.threads)
+    labels = pictures.labels.numpy()
+    print(f"full: accuracy {bundle.full_accuracy(pictures.pixels, labels):.4f}")
+    for point in bundle.measure(pictures.pixels, labels):
+        print(point.line(), flush=True)
+
+
+def _pictures(config: configuration.Config, options: argparse.Namespace) -> tuple[data.Pictures, data.Pictures]:
+    train_folder, val_folder = data.scan(options.data, config.data.holdout, config.seed)
+    train_set = data.load(train_folder, tuple(config.data.stored), options.threads)
+    val_set = data.load(val_folder, tuple(config.data.size), options.threads)
+    print(f"{len(train_set)} training and {len(val_set)} validation pictures of {len(train_set.classes)} classes")
+    bad = train_set.bad + val_set.bad
+    for path in bad:
+        print(f"could not decode {path}")
+    if bad:
+        print(f"{len(bad)} pictures are left out")
+    return train_set, val_set
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""A run's settings, read from TOML. A key that no field names is an error, and so is a value out of range."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures. `size` is (width, height) of the network's input, each a multiple of 32."""
+
+    size: list[int] = field(default_factory=lambda: [160, 160])
+    stored: list[int] = field(default_factory=lambda: [224, 224])
+    """Training pictures are kept in memory at this size; crops are taken from it."""
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    holdout: float = 0.15
+    """Share of each class that validates where the data has no `val` folder."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The full backbone: channels after the stem, and blocks per stage (strides 4, 8, 16, 32)."""
+
+    width: int = 48
+    blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+
+
+@dataclass(frozen=True)
+class Full:
+    """Training of the full network: SGD with Nesterov momentum, warm-up and cosine."""
+
+    enabled: bool = True
+    phases: list[list[float]] = field(default_factory=lambda: [[20, 0.6], [8, 0.8], [2, 1.0]])
+    """Progressive resizing: [length, scale of the input size] in order."""
+    unit: str = "epochs"
+    """Of the lengths: epochs, or minutes of training, which end on time on a shared machine but repeat only roughly."""
+    batch: int = 64
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    warmup: float = 2.0
+    """Length of the linear warm-up."""
+    smoothing: float = 0.1
+    """Label smoothing of the hard labels (Szegedy et al., 2016)."""
+    average: float = 0.998
+    """Decay per step of the averaged weights that are kept; 0 keeps the last ones."""
+    scale: float = 0.35
+    """The least share of a picture's area that a training crop keeps."""
+    jitter: float = 0.2
+    mix: float = 0.3
+    """Share of batches that CutMix pastes patches across."""
+    mirror: bool = True
+    """Half of the views are mirror images: not where left and right, or letters, tell classes apart."""
+
+
+@dataclass(frozen=True)
+class Distil:
+    """What an outside teacher adds to the full network's loss; without `--teacher` only hard labels are used."""
+
+    enabled: bool = True
+    hard: float = 0.3
+    """Weight of the hard labels' cross-entropy."""
+    classes: float = 0.7
+    """Weight of the cross-entropy with the teacher's distribution over our classes."""
+    outputs: float = 0.5
+    """Weight of the cross-entropy with all the teacher's outputs, through a layer that is dropped at export."""
+    cells: float = 0.5
+    """Weight of the same in each cell of the last feature map."""
+    temperature: float = 1.5
+
+
+@dataclass(frozen=True)
+class Split:
+    """The head, what it sends, and the adapter. Costs are of the head at full width."""
+
+    name: str = "s16"
+    widths: list[int] = field(default_factory=lambda: [50, 100])
+    """Percentages of the head's channels, increasing."""
+    head: list[int] = field(default_factory=lambda: [24, 32, 32, 48, 56])
+    strides: list[int] = field(default_factory=lambda: [2, 2, 1, 2, 2])
+    channels: list[int] = field(default_factory=lambda: [4, 8, 16, 24])
+    """How many latent channels can be sent, increasing; the last is all of them."""
+    bits: list[int] = field(default_factory=lambda: [8, 6, 4, 3])
+    exit_units: int = 96
+    adapter_units: int = 128
+    adapter_blocks: int = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the split network's training: AdamW, warm-up and cosine."""
+
+    enabled: bool = True
+    phases: list[list[float]] = field(default_factory=lambda: [[8, 0.6]])
+    unit: str = "epochs"
+    warmup: float = 0.5
+    batch: int = 64
+    learning_rate: float = 1e-3
+    trains: list[str] = field(default_factory=lambda: ["head", "adapter"])
+    """Of head (with its quantiser), adapter, trunk. The others keep their weights and statistics."""
+    passes: int = 2
+    """Passes a micro-batch: the widest with all channels and most bits, the others drawn. With 1 they take turns."""
+    noise: float = 0.0
+    """Share of the stage that adds uniform noise; the rest rounds."""
+    feature: float = 0.0
+    """Weight of the error of the trunk's input against the full network's, over that input's variance."""
+    task: float = 0.0
+    """Weight of the loss that trained the full network, teacher included."""
+    soft: float = 0.0
+    """Weight of the cross-entropy with the full network's distribution."""
+    temperature: float = 2.0
+    exit: float = 1.0
+    rate: float = 0.0
+    """Weight of the estimated size in kilobits a picture."""
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str
+    version: str = "0.1.0"
+    seed: int = 1
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    full: Full = field(default_factory=Full)
+    distil: Distil = field(default_factory=Distil)
+    split: Split = field(default_factory=Split)
+    stage1: Stage = field(default_factory=lambda: Stage(feature=1.0, noise=0.5, rate=0.02))
+    """Head and adapter learn the full network's features."""
+    stage2: Stage = field(
+        default_factory=lambda: Stage(
+            phases=[[2, 0.8]], learning_rate=3e-4, trains=["adapter", "trunk"], task=0.5, soft=0.5, exit=0.0
+        )
+    )
+    """Adapter and trunk learn the task through the real quantiser."""
+    stage3: Stage = field(
+        default_factory=lambda: Stage(
+            phases=[[2, 1.0]], learning_rate=2e-4, trains=["head", "adapter", "trunk"], task=0.5, soft=0.5, rate=0.02
+        )
+    )
+    """Everything together, straight through the rounding, with the rate in the loss."""
+
+    def __post_init__(self) -> None:
+        if any(side % 32 or side <= 0 for side in self.data.size):
+            raise ValueError(f"data.size: {self.data.size} is not made of multiples of 32")
+        (width, height), (stored_width, stored_height) = self.data.size, self.data.stored
+        if width * stored_height != height * stored_width:
+            raise ValueError(f"data.stored: {self.data.stored} has another shape than data.size, {self.data.size}")
+        for key in ("full", "stage1", "stage2", "stage3"):
+            if getattr(self, key).unit not in ("epochs", "minutes"):
+                raise ValueError(f"{key}.unit: {getattr(self, key).unit!r} is neither epochs nor minutes")
+        if len(self.split.head) != len(self.split.strides):
+            raise ValueError("split.head and split.strides differ in length")
+        for key in ("widths", "channels"):
+            values = getattr(self.split, key)
+            if not values or values != sorted(set(values)) or values[0] < 1:
+                raise ValueError(f"split.{key}: {values} does not increase")
+        if any(not 1 <= bits <= 8 for bits in self.split.bits):
+            raise ValueError(f"split.bits: {self.split.bits} is not within 1 to 8")
+
+
+def load(path: Path) -> Config:
+    with path.open("rb") as file:
+        return parse(tomllib.load(file))
+
+
+def parse(table: dict[str, Any]) -> Config:
+    return _build(Config, table, "")
+
+
+def _build(kind: type, table: dict[str, Any], at: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        raise ValueError(f"unknown key `{at}{unknown[0]}`; known: {', '.join(hints)}")
+    values = {}
+    for key, value in table.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise ValueError(f"`{at}{key}` must be a table")
+            values[key] = _build(hint, value, f"{at}{key}.")
+        else:
+            values[key] = _checked(value, hint, f"{at}{key}")
+    missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _required(f)]
+    if missing:
+        raise ValueError(f"missing key `{at}{missing[0]}`")
+    return kind(**values)
+
+
+def _required(item: dataclasses.Field) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _checked(value: Any, hint: Any, at: str) -> Any:
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"`{at}` must be a list")
+        return [_checked(item, typing.get_args(hint)[0], at) for item in value]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or isinstance(value, bool) is not (hint is bool):
+        raise ValueError(f"`{at}` must be of type {hint.__name__}, not {type(value).__name__}")
+    return value

@@ -1,0 +1,213 @@
+"""Pictures in folders by class: finding, decoding, preprocessing, random training views."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Picture files and their labels, before decoding. `labels` index into `classes`."""
+
+    classes: list[str]
+    paths: list[Path]
+    labels: list[int]
+
+
+@dataclasses.dataclass
+class Pictures:
+    """Decoded pictures. `pixels` [n, H, W, 3] u8, `labels` [n] i64, `bad` names what did not decode."""
+
+    classes: list[str]
+    pixels: np.ndarray
+    labels: torch.Tensor
+    bad: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def scan(root: Path, holdout: float, seed: int) -> tuple[Folder, Folder]:
+    """Finds training and validation pictures.
+
+    `root/train/CLASS/*` and `root/val/CLASS/*` are taken as they are. A plain `root/CLASS/*` is divided:
+    `holdout` of each class, drawn with `seed`, validates.
+    """
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        train, val = _by_class(root / "train"), _by_class(root / "val")
+        if set(val) - set(train):
+            raise ValueError(f"{root}: classes in val but not in train: {sorted(set(val) - set(train))}")
+    else:
+        train, val = {}, {}
+        for name, paths in _by_class(root).items():
+            paths = random.Random(f"{seed}/{name}").sample(paths, len(paths))
+            cut = max(1, round(len(paths) * holdout))
+            val[name], train[name] = sorted(paths[:cut]), sorted(paths[cut:])
+    classes = sorted(train)
+    if len(classes) < 2:
+        raise ValueError(f"{root}: needs at least two folders of pictures, found {classes}")
+    return _folder(classes, train), _folder(classes, val)
+
+
+def load(folder: Folder, size: tuple[int, int], threads: int) -> Pictures:
+    """Decodes every picture to `size` (width, height), centre-cropped. Undecodable files are skipped and named."""
+
+    def decode(path: Path) -> np.ndarray | None:
+        try:
+            with Image.open(path) as picture:
+                return preprocess(picture, size)
+        except (OSError, ValueError, SyntaxError):
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        decoded = list(pool.map(decode, folder.paths))
+    good = [i for i, picture in enumerate(decoded) if picture is not None]
+    bad = [str(path) for path, picture in zip(folder.paths, decoded) if picture is None]
+    if not good:
+        raise ValueError("none of the pictures could be decoded")
+    pixels = np.stack([decoded[i] for i in good])
+    return Pictures(folder.classes, pixels, torch.tensor([folder.labels[i] for i in good]), bad)
+
+
+def preprocess(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Upright RGB, centre-cropped to the aspect ratio of `size` (width, height), resized. Gives u8 [H, W, 3].
+
+    This is the bundle's preprocessing up to the subtraction of the mean: Pillow's `BILINEAR` is antialiased.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("P", "LA", "PA"):
+        picture = picture.convert("RGBA")
+    # The bands of RGBA are kept as they are: alpha over black would need a multiply that no camera needs.
+    picture = _over_black(picture) if picture.mode == "RGBA" else picture.convert("RGB")
+    width, height = size
+    box_width = min(picture.width, max(1, picture.height * width // height))
+    box_height = min(picture.height, max(1, picture.width * height // width))
+    left, top = (picture.width - box_width) // 2, (picture.height - box_height) // 2
+    box = (left, top, left + box_width, top + box_height)
+    return np.asarray(picture.crop(box).resize(size, Image.Resampling.BILINEAR))
+
+
+def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """u8 [n, H, W, 3] to f32 [n, 3, H, W], channels last in memory: `(v / 255 − mean) / std`."""
+    scaled = (pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)
+    return scaled.permute(0, 3, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How a training view differs from its picture: crops keep at least `scale` of the area, half of the views are
+    mirror images, `jitter` is of brightness, contrast and saturation, `mix` the share of batches under CutMix."""
+
+    scale: float
+    jitter: float
+    mix: float
+    mirror: bool
+
+
+@dataclasses.dataclass
+class Views:
+    """A batch of random training views.
+
+    `pictures` [n, 3, H, W] f32; `index` [n] of each picture; `boxes` [n, 4] the part of the picture that is seen
+    (left, top, right, bottom in 0..=1), with left > right in a mirror image; CutMix (Yun et al., 2019): `kept`
+    [H/32, W/32] is each cell's share that shows the view itself, the rest shows the one before it in the batch.
+    """
+
+    pictures: torch.Tensor
+    index: torch.Tensor
+    boxes: torch.Tensor
+    kept: torch.Tensor
+
+    def mix(self, targets: torch.Tensor) -> torch.Tensor:
+        """Mixes `targets` [n, K] of whole views, or [n, K, H/32, W/32] of their cells, as the pictures were mixed."""
+        kept = self.kept if targets.ndim == 4 else self.kept.mean()
+        return targets * kept + targets.roll(1, 0) * (1 - kept)
+
+
+def random_views(
+    pictures: Pictures,
+    index: Sequence[int],
+    size: tuple[int, int],
+    augmentation: Augmentation,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+) -> Views:
+    """Random resized crops, mirror images, colour jitter, CutMix. Everything random hangs from `seed`."""
+    rng = np.random.default_rng(seed)
+    n, (width, height) = len(index), size
+    out = np.empty((n, height, width, 3), np.uint8)
+    boxes = np.empty((n, 4), np.float32)
+    for i, at in enumerate(index):
+        picture = Image.fromarray(pictures.pixels[at])
+        share, ratio = rng.uniform(augmentation.scale, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = min(1.0, np.sqrt(share * ratio)), min(1.0, np.sqrt(share / ratio))
+        x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
+        boxes[i] = (x, y, x + w, y + h)
+        pixels_box = boxes[i] * np.array([picture.width, picture.height] * 2, np.float32)
+        view = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=tuple(map(float, pixels_box))))
+        mirrored = bool(rng.random() < 0.5) and augmentation.mirror
+        out[i] = view[:, ::-1] if mirrored else view
+        boxes[i] = boxes[i, [2, 1, 0, 3]] if mirrored else boxes[i]
+    x = normalise(torch.from_numpy(out), mean, std)
+    if augmentation.jitter:
+        x = _jitter(x, augmentation.jitter, rng)
+    kept = torch.ones(height, width)
+    if augmentation.mix and rng.random() < augmentation.mix:
+        side = np.sqrt(1 - rng.uniform())
+        w, h = int(width * side), int(height * side)
+        left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+        kept[top : top + h, left : left + w] = 0
+        x = torch.where(kept > 0, x, x.roll(1, 0))
+    return Views(
+        x.contiguous(memory_format=torch.channels_last),
+        torch.as_tensor(np.asarray(index)),
+        torch.from_numpy(boxes),
+        F.avg_pool2d(kept[None], 32)[0],
+    )
+
+
+def shuffled(count: int, batch: int, seed: int) -> list[np.ndarray]:
+    """One epoch's order in whole batches; what is left over waits for another epoch's order."""
+    order = np.random.default_rng(seed).permutation(count)
+    batch = min(batch, count)
+    return [order[i : i + batch] for i in range(0, count - batch + 1, batch)]
+
+
+def _jitter(x: torch.Tensor, strength: float, rng: np.random.Generator) -> torch.Tensor:
+    """Brightness, contrast and saturation of normalised pictures, each by a factor in `1 ± strength`."""
+
+    def factor() -> torch.Tensor:
+        return torch.from_numpy(rng.uniform(1 - strength, 1 + strength, (len(x), 1, 1, 1)).astype(np.float32))
+
+    brightness, contrast, saturation = factor() - 1, factor(), factor()
+    centre, grey = x.mean((1, 2, 3), keepdim=True), x.mean(1, keepdim=True)
+    x = grey + (x - grey) * saturation
+    return centre + (x - centre) * contrast + brightness
+
+
+def _by_class(root: Path) -> dict[str, list[Path]]:
+    folders = (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    found = {f.name: sorted(p for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def _folder(classes: list[str], found: dict[str, list[Path]]) -> Folder:
+    pairs = [(path, label) for label, name in enumerate(classes) for path in found.get(name, [])]
+    return Folder(classes, [path for path, _ in pairs], [label for _, label in pairs])
+
+
+def _over_black(picture: Image.Image) -> Image.Image:
+    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, picture).convert("RGB")

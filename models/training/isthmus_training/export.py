@@ -1,0 +1,303 @@
+"""Writes a trained run as a bundle: graphs, tables, goldens, manifest, model card."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from PIL import Image, ImageDraw
+from safetensors.numpy import save_file
+from torch import nn
+
+from . import entropy
+from .bundle import Bundle
+from .config import Config
+from .data import Augmentation, Pictures, preprocess, random_views
+from .graph import Graph, round_weights
+from .network import Backbone, plain
+from .quantise import dequantise, quantise, zero_point
+from .student import Student
+
+TABLE_PICTURES = 2048
+GOLDENS = 8
+
+
+def write(
+    config: Config,
+    network: Backbone,
+    student: Student,
+    train_set: Pictures,
+    val_set: Pictures,
+    target: Path,
+    goldens: list[Path],
+    card: str,
+    threads: int,
+) -> None:
+    """Writes the bundle beside `target` and then takes its place. `goldens` are rendered pictures, never photos."""
+    root = target.with_name(target.name + ".partial")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    manifest = _graphs(config, network.cpu().eval(), student.cpu().eval(), train_set.classes, root)
+    bundle = Bundle(root, manifest, threads)
+    _tables(config, bundle, train_set)
+    _measure(bundle, val_set)
+    _goldens(bundle, goldens, config.seed)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    manifest["files"] = {path.relative_to(root).as_posix(): _digest(path) for path in files}
+    (root / "manifest.toml").write_bytes(tomli_w.dumps(manifest).encode())
+    (root / "MODEL_CARD.md").write_text(_card(config, manifest, train_set, val_set, card), "utf-8")
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(root, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _graphs(config: Config, network: Backbone, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
+    """Writes every graph, weights rounded to f16. Gives the manifest without what has to be measured."""
+    (width, height), split = config.data.size, config.split
+    picture = (3, height, width)
+
+    full = Graph("full", "picture", picture, "N")
+    layers = nn.Sequential(network.prefix(split.name), network.trunk(split.name))
+    full.output(full.add(round_weights(plain(layers)), "picture"), "logits")
+    full.save(root / "onnx/full.onnx")
+
+    grid = (height // int(split.name[1:]), width // int(split.name[1:]))
+    latent_shape = (split.channels[-1], *grid)
+    widths = []
+    for percent in split.widths:
+        tag = f"{split.name}_w{percent}"
+        head = round_weights(student.head.plain(percent))
+        graph = Graph(f"head_{tag}", "picture", picture, 1)
+        last = graph.add(head.layers, "picture")
+        latents = graph.add(head.latent, last)
+        macs = graph.macs
+        exits = graph.add(head.exit, last)
+        graph.output(latents, "latents")
+        graph.output(exits, "exit")
+        graph.save(root / f"onnx/head_{tag}.onnx")
+
+        graph = Graph(f"adapter_{tag}", "latents", latent_shape, "N")
+        graph.output(graph.add(round_weights(student.adapter.plain(percent)), "latents"), "features")
+        graph.save(root / f"onnx/adapter_{tag}.onnx")
+        feature_shape = graph.shapes["features"]
+
+        exit_parameters = _parameters(head.exit)
+        widths.append(
+            {
+                "name": f"w{percent}",
+                "head": f"onnx/head_{tag}.onnx",
+                "adapter": f"onnx/adapter_{tag}.onnx",
+                "head_macs": macs,
+                "head_parameters": _parameters(head) - exit_parameters,
+                "exit_parameters": exit_parameters,
+                "exit_accuracy": 0.0,
+                "quantisers": [_quantiser(student, percent, bits, tag) for bits in split.bits],
+            }
+        )
+
+    graph = Graph(f"trunk_{split.name}", "features", feature_shape, "N")
+    graph.output(graph.add(round_weights(plain(student.trunk)), "features"), "logits")
+    graph.save(root / f"onnx/trunk_{split.name}.onnx")
+    return {
+        "format": 1,
+        "name": config.name,
+        "version": config.version,
+        "task": "classification",
+        "labels": labels,
+        "input": {"width": width, "height": height, "mean": config.data.mean, "std": config.data.std},
+        "full": {
+            "file": "onnx/full.onnx",
+            "macs": full.macs,
+            "parameters": _parameters(plain(layers)),
+            "accuracy": 0.0,
+        },
+        "splits": [
+            {
+                "name": split.name,
+                "latent": list(latent_shape),
+                "channels": split.channels,
+                "features": list(feature_shape),
+                "trunk": f"onnx/trunk_{split.name}.onnx",
+                "widths": widths,
+            }
+        ],
+    }
+
+
+@torch.no_grad()
+def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str, Any]:
+    centre, scale = student.head.centre(percent), student.quantiser.scale(percent, bits)
+    return {
+        "bits": bits,
+        "scale": _floats(scale),
+        "zero_point": [int(value) for value in zero_point(centre, scale, bits)],
+        "prior_mean": _floats(centre),
+        "tables": f"tables/{tag}_b{bits}.cdf",
+    }
+
+
+def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
+    """Counts the symbols of lightly augmented training pictures."""
+    rng = np.random.default_rng(config.seed)
+    index = rng.permutation(len(train_set))[:TABLE_PICTURES]
+    light, size = Augmentation(0.8, 0.1, 0.0, config.full.mirror), tuple(config.data.size)
+    x = random_views(train_set, index, size, light, config.data.mean, config.data.std, config.seed).pictures
+    (bundle.root / "tables").mkdir()
+    for split in bundle.manifest["splits"]:
+        for width in split["widths"]:
+            latents = bundle.run(width["head"], x.contiguous().numpy())[0]
+            for entry in width["quantisers"]:
+                scale, zero = np.array(entry["scale"], np.float32), np.array(entry["zero_point"], np.float32)
+                symbols = quantise(latents, scale, zero, entry["bits"])
+                counts = [np.bincount(channel.ravel(), minlength=2 ** entry["bits"]) for channel in symbols.swapaxes(0, 1)]
+                (bundle.root / entry["tables"]).write_bytes(entropy.table(np.array(counts)).tobytes())
+
+
+def _measure(bundle: Bundle, val_set: Pictures) -> None:
+    labels = val_set.labels.numpy()
+    bundle.manifest["full"]["accuracy"] = round(bundle.full_accuracy(val_set.pixels, labels), 5)
+    print(f"full: accuracy {bundle.manifest['full']['accuracy']:.4f}", flush=True)
+    points = []
+    for point in bundle.measure(val_set.pixels, labels):
+        print(point.line(), flush=True)
+        if point.channels:
+            points.append(point.entry())
+            continue
+        for split in bundle.manifest["splits"]:
+            for width in split["widths"]:
+                if (split["name"], width["name"]) == (point.split, point.width):
+                    width["exit_accuracy"] = round(point.accuracy, 5)
+    bundle.manifest["points"] = points
+
+
+def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
+    """Reference values over the operating points, on rendered pictures or, without any, synthetic ones."""
+    (bundle.root / "goldens").mkdir()
+    every = [
+        (split, width, entry, channels)
+        for split in bundle.manifest["splits"]
+        for channels in split["channels"]
+        for width in split["widths"]
+        for entry in width["quantisers"]
+    ]
+    count = min(GOLDENS, len(every))
+    size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
+    for number in range(count):
+        # A step that shares no factor with the list's length visits every width, depth and number of channels.
+        step = next(s for s in range(len(every) // count + 1, 2 * len(every) + 2) if math.gcd(s, len(every)) == 1)
+        split, width, entry, channels = every[number * step % len(every)]
+        if rendered:
+            with Image.open(rendered[number % len(rendered)]) as opened:
+                picture = np.asarray(opened.convert("RGB"))
+        else:
+            picture = synthetic_picture(seed + number)
+        x = bundle.normalise(preprocess(Image.fromarray(picture), size)[None])
+        latents, exits = bundle.run(width["head"], x)
+        q = bundle.quantisation(entry)
+        symbols = quantise(latents[0, :channels], q.scale[:channels], q.zero[:channels], q.bits)
+        ends = [c for c in split["channels"] if c <= channels]
+        layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
+        stream, lengths = entropy.encode(layers, q.frequencies)
+        decoded = np.concatenate(entropy.decode(stream, [layer.shape for layer in layers], q.frequencies))
+        if not np.array_equal(decoded, symbols):
+            raise AssertionError("the range coder does not invert itself")
+        logits = bundle.tail(split, width, dequantise(symbols, q.scale, q.zero, q.prior)[None])
+        tensors = {
+            "picture": picture,
+            "input": x[0],
+            "latents": latents[0],
+            "exit": exits[0],
+            "symbols": symbols,
+            "layer_bytes": np.array(lengths, np.uint32),
+            "stream": np.frombuffer(stream, np.uint8),
+            "logits": logits[0],
+            "full_logits": bundle.run(bundle.manifest["full"]["file"], x)[0][0],
+        }
+        names = {"split": split["name"], "width": width["name"], "bits": str(q.bits), "channels": str(channels)}
+        tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        save_file(tensors, bundle.root / f"goldens/{number:03}.safetensors", names)
+
+
+def synthetic_picture(seed: int, width: int = 320, height: int = 240) -> np.ndarray:
+    """A gradient, a few shapes and some noise: u8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 255, (2, 2, 3))
+    down, right = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    top, bottom = (row[0] * (1 - right) + row[1] * right for row in corners)
+    picture = Image.fromarray((top * (1 - down) + bottom * down).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(4, 10))):
+        x, y, size = int(rng.integers(width)), int(rng.integers(height)), int(rng.integers(10, 90))
+        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x - size, y - size // 2, x + size, y + size // 2), fill=colour)
+    noisy = np.asarray(picture, np.float64) + rng.normal(0, 6, (height, width, 3))
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def _card(config: Config, manifest: dict[str, Any], train_set: Pictures, val_set: Pictures, text: str) -> str:
+    full = manifest["full"]
+    rows = [
+        f"| {p['split']} | {p['width']} | {p['channels']} | {p['bits']} | {100 * p['accuracy']:.2f} | {p['bytes_mean']} |"
+        f" {p['bytes_p50']} | {p['bytes_p99']} |"
+        for p in manifest["points"]
+    ]
+    widths = [
+        f"| {split['name']} | {w['name']} | {w['head_macs'] / 1e6:.1f} | {w['head_parameters']:,} |"
+        f" {100 * w['exit_accuracy']:.2f} |"
+        for split in manifest["splits"]
+        for w in split["widths"]
+    ]
+    return "\n".join(
+        [
+            f"# {config.name} {config.version}",
+            "",
+            text.strip(),
+            "",
+            "## Measured",
+            "",
+            f"On {len(val_set):,} validation pictures with ONNX Runtime, by `isthmus-train export`, which repeats with"
+            f" `isthmus-train evaluate`. {len(train_set):,} pictures trained it. Bytes are −Σ log2 p rounded up plus"
+            " 20 for the header.",
+            "",
+            f"Full network: {100 * full['accuracy']:.2f}% top-1, {full['macs'] / 1e6:.0f} MMAC,"
+            f" {full['parameters'] / 1e6:.2f} M parameters.",
+            "",
+            "| split | width | head MMAC | head parameters | exit top-1 % |",
+            "|---|---|---|---|---|",
+            *widths,
+            "",
+            "| split | width | channels | bits | top-1 % | mean bytes | p50 | p99 |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Seed {config.seed}. Exported {datetime.date.today()} on {platform.machine()} with torch {torch.__version__}.",
+            "",
+        ]
+    )
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _floats(values: torch.Tensor) -> list[float]:
+    """f32 values as the shortest decimals that read back the same in f32."""
+    return [float(str(value)) for value in values.detach().cpu().numpy()]

@@ -1,0 +1,139 @@
+"""What every training stage shares: workers, schedule, averaged weights, checkpoints, progress."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Iterable, Sequence, TypeVar
+
+import torch
+from torch import nn
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Runs the micro-batches of a step, each on one thread, and lets the fastest thread take the next.
+
+    On a CPU one thread a micro-batch beats many threads an operation: nothing waits for the slowest core at each of
+    hundreds of small operations. Gradients meet in the shared parameters, where autograd accumulates under a lock,
+    so only the order of additions varies from run to run. A GPU uses one worker.
+    """
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        self.device = device
+        self.count = threads if device.type == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.count, initializer=_start_thread)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        return list(self.pool.map(function, items))
+
+
+def _start_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+class Schedule:
+    """Learning rate and picture size over a stage: linear warm-up, then a half cosine to zero (SGDR, Loshchilov and
+    Hutter, 2016), while `phases` [(length, scale)] resize the input.
+
+    Lengths are in `unit`: epochs, or minutes of training, which end on time on a machine that is shared. `spent` of
+    that unit and `seconds` go into checkpoints.
+    """
+
+    def __init__(self, peak: float, warmup: float, phases: Sequence[Sequence[float]], unit: str, steps: int) -> None:
+        self.peak, self.warmup, self.phases, self.unit = peak, warmup, phases, unit
+        self.total = sum(length for length, _ in phases)
+        self.per_step = 1 / steps
+        self.step, self.seconds = 0, 0.0
+        self._last = time.monotonic()
+
+    def advance(self) -> None:
+        """To be called after each step."""
+        now = time.monotonic()
+        self.step, self.seconds, self._last = self.step + 1, self.seconds + now - self._last, now
+
+    def resume(self, step: int, seconds: float) -> None:
+        self.step, self.seconds, self._last = step, seconds, time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        return self.seconds / 60 if self.unit == "minutes" else self.step * self.per_step
+
+    @property
+    def done(self) -> bool:
+        return self.spent >= self.total - 1e-9
+
+    @property
+    def progress(self) -> float:
+        """The share of the stage that is over."""
+        return min(1.0, self.spent / self.total) if self.total else 1.0
+
+    @property
+    def rate(self) -> float:
+        if self.spent < self.warmup:
+            return self.peak * (self.spent + self.per_step) / (self.warmup + self.per_step)
+        past = (self.spent - self.warmup) / max(1e-9, self.total - self.warmup)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
+
+    @property
+    def scale(self) -> float:
+        return self._scale_at(self.spent)
+
+    def minutes_left(self) -> float:
+        """From the pace so far; a step is taken to cost as much as its picture's area."""
+        if self.unit == "minutes":
+            return max(0.0, self.total - self.spent)
+        costs = [self._scale_at((i + 0.5) * self.total / 256) ** 2 for i in range(256)]
+        over = round(self.progress * 256)
+        return self.seconds / 60 * sum(costs[over:]) / max(1e-9, sum(costs[:over]))
+
+    def _scale_at(self, spent: float) -> float:
+        end = 0.0
+        for length, scale in self.phases:
+            end += length
+            if spent < end - 1e-9:
+                return scale
+        return self.phases[-1][1]
+
+
+class Average:
+    """An exponential moving average of a module's weights and statistics."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.module = copy.deepcopy(module).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))
+        for mine, theirs in zip(self.module.state_dict().values(), module.state_dict().values()):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+def report(stage: str, epoch: int, schedule: Schedule, rate: float, values: dict[str, float]) -> None:
+    """One line per epoch: what was measured, pictures a second, when it ends."""
+    shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
+    over, left = 100 * schedule.progress, schedule.minutes_left()
+    print(f"{stage} epoch {epoch}  {over:.0f}%  {shown}  {rate:.0f}/s  {left:.1f} min left", flush=True)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def restore(path: Path) -> dict[str, Any] | None:
+    return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else None

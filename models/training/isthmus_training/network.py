@@ -1,0 +1,240 @@
+"""The networks: the full backbone, the slimmable head, the adapter.
+
+The head and the adapter run at several widths. All widths share each weight; a narrower one uses its first channels
+(slimmable networks, Yu et al., 2019) and has a batch norm of its own.
+
+All are plain: 3×3 convolutions, batch norm that folds away at export, ReLU, addition, global average pooling.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    padding = kernel // 2 if kernel % 2 else 0
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs))
+
+
+class Residual(nn.Module):
+    """`relu(second(relu(first(x))) + shortcut(x))` (He et al., 2015)."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.shortcut = first, second, shortcut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+def block(inputs: int, outputs: int, stride: int) -> Residual:
+    """A residual block, [N, C, H, W] to [N, C', H/s, W/s], that starts as its shortcut.
+
+    A strided shortcut is a 2×2 convolution, which sees every place that it covers (the average pool and 1×1
+    convolution of ResNet-D, He et al., 2018, with free weights).
+    """
+    second = conv_norm(outputs, outputs, 3)
+    nn.init.zeros_(second[1].weight)
+    shortcut = nn.Identity() if inputs == outputs and stride == 1 else conv_norm(inputs, outputs, stride, stride)
+    return Residual(conv_norm(inputs, outputs, 3, stride), second, shortcut)
+
+
+class Backbone(nn.Module):
+    """A residual network over pictures [N, 3, H, W] with strides 4, 8, 16, 32 and `width · 2^i` channels.
+
+    It can be cut behind the stage of stride 8 or 16: what lies before is the `prefix`, what follows the `trunk`.
+    """
+
+    CUTS = {"s8": 2, "s16": 3}
+
+    def __init__(self, width: int, blocks: list[int], classes: int) -> None:
+        super().__init__()
+        self.width = width
+        self.stem = nn.Sequential(
+            conv_norm(3, width // 2, 3, 2), nn.ReLU(), conv_norm(width // 2, width, 3, 2), nn.ReLU()
+        )
+        self.stages = nn.Sequential()
+        channels = width
+        for i, count in enumerate(blocks):
+            outputs = width << i
+            stage = [block(channels if j == 0 else outputs, outputs, 2 if i and j == 0 else 1) for j in range(count)]
+            self.stages.append(nn.Sequential(*stage))
+            channels = outputs
+        self.classifier = nn.Linear(channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def prefix(self, split: str) -> nn.Sequential:
+        """Pictures to the features that `trunk(split)` takes. Shares this network's weights."""
+        return nn.Sequential(self.stem, self.stages[: self.CUTS[split]])
+
+    def trunk(self, split: str) -> nn.Sequential:
+        """What follows `prefix(split)`: features [N, C', h', w'] to logits [N, K]. Shares this network's weights."""
+        return nn.Sequential(self.stages[self.CUTS[split] :], nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
+
+    def last_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures [N, 3, H, W] to the last feature map [N, C'', H/32, W/32]."""
+        return self.stages(self.stem(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.last_map(x).mean((2, 3)))
+
+
+class SlimConv(nn.Module):
+    """A convolution and batch norm at several widths (percentages); a fixed side keeps all its channels."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        widths: Sequence[int],
+        slim: tuple[bool, bool] = (True, True),
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
+        self.slim = slim
+        self.norms = nn.ModuleDict({str(w): nn.BatchNorm2d(self.sizes(w)[1]) for w in widths})
+
+    def sizes(self, width: int) -> tuple[int, int]:
+        """Input and output channels at `width`."""
+        inputs, outputs = self.conv.in_channels, self.conv.out_channels
+        return (narrowed(inputs, width) if self.slim[0] else inputs), (narrowed(outputs, width) if self.slim[1] else outputs)
+
+    def weight(self, width: int) -> torch.Tensor:
+        inputs, outputs = self.sizes(width)
+        return self.conv.weight[:outputs, :inputs]
+
+    def forward(self, x: torch.Tensor, width: int) -> torch.Tensor:
+        x = F.conv2d(x, self.weight(width), None, self.conv.stride, self.conv.padding)
+        return self.norms[str(width)](x)
+
+    def plain(self, width: int) -> nn.Conv2d:
+        """This layer at one width as a plain convolution, batch norm folded in."""
+        inputs, outputs = self.sizes(width)
+        conv = nn.Conv2d(inputs, outputs, self.conv.kernel_size, self.conv.stride, self.conv.padding)
+        fold(conv, self.weight(width), self.norms[str(width)])
+        return conv
+
+
+class Head(nn.Module):
+    """The device's network: pictures [N, 3, H, W] to latents [N, C, h, w] and the exit's logits [N, K]."""
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], latents: int, exit_units: int, classes: int, widths: Sequence[int]
+    ) -> None:
+        super().__init__()
+        inputs = [3, *channels[:-1]]
+        self.layers = nn.ModuleList(
+            SlimConv(i, o, 3, s, widths, (n > 0, True)) for n, (i, o, s) in enumerate(zip(inputs, channels, strides))
+        )
+        self.latent = SlimConv(channels[-1], latents, 1, 1, widths, (True, False))
+        self.exits = nn.ModuleDict({str(w): _exit(narrowed(channels[-1], w), exit_units, classes) for w in widths})
+
+    def forward(self, x: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The exit learns on what the head computes and does not change it: its gradient stops here."""
+        for layer in self.layers:
+            x = F.relu(layer(x, width))
+        return self.latent(x, width), self.exits[str(width)](x.detach())
+
+    def centre(self, width: int) -> torch.Tensor:
+        """The latents' mean [C] at `width`: the bias of the batch norm that they come out of."""
+        return self.latent.norms[str(width)].bias
+
+    def plain(self, width: int) -> PlainHead:
+        return PlainHead(self, width)
+
+
+class PlainHead(nn.Module):
+    """One width of a head, for export."""
+
+    def __init__(self, head: Head, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for layer in head.layers:
+            layers += [layer.plain(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.latent = head.latent.plain(width)
+        self.exit = head.exits[str(width)]
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.layers(x)
+        return self.latent(x), self.exit(x)
+
+
+class SlimBlock(nn.Module):
+    """A residual block whose batch norms are per width and whose channels are not."""
+
+    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.first = SlimConv(channels, channels, 3, 1, widths, (False, False))
+        self.second = SlimConv(channels, channels, 3, 1, widths, (False, False))
+        for norm in self.second.norms.values():
+            nn.init.zeros_(norm.weight)
+
+    def forward(self, x: torch.Tensor, width: int) -> torch.Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x, width)), width))
+
+
+class Adapter(nn.Module):
+    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h, w]."""
+
+    def __init__(self, latents: int, hidden: int, blocks: int, features: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.first = SlimConv(latents, hidden, 3, 1, widths, (False, False))
+        self.blocks = nn.ModuleList(SlimBlock(hidden, widths) for _ in range(blocks))
+        self.last = SlimConv(hidden, features, 3, 1, widths, (False, False))
+
+    def forward(self, latents: torch.Tensor, width: int) -> torch.Tensor:
+        x = F.relu(self.first(latents, width))
+        for block in self.blocks:
+            x = block(x, width)
+        return F.relu(self.last(x, width))
+
+    def plain(self, width: int) -> nn.Sequential:
+        blocks = [Residual(block.first.plain(width), block.second.plain(width), nn.Identity()) for block in self.blocks]
+        return nn.Sequential(self.first.plain(width), nn.ReLU(), *blocks, self.last.plain(width), nn.ReLU())
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """A copy of a backbone, its prefix or its trunk, each batch norm folded into its convolution."""
+    return _folded(copy.deepcopy(module).eval())
+
+
+def narrowed(channels: int, width: int) -> int:
+    """Channels at `width` percent, rounded up."""
+    return -(-channels * width // 100)
+
+
+@torch.no_grad()
+def fold(conv: nn.Conv2d, weight: torch.Tensor, norm: nn.BatchNorm2d) -> None:
+    """Makes `conv` compute what `weight` and then `norm` do in inference."""
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    conv.weight.copy_(weight * gain[:, None, None, None])
+    conv.bias.copy_(norm.bias - norm.running_mean * gain)
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        setattr(module, name, _folded(child))
+    children = list(module.children())
+    if isinstance(module, nn.Sequential):
+        for conv, norm in zip(children, children[1:]):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                conv.bias = nn.Parameter(torch.zeros(conv.out_channels))
+                fold(conv, conv.weight.clone(), norm)
+        kept = [child for child in children if not isinstance(child, nn.BatchNorm2d)]
+        return kept[0] if len(kept) == 1 and len(children) > 1 else nn.Sequential(*kept)
+    return module
+
+
+def _exit(inputs: int, units: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, classes))

@@ -1,0 +1,81 @@
+"""The quantiser: a fixed scale and zero point per width, bit depth and channel.
+
+`q = clamp(round(z / s) + zp, 0, 2^b − 1)`, half to even, and `ẑ = (q − zp) · s`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Quantiser(nn.Module):
+    """Learned scales [widths, depths, C] for latents [N, C, h, w].
+
+    Scales are learned through the straight-through estimator (LSQ, Esser et al., 2019). Latents come out of a batch
+    norm, so that `centre` [C], its bias, is their mean: zero points follow from it.
+    """
+
+    def __init__(self, widths: Sequence[int], bits: Sequence[int], channels: int, reach: float = 4.0) -> None:
+        super().__init__()
+        self.widths, self.bits = list(widths), list(bits)
+        first = torch.tensor([math.log(2 * reach / 2**depth) for depth in bits])
+        self.log_scale = nn.Parameter(first[None, :, None].repeat(len(widths), 1, channels))
+
+    def scale(self, width: int, bits: int) -> torch.Tensor:
+        """Scales [C]."""
+        return self.log_scale[self.widths.index(width), self.bits.index(bits)].exp()
+
+    def forward(
+        self, latents: torch.Tensor, centre: torch.Tensor, width: int, bits: int, noise: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Dequantised latents [N, C, h, w], and the rate [C] in bits per symbol.
+
+        `noise` adds uniform noise in place of rounding (Ballé et al., 2016), else rounding passes gradients through.
+        """
+        scale = self.scale(width, bits)
+        steps = latents / scale[:, None, None]
+        zero = zero_point(centre.detach(), scale.detach(), bits)[:, None, None]
+        if noise:
+            q = steps + torch.rand_like(steps) - 0.5
+        else:
+            q = steps + (steps.round() - steps).detach()
+        q = (q + zero).clamp(0, 2**bits - 1)
+        return (q - zero) * scale[:, None, None], rate_bound(steps)
+
+
+def zero_point(centre: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
+    """Puts the mean of each channel in the middle of the alphabet. [C], whole numbers within it."""
+    return (2 ** (bits - 1) - (centre / scale).round()).clamp(0, 2**bits - 1)
+
+
+def rate_bound(steps: torch.Tensor) -> torch.Tensor:
+    """Bits per symbol [C] of latents in units of their scale [N, C, h, w].
+
+    The entropy of a whole number of variance v is at most ½ log2(2πe (v + 1/12)) (Cover and Thomas, 2006, theorem
+    8.6.5 and problem 8.7): differentiable, with nothing to learn.
+    """
+    variance = steps.var((0, 2, 3), unbiased=False)
+    return 0.5 * torch.log2(2 * math.pi * math.e * (variance + 1 / 12))
+
+
+def quantise(latents: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int) -> np.ndarray:
+    """The runtime's arithmetic, in f32: latents [..., C, h, w] to symbols u8. A NaN quantises to the zero point."""
+    steps = np.nan_to_num(np.rint(latents.astype(np.float32) / _column(scale)), nan=0.0)
+    return np.clip(steps + _column(zero), 0, 2**bits - 1).astype(np.uint8)
+
+
+def dequantise(symbols: np.ndarray, scale: np.ndarray, zero: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Symbols [..., c, h, w] of the first c channels to latents f32 [..., C, h, w]; the rest takes the prior mean."""
+    c = symbols.shape[-3]
+    sent = (symbols.astype(np.float32) - _column(zero[:c])) * _column(scale[:c])
+    shape = (*symbols.shape[:-3], len(prior) - c, *symbols.shape[-2:])
+    return np.concatenate([sent, np.broadcast_to(_column(prior[c:]), shape)], axis=-3).astype(np.float32)
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float32)[:, None, None]

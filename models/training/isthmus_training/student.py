@@ -1,0 +1,228 @@
+"""The split network: a head for the device, and an adapter and trunk for the server.
+
+Trained as in BottleFit (Matsubara et al., 2022): first the trunk's input learns the full network's features, then
+the server's side learns the task, then all of it together. Every step runs the widest configuration and random
+narrower ones (the sandwich rule, Yu and Huang, 2019).
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import full, loop
+from .config import Config, Stage
+from .data import Pictures, Views, normalise, random_views, shuffled
+from .network import Adapter, Backbone, Head
+from .quantise import Quantiser
+from .teacher import LabelMaps
+
+Point = tuple[int, int, int]
+"""An operating point: width, channels, bits."""
+
+
+class Student(nn.Module):
+    """`outputs` learns the teacher's outputs, as in the full network, and is not exported."""
+
+    def __init__(self, config: Config, network: Backbone, outputs: nn.Conv2d | None) -> None:
+        super().__init__()
+        split, classes = config.split, network.classifier.out_features
+        features = network.width << (Backbone.CUTS[split.name] - 1)
+        latents = split.channels[-1]
+        self.head = Head(split.head, split.strides, latents, split.exit_units, classes, split.widths)
+        self.quantiser = Quantiser(split.widths, split.bits, latents)
+        self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, split.widths)
+        self.trunk = copy.deepcopy(network.trunk(split.name))
+        self.outputs = copy.deepcopy(outputs)
+
+    def forward(self, x: torch.Tensor, point: Point, noise: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures to the trunk's features [N, C', h, w], the exit's logits [N, K], and kilobits a picture []."""
+        width, channels, bits = point
+        latents, exit_logits = self.head(x, width)
+        centre = self.head.centre(width)
+        values, rate = self.quantiser(latents, centre, width, bits, noise)
+        unsent = centre[channels:, None, None].expand(len(x), -1, *values.shape[2:])
+        features = self.adapter(torch.cat([values[:, :channels], unsent], 1), width)
+        return features, exit_logits, rate[:channels].sum() * values.shape[2] * values.shape[3] / 1000
+
+
+def points(config: Config) -> list[Point]:
+    split = config.split
+    return [(w, c, b) for w in split.widths for c in split.channels for b in split.bits]
+
+
+def train(
+    config: Config,
+    network: Backbone,
+    outputs: nn.Conv2d | None,
+    train_set: Pictures,
+    val_set: Pictures,
+    teacher: LabelMaps | None,
+    workers: loop.Workers,
+    out: Path,
+) -> None:
+    """Runs the enabled stages; `out/stage1.pt` and so on are the checkpoints that a stopped run continues."""
+    torch.manual_seed(config.seed + 1)
+    network = network.to(workers.device).eval().requires_grad_(False)
+    student = Student(config, network, outputs).to(workers.device, memory_format=torch.channels_last)
+    for number in (1, 2, 3):
+        stage: Stage = getattr(config, f"stage{number}")
+        if stage.enabled:
+            _stage(number, stage, config, student, network, train_set, val_set, teacher, workers, out)
+
+
+def restore(config: Config, network: Backbone, outputs: nn.Conv2d | None, out: Path) -> Student:
+    """The split network of a run's last stage that has a checkpoint."""
+    for number in (3, 2, 1):
+        if state := loop.restore(out / f"stage{number}.pt"):
+            student = Student(config, network, outputs)
+            student.load_state_dict(state["student"])
+            return student
+    raise ValueError(f"{out} holds no stage1.pt, stage2.pt or stage3.pt: train the split network first")
+
+
+def _stage(
+    number: int,
+    stage: Stage,
+    config: Config,
+    student: Student,
+    network: Backbone,
+    train_set: Pictures,
+    val_set: Pictures,
+    teacher: LabelMaps | None,
+    workers: loop.Workers,
+    out: Path,
+) -> None:
+    name, checkpoint = f"stage{number}", out / f"stage{number}.pt"
+    trained = [getattr(student, part) for part in stage.trains]
+    if "head" in stage.trains:
+        trained.append(student.quantiser)
+    if "trunk" in stage.trains and student.outputs is not None:
+        trained.append(student.outputs)
+    parameters = [p for module in trained for p in module.parameters()]
+    optimiser = torch.optim.AdamW(parameters, stage.learning_rate, weight_decay=1e-4, fused=True)
+    steps = len(shuffled(len(train_set), stage.batch, 0))
+    schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)
+    augmentation = full.augmentation_of(config)
+    widest: Point = (config.split.widths[-1], config.split.channels[-1], max(config.split.bits))
+    every = points(config)
+
+    history: list[dict[str, float]] = []
+    if state := loop.restore(checkpoint):
+        student.load_state_dict(state["student"])
+        history = state["history"]
+        schedule.resume(len(history) * steps, sum(values["seconds"] for values in history))
+        if not schedule.done:
+            optimiser.load_state_dict(state["optimiser"])
+            print(f"{name}: continues after epoch {len(history)}", flush=True)
+
+    while not schedule.done:
+        student.eval().requires_grad_(False)
+        for module in trained:
+            module.train().requires_grad_(True)
+        epoch, began = len(history), schedule.seconds
+        batches = shuffled(len(train_set), stage.batch, config.seed * 1000 + 100 * number + epoch)
+        sums: list[dict[str, float]] = []
+        for step, batch in enumerate(batches):
+            size, noise = full.scaled(config.data.size, schedule.scale), schedule.progress < stage.noise
+            for group in optimiser.param_groups:
+                group["lr"] = schedule.rate
+
+            def micro(item: tuple[int, np.ndarray]) -> dict[str, float]:
+                at, index = item
+                seed = hash((config.seed, number, epoch, step, at)) & 0xFFFFFFFF
+                rng = np.random.default_rng(seed)
+                views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
+                x, features, soft = views.pictures.to(workers.device), None, None
+                with torch.no_grad():
+                    if stage.feature or stage.soft:
+                        features = network.prefix(config.split.name)(x)
+                    if stage.soft:
+                        soft = (network.trunk(config.split.name)(features) / stage.temperature).softmax(1)
+                targets = Targets(views, train_set.labels, features, soft)
+                drawn = [every[i] for i in rng.integers(len(every), size=stage.passes)]
+                # With a single pass the micro-batches of a step take turns.
+                passes = [widest, *drawn[1:]] if stage.passes > 1 or at % 2 == 0 else drawn
+                values: dict[str, float] = {}
+                for point in passes:
+                    weighted = _losses(config, stage, student, x, point, noise, targets, teacher)
+                    loss = sum(weight * value for weight, value in weighted.values())
+                    (loss * (len(index) / len(batch) / len(passes))).backward()
+                    values = values or {key: value.item() for key, (_, value) in weighted.items()}
+                return values
+
+            parts = np.array_split(batch, max(1, round(len(batch) / full.MICRO_BATCH)))
+            sums += workers.map(micro, enumerate(parts))
+            optimiser.step()
+            optimiser.zero_grad()
+            schedule.advance()
+        seconds = schedule.seconds - began
+        values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums])) for key in sums[0]}
+        if schedule.done or epoch % 4 == 3:
+            values["accuracy"], values["exit_accuracy"] = accuracy(student, widest, val_set, config, workers)
+        loop.report(name, epoch + 1, schedule, len(batches) * stage.batch / seconds, values)
+        history.append(values | {"seconds": seconds})
+        state = dict(student=student.state_dict(), optimiser=optimiser.state_dict(), history=history)
+        loop.save(checkpoint, state)
+
+
+class Targets(NamedTuple):
+    """What a batch should give: `labels` of all pictures, the full network's `features` and class probabilities `soft`."""
+
+    views: Views
+    labels: torch.Tensor
+    features: torch.Tensor | None
+    soft: torch.Tensor | None
+
+
+def _losses(
+    config: Config,
+    stage: Stage,
+    student: Student,
+    x: torch.Tensor,
+    point: Point,
+    noise: bool,
+    targets: Targets,
+    teacher: LabelMaps | None,
+) -> dict[str, tuple[float, torch.Tensor]]:
+    """Each part of the loss with its weight."""
+    features, exit_logits, kilobits = student(x, point, noise)
+    losses = {"rate": (stage.rate, kilobits)}
+    if stage.exit:
+        hard = F.one_hot(targets.labels[targets.views.index], exit_logits.shape[1]).float()
+        losses["exit"] = (stage.exit, F.cross_entropy(exit_logits, targets.views.mix(hard).to(x.device)))
+    if stage.feature:
+        variance = (targets.features - targets.features.mean((0, 2, 3), keepdim=True)).square().mean()
+        losses["feature"] = (stage.feature, (features - targets.features).square().mean() / variance)
+    if stage.task or stage.soft:
+        last, classifier, t = student.trunk[0](features), student.trunk[-1], stage.temperature
+        task = full.task_loss(config, last, classifier, student.outputs, targets.views, targets.labels, teacher)
+        losses["task"] = (stage.task, task)
+    if stage.soft:
+        logits = classifier(last.mean((2, 3)))
+        losses["soft"] = (stage.soft * t * t, F.cross_entropy(logits / t, targets.soft))
+    return losses
+
+
+@torch.no_grad()
+def accuracy(
+    student: Student, point: Point, pictures: Pictures, config: Config, workers: loop.Workers, batch: int = 32
+) -> tuple[float, float]:
+    """Accuracy of the whole and of the exit on pictures stored at the input's size."""
+    student.eval()
+
+    def correct(at: int) -> tuple[int, int]:
+        with torch.no_grad():
+            x = normalise(torch.from_numpy(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
+            features, exit_logits, _ = student(x.to(workers.device), point, False)
+            logits, labels = student.trunk(features).cpu(), pictures.labels[at : at + batch]
+        return int((logits.argmax(1) == labels).sum()), int((exit_logits.cpu().argmax(1) == labels).sum())
+
+    counts = workers.map(correct, range(0, len(pictures), batch))
+    return sum(c for c, _ in counts) / len(pictures), sum(c for _, c in counts) / len(pictures)

@@ -1,0 +1,83 @@
+"""A toy data set: three classes of generated pictures, and a file that is no picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(7)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(24):
+            noise = rng.normal(0, 20, (48, 64, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    (root / "red" / "broken.png").write_bytes(b"not a picture")
+    return root
+
+
+TOY = """
+name = "toy"
+seed = 3
+
+[data]
+size = [32, 32]
+stored = [40, 40]
+holdout = 0.25
+
+[network]
+width = 8
+blocks = [1, 1, 1, 1]
+
+[full]
+phases = [[2, 1.0]]
+warmup = 0.5
+batch = 16
+learning_rate = 0.05
+
+[split]
+widths = [50, 100]
+head = [8, 8, 16, 16]
+strides = [2, 2, 2, 2]
+channels = [2, 3]
+bits = [6, 4]
+exit_units = 8
+adapter_units = 16
+adapter_blocks = 1
+
+[stage1]
+phases = [[1, 1.0]]
+feature = 1.0
+noise = 0.5
+rate = 0.02
+batch = 16
+
+[stage2]
+phases = [[1, 1.0]]
+task = 0.5
+soft = 0.5
+trains = ["adapter", "trunk"]
+batch = 16
+
+[stage3]
+phases = [[1, 1.0]]
+task = 0.5
+soft = 0.5
+rate = 0.02
+trains = ["head", "adapter", "trunk"]
+passes = 1
+batch = 16
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY)
+    return path

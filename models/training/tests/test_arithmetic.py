@@ -1,0 +1,95 @@
+"""The quantiser, the tables, the range coder: what Rust has to reproduce exactly."""
+
+import numpy as np
+import pytest
+import torch
+
+from isthmus_training import entropy
+from isthmus_training.quantise import Quantiser, dequantise, quantise, rate_bound, zero_point
+
+ONE = np.array([1.0], np.float32)
+
+
+def test_ties_round_to_even() -> None:
+    latents = np.array([-1.5, -0.5, 0.5, 1.5, 2.5], np.float32).reshape(1, 1, 5)
+    assert quantise(latents, ONE, np.array([8]), 4).ravel().tolist() == [6, 8, 8, 10, 10]
+
+
+def test_values_beyond_the_alphabet_are_clamped_and_nan_is_the_zero_point() -> None:
+    latents = np.array([-np.inf, -1e30, 1e30, np.inf, np.nan], np.float32).reshape(1, 1, 5)
+    assert quantise(latents, ONE, np.array([3]), 4).ravel().tolist() == [0, 0, 15, 15, 3]
+
+
+def test_training_and_runtime_quantisers_agree() -> None:
+    torch.manual_seed(0)
+    quantiser, latents = Quantiser([50, 100], [6, 3], 5), torch.randn(4, 5, 3, 3) * 2
+    centre = torch.tensor([0.0, 0.4, -1.0, 9.0, -9.0])
+    for bits in (6, 3):
+        scale = quantiser.scale(50, bits).detach()
+        zero = zero_point(centre, scale, bits)
+        trained, _ = quantiser(latents, centre, 50, bits, noise=False)
+        symbols = quantise(latents.numpy(), scale.numpy(), zero.numpy(), bits)
+        ran = dequantise(symbols, scale.numpy(), zero.numpy(), centre.numpy())
+        np.testing.assert_allclose(trained.detach().numpy(), ran, atol=1e-5)
+
+
+def test_unsent_channels_take_the_prior_mean() -> None:
+    symbols = np.full((2, 1, 4, 4), 7, np.uint8)
+    scale, zero, prior = np.full(3, 0.5), np.full(3, 5), np.array([10.0, 0.25, -2.0])
+    values = dequantise(symbols, scale, zero, prior)
+    assert values.shape == (2, 3, 4, 4) and values.dtype == np.float32
+    assert (values[:, 0] == 1.0).all() and (values[:, 1] == 0.25).all() and (values[:, 2] == -2.0).all()
+
+
+def test_the_rate_bounds_the_entropy_of_rounded_latents() -> None:
+    torch.manual_seed(1)
+    for spread in (0.3, 1.0, 10.0):
+        steps = torch.randn(1, 1, 200, 200) * spread
+        counts = np.unique(steps.round().numpy(), return_counts=True)[1] / steps.numel()
+        measured = -(counts * np.log2(counts)).sum()
+        # Within a tenth of a bit where rounding is fine enough for the latents' variance to be the symbols'.
+        assert measured <= rate_bound(steps)[0] + 0.02
+        assert spread < 1 or rate_bound(steps)[0] < measured + 0.1
+
+
+@pytest.mark.parametrize("symbols", [4, 16, 256])
+def test_tables_sum_exactly_and_leave_no_symbol_out(symbols: int) -> None:
+    rng = np.random.default_rng(symbols)
+    counts = np.stack([np.zeros(symbols), np.eye(symbols)[1] * 1e6, rng.integers(0, 1000, symbols)]).astype(np.int64)
+    table = entropy.table(counts)
+    assert table.dtype == np.dtype("<u2") and table.min() >= 1
+    assert (table.sum(1, dtype=np.int64) == 65536).all()
+    assert np.ptp(table[0]) <= 1
+
+
+def test_largest_remainders_get_what_is_left() -> None:
+    # (65,536 − 3) / 3 is whole; with counts 1, 1, 2 the shares are 16,383.25, 16,383.25 and 32,766.5.
+    assert entropy.table(np.array([[1, 1, 2]]))[0].tolist() == [16384, 16384, 32768]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_coder_inverts_itself_and_its_layers_are_prefixes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bits, ends = int(rng.integers(1, 9)), np.cumsum(rng.integers(1, 4, 3))
+    spread = rng.uniform(0.01, 3, (ends[-1], 1)) ** -2
+    counts = np.round(1e4 * np.exp(-spread * (np.arange(2**bits) - 2 ** (bits - 1)) ** 2)).astype(np.int64)
+    tables = entropy.table(counts)
+    draw = [rng.choice(2**bits, (5, 7), p=row / 65536).astype(np.uint8) for row in tables]
+    # The rarest symbols as well, which no sample would hold.
+    draw[0][0] = rng.integers(0, 2**bits, 7)
+    symbols = np.stack(draw)
+    layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
+    stream, lengths = entropy.encode(layers, tables)
+    assert sum(lengths) == len(stream)
+    ideal = -np.log2(np.take_along_axis(tables / 65536, symbols.reshape(len(symbols), -1).astype(int), 1)).sum()
+    assert len(stream) <= ideal / 8 + 2
+    for count in range(1, len(layers) + 1):
+        decoded = entropy.decode(stream[: sum(lengths[:count])], [layer.shape for layer in layers[:count]], tables)
+        for layer, expected in zip(decoded, layers):
+            np.testing.assert_array_equal(layer, expected)
+
+
+def test_a_stream_of_certain_symbols_is_nearly_empty() -> None:
+    tables = entropy.table(np.array([[0, 10**9, 0, 0]]))
+    stream, lengths = entropy.encode([np.ones((1, 10, 10), np.uint8)], tables)
+    assert len(stream) <= 1 and lengths == [len(stream)]

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from isthmus_training import config, data
+from isthmus_training.teacher import LabelMaps
+
+
+def test_a_plain_folder_is_divided_by_seed_and_bad_files_are_named(pictures: Path) -> None:
+    train, val = data.scan(pictures, 0.25, 3)
+    assert train.classes == ["blue", "green", "red"]
+    assert not set(train.paths) & set(val.paths)
+    assert len(train.paths) + len(val.paths) == 73
+    assert data.scan(pictures, 0.25, 3)[1].paths == val.paths
+    assert data.scan(pictures, 0.25, 4)[1].paths != val.paths
+    loaded = [data.load(folder, (32, 32), 2) for folder in (train, val)]
+    assert [Path(path).name for one in loaded for path in one.bad] == ["broken.png"]
+    assert sum(map(len, loaded)) == 72
+
+
+def test_preprocessing_crops_the_centre_and_drops_nothing_else() -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 20:60] = 200
+    assert (data.preprocess(Image.fromarray(pixels), (20, 20)) == 200).all()
+    grey = data.preprocess(Image.fromarray(pixels[..., 0]), (40, 20))
+    assert grey.shape == (20, 40, 3) and (grey[..., 0] == grey[..., 2]).all()
+    rotated = Image.fromarray(pixels)
+    exif = rotated.getexif()
+    exif[0x0112] = 6
+    rotated.info["exif"] = exif.tobytes()
+    assert data.preprocess(rotated, (40, 80)).shape == (80, 40, 3)
+
+
+def test_views_repeat_with_their_seed() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
+    pictures = data.Pictures(["a", "b"], pixels, torch.tensor([0, 1, 0, 1]), [])
+    augmentation = data.Augmentation(0.3, 0.2, 1.0, True)
+
+    def views(seed: int) -> data.Views:
+        return data.random_views(pictures, range(4), (32, 32), augmentation, [0.5] * 3, [0.2] * 3, seed)
+
+    assert torch.equal(views(1).pictures, views(1).pictures)
+    assert not torch.equal(views(1).pictures, views(2).pictures)
+    assert 0 < views(1).kept.mean() <= 1
+    mixed = views(1).mix(torch.eye(4))
+    torch.testing.assert_close(mixed.sum(1), torch.ones(4))
+
+
+def test_label_maps_follow_the_crop_and_the_mirror() -> None:
+    # One picture whose left half is class 0 and right half is class 1.
+    maps = np.zeros((2, 2, 4, 4), np.float16)
+    maps[:, 0, :, :2] = 8
+    maps[:, 1, :, 2:] = 8
+    teacher = LabelMaps(maps, torch.tensor([0, 1]), 2)
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [1.0, 0.0, 0.0, 1.0]])
+    logits = teacher.logits(torch.tensor([0, 1]), boxes, (1, 2))
+    torch.testing.assert_close(logits[0, :, 0], torch.tensor([[8.0, 8.0], [0.0, 0.0]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(logits[1, :, 0], torch.tensor([[0.0, 8.0], [8.0, 0.0]]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"name": "x", "colour": 1}, "unknown key `colour`"),
+        ({"name": "x", "full": {"epochs": 3}}, "unknown key `full.epochs`"),
+        ({"name": "x", "full": {"batch": "64"}}, "`full.batch` must be of type int"),
+        ({"name": "x", "data": {"size": [100, 96]}}, "multiples of 32"),
+        ({"name": "x", "split": {"channels": [8, 4]}}, "split.channels"),
+        ({}, "missing key `name`"),
+    ],
+)
+def test_configuration_errors_name_the_key(table: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config.parse(table)

@@ -1,0 +1,88 @@
+"""Every width as a plain module computes what the slimmable network does."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from isthmus_training.graph import Graph, round_weights
+from isthmus_training.network import Adapter, Backbone, Head, SlimConv, narrowed, plain
+
+WIDTHS = [25, 50, 100]
+
+
+def unsettled(module: torch.nn.Module) -> torch.nn.Module:
+    """Gives each batch norm statistics and an affine of its own, so that a wrong one shows."""
+    torch.manual_seed(5)
+    for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+        norm.running_mean.uniform_(-0.5, 0.5)
+        norm.running_var.uniform_(0.5, 1.5)
+    return module.eval()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_width_uses_the_first_channels(width: int) -> None:
+    layer = unsettled(SlimConv(6, 10, 3, 1, WIDTHS))
+    conv = layer.plain(width)
+    assert (conv.in_channels, conv.out_channels) == (narrowed(6, width), narrowed(10, width))
+    x = torch.randn(2, conv.in_channels, 8, 8)
+    torch.testing.assert_close(conv(x), layer(x, width))
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 6 - conv.in_channels))
+    every = torch.nn.functional.conv2d(padded, layer.conv.weight, padding=1)[:, : conv.out_channels]
+    torch.testing.assert_close(layer.norms[str(width)](every), layer(x, width))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_plain_head_and_adapter_match(width: int) -> None:
+    head = unsettled(Head([8, 12, 16], [2, 2, 2], 6, 8, 3, WIDTHS))
+    adapter = unsettled(Adapter(6, 16, 2, 12, WIDTHS))
+    x = torch.randn(2, 3, 32, 32)
+    latents, exit_logits = head(x, width)
+    for ours, theirs in zip(head.plain(width)(x), (latents, exit_logits)):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(adapter.plain(width)(latents), adapter(latents, width), atol=1e-4, rtol=1e-4)
+
+
+def test_the_exit_does_not_change_the_head() -> None:
+    head = Head([8, 8], [2, 2], 4, 8, 3, WIDTHS)
+    head(torch.randn(2, 3, 16, 16), 100)[1].sum().backward()
+    assert all(p.grad is None for p in head.layers.parameters())
+    assert all(p.grad is not None for p in head.exits["100"].parameters())
+
+
+@pytest.mark.parametrize("split", ["s8", "s16"])
+def test_prefix_and_trunk_make_the_whole_and_fold(split: str) -> None:
+    network = unsettled(Backbone(8, [1, 2, 1, 1], 5))
+    x = torch.randn(2, 3, 64, 64)
+    features = network.prefix(split)(x)
+    assert features.shape[2:] == (64 // int(split[1:]),) * 2
+    torch.testing.assert_close(network.trunk(split)(features), network(x))
+    torch.testing.assert_close(plain(network.trunk(split))(plain(network.prefix(split))(x)), network(x))
+
+
+def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
+    network = unsettled(Backbone(8, [1, 1, 1, 1], 5))
+    module = round_weights(plain(torch.nn.Sequential(network.prefix("s16"), network.trunk("s16"))))
+    graph = Graph("full", "picture", (3, 64, 64), "N")
+    graph.output(graph.add(module, "picture"), "logits")
+    graph.save(tmp_path / "full.onnx")
+    x = torch.randn(3, 3, 64, 64)
+    session = onnxruntime.InferenceSession(tmp_path / "full.onnx")
+    ran = session.run(["logits"], {"picture": x.numpy()})[0]
+    np.testing.assert_allclose(ran, module(x).detach().numpy(), atol=1e-4)
+
+    macs = 0
+
+    def count(layer: torch.nn.Module, _: object, result: torch.Tensor) -> None:
+        nonlocal macs
+        macs += layer.weight.numel() * int(np.prod(result.shape[2:]))
+
+    for layer in module.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(count)
+    module(x)
+    assert graph.macs == macs

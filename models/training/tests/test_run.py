@@ -1,0 +1,82 @@
+"""Train, stop, continue, export, evaluate: on three colours."""
+
+import hashlib
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from isthmus_training import entropy, full
+from isthmus_training.__main__ import main
+from isthmus_training.quantise import quantise
+
+
+def test_train_resume_export_evaluate(
+    pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    common = ["--data", str(pictures), "--config", str(toy), "--threads", "2"]
+    train = ["train", *common, "--out", str(run), "--device", "cpu"]
+
+    report, reports = full.loop.report, 0
+
+    def stop_after_one(*values: object) -> None:
+        nonlocal reports
+        reports += 1
+        report(*values)
+        if reports == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(full.loop, "report", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        main(train)
+    monkeypatch.undo()
+    assert main(train) == 0
+    said = capsys.readouterr().out
+    assert "full: continues after epoch 1" in said
+    assert "1 pictures are left out" in said
+    assert all(f"stage{number} epoch 1" in said for number in (1, 2, 3))
+
+    assert main(["export", *common, "--run", str(run), "--bundle", str(bundle)]) == 0
+    manifest = tomllib.loads((bundle / "manifest.toml").read_text())
+    assert manifest["labels"] == ["blue", "green", "red"]
+    assert manifest["full"]["accuracy"] > 0.5
+    assert len(manifest["points"]) == 2 * 2 * 2
+    for name, entry in manifest["files"].items():
+        data = (bundle / name).read_bytes()
+        assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    on_disk = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
+    assert on_disk - set(manifest["files"]) == {"manifest.toml", "MODEL_CARD.md"}
+
+    split = manifest["splits"][0]
+    quantisers = {(w["name"], q["bits"]): q for w in split["widths"] for q in w["quantisers"]}
+    goldens = sorted((bundle / "goldens").iterdir())
+    assert goldens
+    for path in goldens:
+        with safe_open(path, "numpy") as golden:
+            about = golden.metadata()
+            tensors = {name: golden.get_tensor(name) for name in golden.keys()}
+        channels, bits = int(about["channels"]), int(about["bits"])
+        q = quantisers[about["width"], bits]
+        scale, zero = np.array(q["scale"][:channels]), np.array(q["zero_point"][:channels])
+        np.testing.assert_array_equal(tensors["symbols"], quantise(tensors["latents"][:channels], scale, zero, bits))
+        tables = np.frombuffer((bundle / q["tables"]).read_bytes(), "<u2").reshape(-1, 2**bits)
+        decoded = entropy.decode(tensors["stream"].tobytes(), [tensors["symbols"].shape], tables)[0]
+        np.testing.assert_array_equal(decoded, tensors["symbols"])
+        assert tensors["layer_bytes"].sum() == len(tensors["stream"])
+
+    capsys.readouterr()
+    assert main(["evaluate", *common, "--bundle", str(bundle)]) == 0
+    said = capsys.readouterr().out
+    assert f"full: accuracy {manifest['full']['accuracy']:.4f}" in said
+    assert said.count(" c") >= 8
+    shutil.rmtree(bundle)
+
+
+def test_a_missing_run_is_said_plainly(pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(pictures), "--config", str(toy), "--run", str(tmp_path), "--bundle", str(tmp_path / "b")]
+    assert main(["export", *arguments]) == 1
+    assert "train the full network first" in capsys.readouterr().err

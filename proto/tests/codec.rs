@@ -1,0 +1,121 @@
+//! Properties of the feature codec over every bit depth, layer count and shape, and a golden
+//! vector that pins its bytes.
+
+use isthmus_proto::{
+    BundleDigest, CodecError, FeatureCodec, FrequencyTables, LatentShape, OperatingPoint,
+    PacketHeader, Quantiser, write_packet,
+};
+use proptest::prelude::*;
+
+/// Frequencies of `2^bits` symbols that sum to 65536, in proportion to `weights`.
+fn table(bits: u8, weights: &[u32]) -> Vec<u8> {
+    let symbols = 1usize << bits;
+    let total: u32 = (0..symbols).map(|at| weights[at % weights.len()]).sum();
+    let spare = 65_536 - symbols as u32;
+    let mut frequencies: Vec<u32> = (0..symbols)
+        .map(|at| {
+            1 + (u64::from(spare) * u64::from(weights[at % weights.len()]) / u64::from(total))
+                as u32
+        })
+        .collect();
+    frequencies[0] += 65_536 - frequencies.iter().sum::<u32>();
+    frequencies.iter().flat_map(|&frequency| (frequency as u16).to_le_bytes()).collect()
+}
+
+fn codec(bits: u8, channels: Vec<u16>, height: u16, width: u16, weights: &[u32]) -> FeatureCodec {
+    let count = usize::from(*channels.last().expect("a layer"));
+    let quantiser = Quantiser::new(bits, vec![0.5; count], vec![0; count], vec![0.0; count]);
+    let tables = FrequencyTables::from_bytes(bits, count, &table(bits, weights).repeat(count));
+    let shape = LatentShape { channels, height, width };
+    FeatureCodec::new(shape, quantiser.expect("valid"), tables.expect("valid")).expect("agree")
+}
+
+prop_compose! {
+    fn cases()(
+        bits in 1u8..=8,
+        steps in prop::collection::vec(1u16..5, 1..=16),
+        height in 1u16..12,
+        width in 1u16..12,
+        weights in prop::collection::vec(1u32..1000, 1..40),
+        noise in prop::collection::vec(any::<u8>(), 64),
+    ) -> (FeatureCodec, Vec<u8>) {
+        let mut sum = 0;
+        let channels = steps.iter().map(|step| { sum += step; sum }).collect();
+        let codec = codec(bits, channels, height, width, &weights);
+        let count = codec.shape().all_channels() * codec.shape().plane();
+        let mask = ((1u16 << bits) - 1) as u8;
+        let symbols = (0..count).map(|at| noise[at * 7 % 61] & mask).collect();
+        (codec, symbols)
+    }
+}
+
+proptest! {
+    #[test]
+    fn decoding_inverts_encoding_at_every_layer((codec, symbols) in cases()) {
+        let coded = codec.encode(&symbols).expect("valid symbols");
+        let (shape, plane) = (codec.shape(), codec.shape().plane());
+        prop_assert_eq!(coded.layer_ends.len(), shape.channels.len());
+        prop_assert_eq!(coded.layer_ends.last(), Some(&coded.stream.len()));
+        for layers in 1..=shape.channels.len() {
+            let expected = &symbols[..shape.channels_of(layers) * plane];
+            let cut = &coded.stream[..coded.size_of(layers)];
+            prop_assert_eq!(&codec.decode(cut, layers).expect("layers exist"), expected);
+        }
+    }
+
+    #[test]
+    fn a_stream_is_hardly_longer_than_its_information((codec, symbols) in cases()) {
+        let stream = codec.encode(&symbols).expect("valid symbols").stream;
+        prop_assert!(stream.len() as f64 * 8.0 <= codec.ideal_bits(&symbols) * 1.000_001 + 16.0);
+    }
+
+    #[test]
+    fn a_cut_packet_decodes_to_its_whole_layers((codec, symbols) in cases(), cut in 0.0..1.0f64) {
+        let coded = codec.encode(&symbols).expect("valid symbols");
+        let layers = coded.layer_ends.len();
+        let point = OperatingPoint {
+            split: 0, width: 0, layers: layers as u8, bits: codec.quantiser().bits(),
+        };
+        let (mut packet, digest) = (Vec::new(), BundleDigest([3; 32]));
+        write_packet(&mut packet, 0, &digest, point, &coded);
+        let header = PacketHeader::parse(&packet).expect("valid").expect("whole");
+        packet.truncate((packet.len() as f64 * cut) as usize);
+        let (stream, whole) = header.verify(&packet, &digest).expect("undamaged");
+        if whole > 0 {
+            let expected = codec.shape().channels_of(whole) * codec.shape().plane();
+            prop_assert_eq!(&codec.decode(stream, whole).expect("exist"), &symbols[..expected]);
+        }
+    }
+
+    #[test]
+    fn quantised_latents_survive((codec, symbols) in cases()) {
+        let mut latents = Vec::new();
+        codec.dequantise(&symbols, &mut latents).expect("whole layers");
+        let layers = codec.shape().channels.len();
+        prop_assert_eq!(codec.quantise(&latents, layers).expect("shape"), symbols);
+    }
+}
+
+#[test]
+fn misuse_is_an_error_that_tells_the_expectation() {
+    let codec = codec(4, vec![1, 3], 2, 2, &[1]);
+    let length = |expected, actual| CodecError::Length { what: "symbols", expected, actual };
+    assert_eq!(codec.encode(&[0; 8]), Err(CodecError::Layers { layers: 0, available: 2 }));
+    assert_eq!(codec.encode(&[0; 5]), Err(length(4, 5)));
+    assert_eq!(codec.encode(&[16; 4]), Err(CodecError::Symbol { symbol: 16, bits: 4 }));
+    assert_eq!(codec.decode(&[], 3), Err(CodecError::Layers { layers: 3, available: 2 }));
+    assert_eq!(codec.dequantise(&[0; 16], &mut Vec::new()), Err(length(12, 16)));
+    assert!(codec.quantise(&[0.0; 11], 2).is_err());
+}
+
+/// The bytes of this stream may never change: bundles in the field depend on them.
+#[test]
+fn golden_stream() {
+    let codec = codec(3, vec![1, 2], 4, 4, &[40, 20, 10, 5, 3, 2, 1, 1]);
+    let symbols: Vec<u8> = (0..32u32).map(|at| (at * at / 5 % 8) as u8).collect();
+    let coded = codec.encode(&symbols).expect("valid");
+    let hex: String = coded.stream.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((hex.as_str(), coded.layer_ends.as_slice()), (GOLDEN, &[7, 12][..]));
+}
+
+const GOLDEN: &str = "151c4c88bc3bbb6241c1617d";

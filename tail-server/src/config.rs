@@ -1,0 +1,324 @@
+//! What an operator may choose, from a file, the environment and the command line.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use isthmus_proto::DEFAULT_MAX_FRAME_BYTES;
+use serde::Deserialize;
+
+use crate::tls::TlsConfig;
+
+/// Options as they were given: on the command line, in the environment (`ISTHMUS_…`) or in a TOML
+/// file, in this order of precedence. Unknown keys in a file are errors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Folder whose sub-folders are the bundles to serve.
+    #[arg(long, value_name = "DIR", env = "ISTHMUS_MODEL_REPOSITORY")]
+    pub model_repository: Option<PathBuf>,
+    /// Address to listen on [default: 0.0.0.0]
+    #[arg(long, value_name = "IP", env = "ISTHMUS_ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// Transports to offer [default: quic,grpc]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_TRANSPORTS")]
+    pub transports: Option<Vec<Transport>>,
+    /// UDP port for QUIC; 0 takes a free one [default: 4433]
+    #[arg(long, value_name = "PORT", env = "ISTHMUS_QUIC_PORT")]
+    pub quic_port: Option<u16>,
+    /// TCP port for gRPC; 0 takes a free one [default: 8001]
+    #[arg(long, value_name = "PORT", env = "ISTHMUS_GRPC_PORT")]
+    pub grpc_port: Option<u16>,
+    /// Certificate chain (PEM), the server's own first; needs --tls-key
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM); needs --tls-cert
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Where the self-signed certificate is kept, which is made on first start when no --tls-cert
+    /// is given [default: $XDG_STATE_HOME/isthmus/tls, or ~/.local/state/isthmus/tls]
+    #[arg(long, value_name = "DIR", env = "ISTHMUS_TLS_DIR")]
+    pub tls_dir: Option<PathBuf>,
+    /// Most frames in one run of the tail; more raises throughput under load and the latency of
+    /// each frame in the batch [default: 8]
+    #[arg(long, value_name = "N", env = "ISTHMUS_MAX_BATCH")]
+    pub max_batch: Option<usize>,
+    /// Most frames waiting for a worker; more are refused [default: 256]
+    #[arg(long, value_name = "N", env = "ISTHMUS_QUEUE")]
+    pub queue: Option<usize>,
+    /// Threads that run the tail [default: one per core]
+    #[arg(long, value_name = "N", env = "ISTHMUS_WORKERS")]
+    pub workers: Option<usize>,
+    /// Most unanswered frames of one connection; more are refused [default: 32]
+    #[arg(long, value_name = "N", env = "ISTHMUS_MAX_IN_FLIGHT")]
+    pub max_in_flight: Option<usize>,
+    /// Most connections; more are refused [default: 256]
+    #[arg(long, value_name = "N", env = "ISTHMUS_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+    /// Largest frame accepted (bytes) [default: 1048576]
+    #[arg(long, value_name = "BYTES", env = "ISTHMUS_MAX_FRAME_BYTES")]
+    pub max_frame_bytes: Option<usize>,
+    /// Longest stay of a frame, whatever time it says it has left (seconds) [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "ISTHMUS_MAX_STAY_SECS")]
+    pub max_stay_secs: Option<u64>,
+    /// How long a stopping server may take to answer what it accepted (seconds) [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "ISTHMUS_EXIT_TIMEOUT_SECS")]
+    pub exit_timeout_secs: Option<u64>,
+}
+
+/// A way to reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// QUIC: one stream per frame.
+    Quic,
+    /// gRPC: one call per device.
+    Grpc,
+}
+
+/// Everything a [`Server`](crate::Server) needs to know, checked when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Folder whose sub-folders are the bundles to serve.
+    pub model_repository: PathBuf,
+    /// Where QUIC listens; port 0 takes a free one; `None` does not offer it.
+    pub quic: Option<SocketAddr>,
+    /// Where gRPC listens; port 0 takes a free one; `None` does not offer it.
+    pub grpc: Option<SocketAddr>,
+    /// Where the certificate comes from.
+    pub tls: TlsConfig,
+    /// Most frames in one run of the tail, from 1 to 1024.
+    pub max_batch: usize,
+    /// Most frames waiting for a worker, at least 1.
+    pub queue: usize,
+    /// Threads that run the tail, from 1 to 1024.
+    pub workers: usize,
+    /// Most unanswered frames of one connection, from 1 to 4096.
+    pub max_in_flight: usize,
+    /// Most connections, at least 1.
+    pub max_connections: usize,
+    /// Largest frame accepted (bytes), from 64 to 64 MiB.
+    pub max_frame_bytes: usize,
+    /// Longest stay of a frame, whatever time it says it has left; more than zero.
+    pub max_stay: Duration,
+    /// How long [`Server::shutdown`](crate::Server::shutdown) waits for accepted frames.
+    pub exit_timeout: Duration,
+}
+
+/// Why options are no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The configuration file is no TOML, or has unknown keys or values of a wrong type.
+    #[error("{}: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is missing, or is needed together with another one.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// A value is outside its range.
+    #[error("{option} is {value}, it has to be from {min} to {max}")]
+    Range {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: usize,
+        /// Least value.
+        min: usize,
+        /// Greatest value.
+        max: usize,
+    },
+}
+
+impl Options {
+    /// Options from a TOML file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Malformed {
+            path: path.into(),
+            source: Box::new(source),
+        })
+    }
+
+    /// These options, and where they leave something open, those of `fallback`.
+    pub fn or(self, fallback: Options) -> Options {
+        Options {
+            model_repository: self.model_repository.or(fallback.model_repository),
+            address: self.address.or(fallback.address),
+            transports: self.transports.or(fallback.transports),
+            quic_port: self.quic_port.or(fallback.quic_port),
+            grpc_port: self.grpc_port.or(fallback.grpc_port),
+            tls_cert: self.tls_cert.or(fallback.tls_cert),
+            tls_key: self.tls_key.or(fallback.tls_key),
+            tls_dir: self.tls_dir.or(fallback.tls_dir),
+            max_batch: self.max_batch.or(fallback.max_batch),
+            queue: self.queue.or(fallback.queue),
+            workers: self.workers.or(fallback.workers),
+            max_in_flight: self.max_in_flight.or(fallback.max_in_flight),
+            max_connections: self.max_connections.or(fallback.max_connections),
+            max_frame_bytes: self.max_frame_bytes.or(fallback.max_frame_bytes),
+            max_stay_secs: self.max_stay_secs.or(fallback.max_stay_secs),
+            exit_timeout_secs: self.exit_timeout_secs.or(fallback.exit_timeout_secs),
+        }
+    }
+
+    /// The configuration that these options and the defaults describe.
+    pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
+        let model_repository = self
+            .model_repository
+            .ok_or(ConfigError::Missing("a model repository is needed (--model-repository)"))?;
+        let tls = match (self.tls_cert, self.tls_key, self.tls_dir.or_else(state_dir)) {
+            (Some(cert), Some(key), _) => TlsConfig::Files { cert, key },
+            (None, None, Some(dir)) => TlsConfig::SelfSigned { dir },
+            (None, None, None) => {
+                return Err(ConfigError::Missing(
+                    "no home folder to keep a certificate in: give --tls-dir, or --tls-cert and \
+                     --tls-key",
+                ));
+            }
+            _ => return Err(ConfigError::Missing("--tls-cert and --tls-key need each other")),
+        };
+        let defaults = ServerConfig::new(model_repository, tls);
+        let address = self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let transports = self.transports.unwrap_or_else(|| vec![Transport::Quic, Transport::Grpc]);
+        let listen = |transport, port: Option<u16>, default| {
+            let offered = transports.contains(&transport);
+            offered.then(|| SocketAddr::new(address, port.unwrap_or(default)))
+        };
+        let config = ServerConfig {
+            quic: listen(Transport::Quic, self.quic_port, 4433),
+            grpc: listen(Transport::Grpc, self.grpc_port, 8001),
+            max_batch: self.max_batch.unwrap_or(defaults.max_batch),
+            queue: self.queue.unwrap_or(defaults.queue),
+            workers: self.workers.unwrap_or(defaults.workers),
+            max_in_flight: self.max_in_flight.unwrap_or(defaults.max_in_flight),
+            max_connections: self.max_connections.unwrap_or(defaults.max_connections),
+            max_frame_bytes: self.max_frame_bytes.unwrap_or(defaults.max_frame_bytes),
+            max_stay: self.max_stay_secs.map_or(defaults.max_stay, Duration::from_secs),
+            exit_timeout: self.exit_timeout_secs.map_or(defaults.exit_timeout, Duration::from_secs),
+            ..defaults
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+impl ServerConfig {
+    /// The defaults, listening on free ports of the loopback interface only.
+    pub fn new(model_repository: PathBuf, tls: TlsConfig) -> Self {
+        let loopback = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
+        ServerConfig {
+            model_repository,
+            quic: loopback,
+            grpc: loopback,
+            tls,
+            max_batch: 8,
+            queue: 256,
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            max_in_flight: 32,
+            max_connections: 256,
+            max_frame_bytes: DEFAULT_MAX_FRAME_BYTES,
+            max_stay: Duration::from_secs(60),
+            exit_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Checks every value's range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.quic.is_none() && self.grpc.is_none() {
+            return Err(ConfigError::Missing("at least one transport is needed (--transports)"));
+        }
+        if self.max_stay.is_zero() {
+            return Err(ConfigError::Missing("max_stay_secs has to be more than zero"));
+        }
+        let ranges = [
+            ("max_batch", self.max_batch, 1, 1024),
+            ("queue", self.queue, 1, usize::MAX),
+            ("workers", self.workers, 1, 1024),
+            ("max_in_flight", self.max_in_flight, 1, 4096),
+            ("max_connections", self.max_connections, 1, usize::MAX),
+            ("max_frame_bytes", self.max_frame_bytes, 64, 64 << 20),
+        ];
+        for (option, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return Err(ConfigError::Range { option, value, min, max });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn state_dir() -> Option<PathBuf> {
+    let dir = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = dir("XDG_STATE_HOME").or_else(|| Some(dir("HOME")?.join(".local/state")))?;
+    Some(state.join("isthmus/tls"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Options, String> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("server.toml");
+        fs::write(&path, text).expect("written");
+        Options::from_file(&path).map_err(|error| error.to_string())
+    }
+
+    fn repository() -> Options {
+        Options {
+            model_repository: Some("bundles".into()),
+            tls_dir: Some("tls".into()),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn the_shipped_configuration_states_the_defaults() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/server.toml");
+        let options = Options::from_file(&shipped).expect("parses");
+        let given = Options { workers: Some(2), ..repository() };
+        let shipped = given.clone().or(options).into_config().expect("valid");
+        assert_eq!(shipped, given.into_config().expect("valid"));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_errors_that_name_them() {
+        assert!(parse("max_bach = 3").is_err_and(|error| error.contains("max_bach")));
+        assert!(parse("quic_port = 70000").is_err_and(|error| error.contains("70000")));
+        assert!(parse("transports = ['udp']").is_err_and(|error| error.contains("udp")));
+        let options = Options { max_batch: Some(0), ..repository() };
+        let error = options.into_config().expect_err("out of range").to_string();
+        assert!(error.contains("max_batch is 0"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        let options = Options { tls_cert: Some("cert.pem".into()), ..repository() };
+        assert!(matches!(options.into_config(), Err(ConfigError::Missing(_))));
+    }
+
+    #[test]
+    fn what_is_given_first_wins() {
+        let first = Options { queue: Some(1), ..Options::default() };
+        let second = Options { queue: Some(2), max_batch: Some(3), ..Options::default() };
+        let merged = first.or(second);
+        assert_eq!((merged.queue, merged.max_batch), (Some(1), Some(3)));
+    }
+}

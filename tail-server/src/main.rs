@@ -1,0 +1,144 @@
+//! `tail-server`: serves the tails of every bundle in a folder.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use isthmus_tail_server::config::Options;
+use isthmus_tail_server::{Server, ServerConfig, StartError};
+use tracing_subscriber::EnvFilter;
+
+const EXIT_CODES: &str = "\
+Options may also stand in the file of --config, under the same names with underscores; the command
+line goes before the environment, and that before the file.
+
+Exit codes: 0 stopped by SIGINT or SIGTERM, 1 anything else, 2 usage or configuration,
+3 a bundle is missing or bad, 4 an address cannot be listened on, 5 certificate or key.";
+
+/// Serves the tails of every bundle in a folder, over QUIC and gRPC.
+#[derive(Parser)]
+#[command(version, about, after_help = EXIT_CODES)]
+struct Arguments {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+    /// What to log, to standard error: a level, or tracing's filter syntax
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "ISTHMUS_LOG")]
+    log: String,
+    /// How to log
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "ISTHMUS_LOG_FORMAT")]
+    log_format: LogFormat,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tail-server: {error:#}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { config, log, log_format, options } = arguments;
+    let filter = EnvFilter::try_new(&log).map_err(|error| Usage(format!("--log: {error}")))?;
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match log_format {
+        LogFormat::Text => logger.init(),
+        LogFormat::Json => logger.json().init(),
+    }
+    let options = match config {
+        Some(path) => options.or(Options::from_file(&path).map_err(StartError::from)?),
+        None => options,
+    };
+    let config = options.into_config().map_err(StartError::from)?;
+    // The tail runs on threads of its own; two are enough to move bytes.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot be started")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: ServerConfig) -> anyhow::Result<()> {
+    // Listened for first, so that a signal during a long start is not lost.
+    let stop = stop_signal()?;
+    let server = Server::start(config).await?;
+    announce(&server).context("standard output")?;
+    stop.await;
+    tracing::info!("stopping; accepted frames are answered first");
+    let counters = server.shutdown().await;
+    tracing::info!(
+        arrived = counters.arrived,
+        answered = counters.answered,
+        refused = ?counters.refused,
+        dropped = ?counters.dropped,
+        "stopped"
+    );
+    Ok(())
+}
+
+fn announce(server: &Server) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for model in server.registry().models() {
+        writeln!(out, "bundle {} {}", model.name(), model.digest())?;
+    }
+    if let Some(address) = server.quic_addr() {
+        writeln!(out, "quic {address}")?;
+    }
+    if let Some(address) = server.grpc_addr() {
+        writeln!(out, "grpc {address}")?;
+    }
+    writeln!(out, "certificate sha256 {}", server.fingerprint())?;
+    writeln!(out, "ready")?;
+    out.flush()
+}
+
+#[cfg(unix)]
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    Ok(async {
+        let _ = tokio::signal::ctrl_c().await;
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Usage>() {
+        return ExitCode::from(2);
+    }
+    ExitCode::from(match error.downcast_ref::<StartError>() {
+        Some(StartError::Config(_)) => 2,
+        Some(StartError::Registry(_)) => 3,
+        Some(StartError::Bind { .. }) => 4,
+        Some(StartError::Tls(_)) => 5,
+        Some(StartError::Threads(_)) | None => 1,
+    })
+}

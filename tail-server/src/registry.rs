@@ -1,0 +1,130 @@
+//! The networks that a server holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use isthmus_models::{Bundle, BundleError, Engine, MANIFEST};
+use isthmus_proto::BundleDigest;
+
+use crate::model::{BundleModel, Model, ModelError};
+
+/// Why a model repository cannot be served. One bad bundle is enough: a server that quietly serves
+/// fewer bundles than it was given is worse than one that does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The folder cannot be listed.
+    #[error("model repository {}: {source}", path.display())]
+    Unreadable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No sub-folder holds a manifest.
+    #[error("model repository {}: no sub-folder holds a manifest.toml", path.display())]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A bundle is incomplete, altered or malformed.
+    #[error("bundle {}: {source}", path.display())]
+    Bundle {
+        /// The bundle's folder.
+        path: PathBuf,
+        /// Names the file.
+        source: Box<BundleError>,
+    },
+    /// The engine cannot run a bundle's graphs.
+    #[error("bundle {}: {source}", path.display())]
+    Model {
+        /// The bundle's folder.
+        path: PathBuf,
+        /// Names the graph.
+        source: ModelError,
+    },
+    /// The same bundle lies in two folders.
+    #[error("bundle {}: the same bundle (digest {digest}) lies in another folder too", path.display())]
+    Twice {
+        /// The second folder.
+        path: PathBuf,
+        /// The bundle's digest.
+        digest: BundleDigest,
+    },
+}
+
+/// Networks by position, and by digest.
+pub struct Registry {
+    models: Vec<Arc<dyn Model>>,
+    positions: BTreeMap<BundleDigest, usize>,
+}
+
+impl Registry {
+    /// A registry of `models`; of several with the same digest the first one is served.
+    pub fn new(models: Vec<Arc<dyn Model>>) -> Self {
+        let mut positions = BTreeMap::new();
+        for (position, model) in models.iter().enumerate() {
+            positions.entry(model.digest()).or_insert(position);
+        }
+        Registry { models, positions }
+    }
+
+    /// Verifies and prepares every bundle in `repository`: each sub-folder with a `manifest.toml`,
+    /// in order of name.
+    pub fn open(repository: &Path, engine: &dyn Engine) -> Result<Self, RegistryError> {
+        let mut models: Vec<Arc<dyn Model>> = Vec::new();
+        let mut digests = BTreeSet::new();
+        for path in bundles_of(repository)? {
+            let bundle = Bundle::open(&path).map_err(|source| RegistryError::Bundle {
+                path: path.clone(),
+                source: Box::new(source),
+            })?;
+            let digest = bundle.digest();
+            if !digests.insert(digest) {
+                return Err(RegistryError::Twice { path, digest });
+            }
+            let model = BundleModel::load(Arc::new(bundle), engine)
+                .map_err(|source| RegistryError::Model { path, source })?;
+            models.push(Arc::new(model));
+        }
+        match models.is_empty() {
+            true => Err(RegistryError::Empty { path: repository.to_owned() }),
+            false => Ok(Registry::new(models)),
+        }
+    }
+
+    /// Where the bundle of this digest is.
+    pub fn position(&self, digest: &BundleDigest) -> Option<usize> {
+        self.positions.get(digest).copied()
+    }
+
+    /// The network at a position.
+    ///
+    /// # Panics
+    ///
+    /// If there is none: positions come from [`position`](Self::position).
+    pub fn model(&self, position: usize) -> &Arc<dyn Model> {
+        &self.models[position]
+    }
+
+    /// All networks, in order of position.
+    pub fn models(&self) -> &[Arc<dyn Model>] {
+        &self.models
+    }
+}
+
+fn bundles_of(repository: &Path) -> Result<Vec<PathBuf>, RegistryError> {
+    let unreadable = |source| RegistryError::Unreadable { path: repository.to_owned(), source };
+    let entries = fs::read_dir(repository).map_err(unreadable)?;
+    let mut bundles = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        if path.join(MANIFEST).is_file() {
+            bundles.push(path);
+        }
+    }
+    bundles.sort();
+    Ok(bundles)
+}

@@ -1,0 +1,215 @@
+//! A running server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use isthmus_models::Tract;
+use quinn::Endpoint;
+use tokio::sync::watch;
+use tokio::task;
+use tokio::time::timeout;
+
+use crate::batcher::BatcherConfig;
+use crate::config::{ConfigError, ServerConfig};
+use crate::counters::Counters;
+use crate::gate::{Gate, Limits};
+use crate::receiver::ReceiverConfig;
+use crate::registry::{Registry, RegistryError};
+use crate::tls::{Fingerprint, Identity, TlsError};
+use crate::worker::{Clock, Dispatcher};
+use crate::{grpc, quic};
+
+/// How long closing connections may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value is missing or out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A bundle is missing, bad or cannot be run.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// There is no usable certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {transport}: {source}")]
+    Bind {
+        /// The transport.
+        transport: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system gives no threads.
+    #[error("worker threads cannot be started: {0}")]
+    Threads(io::Error),
+}
+
+/// A running server. It serves until [`shutdown`](Server::shutdown); one that is dropped instead
+/// closes its connections without answering what it accepted.
+pub struct Server {
+    gate: Arc<Gate>,
+    fingerprint: Fingerprint,
+    exit_timeout: Duration,
+    quic: Option<(Endpoint, SocketAddr)>,
+    grpc: Option<(task::JoinHandle<()>, SocketAddr)>,
+    closing: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Verifies and prepares the bundles of the model repository, and starts to serve them. It
+    /// needs a tokio runtime with I/O and time.
+    pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
+        config.validate()?;
+        let repository = config.model_repository.clone();
+        let open = move || Registry::open(&repository, &Tract);
+        let registry = match task::spawn_blocking(open).await {
+            Ok(registry) => registry?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        Server::start_with(config, registry).await
+    }
+
+    /// Starts to serve networks that are already prepared; the model repository is not looked at.
+    pub async fn start_with(
+        config: ServerConfig,
+        registry: Registry,
+    ) -> Result<Server, StartError> {
+        config.validate()?;
+        let identity = Identity::load(&config.tls)?;
+        let clock = Clock::start();
+        let batcher = BatcherConfig {
+            workers: config.workers,
+            max_batch: config.max_batch,
+            queue: config.queue,
+        };
+        let limits = Limits {
+            receiver: ReceiverConfig {
+                max_frame_bytes: config.max_frame_bytes,
+                max_stay: config.max_stay,
+            },
+            max_in_flight: config.max_in_flight,
+            max_connections: config.max_connections,
+        };
+        let dispatcher = Arc::new(Dispatcher::new(batcher, registry.models(), clock));
+        let gate = Arc::new(Gate::new(registry, Arc::clone(&dispatcher), clock, limits));
+        let closing = watch::Sender::new(false);
+
+        let bind = |transport, address| {
+            move |source| StartError::Bind { transport, address, source }
+        };
+        let quic = match config.quic {
+            Some(address) => {
+                let failed = bind("QUIC", address);
+                let endpoint = quic::bind(address, &identity, &gate)?.map_err(failed)?;
+                let local = endpoint.local_addr().map_err(failed)?;
+                Some((endpoint, local))
+            }
+            None => None,
+        };
+        let grpc = match config.grpc {
+            Some(address) => {
+                let failed = bind("gRPC", address);
+                let incoming = grpc::bind(address).map_err(failed)?;
+                let local = incoming.local_addr().map_err(failed)?;
+                Some((grpc::server(&identity)?, incoming, local))
+            }
+            None => None,
+        };
+        // Nothing can fail any more but the threads, so nothing is left running on an error.
+        let workers = dispatcher.spawn(config.workers).map_err(|error| {
+            dispatcher.stop();
+            StartError::Threads(error)
+        })?;
+        if let Some((endpoint, _)) = &quic {
+            tokio::spawn(quic::serve(endpoint.clone(), Arc::clone(&gate)));
+        }
+        let grpc = grpc.map(|(server, incoming, local)| {
+            let serving = grpc::serve(server, incoming, Arc::clone(&gate), closing.subscribe());
+            (tokio::spawn(serving), local)
+        });
+        Ok(Server {
+            gate,
+            fingerprint: identity.fingerprint,
+            exit_timeout: config.exit_timeout,
+            quic,
+            grpc,
+            closing,
+            workers,
+        })
+    }
+
+    /// Stops gracefully: new frames are refused as draining, accepted ones are answered, then
+    /// connections are closed. What is not answered within the configured exit timeout is dropped.
+    /// Returns what became of all frames.
+    pub async fn shutdown(mut self) -> Counters {
+        self.gate.drain();
+        if let Some((endpoint, _)) = &self.quic {
+            endpoint.set_server_config(None);
+        }
+        if timeout(self.exit_timeout, self.gate.drained()).await.is_err() {
+            tracing::warn!("some accepted frames were not answered in time");
+        }
+        self.closing.send_replace(true);
+        if let Some((endpoint, _)) = self.quic.take() {
+            endpoint.close(quic::code::DRAINING.into(), b"the server is shutting down");
+            let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
+        }
+        if let Some((mut serving, _)) = self.grpc.take() {
+            if timeout(GOODBYE, &mut serving).await.is_err() {
+                serving.abort();
+            }
+        }
+        self.gate.dispatcher.stop();
+        let workers = std::mem::take(&mut self.workers);
+        let join = move || workers.into_iter().try_for_each(JoinHandle::join);
+        if !matches!(task::spawn_blocking(join).await, Ok(Ok(()))) {
+            tracing::error!("a worker thread had ended with a panic");
+        }
+        self.counters()
+    }
+
+    /// Where QUIC listens.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.quic.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Where gRPC listens.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The fingerprint of the server's certificate.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// The networks that are served.
+    pub fn registry(&self) -> &Registry {
+        &self.gate.registry
+    }
+
+    /// What became of the frames so far.
+    pub fn counters(&self) -> Counters {
+        self.gate.counters().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.gate.drain();
+        self.closing.send_replace(true);
+        if let Some((endpoint, _)) = &self.quic {
+            endpoint.close(quic::code::DRAINING.into(), b"the server is gone");
+        }
+        self.gate.dispatcher.stop();
+    }
+}
