@@ -238,6 +238,12 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
                 tracing::warn!(%frame, reason, "no reply");
                 Input::Lost { frame }
             }
+            // The server's word that it has heard a cancel is no late answer.
+            Event::Reply(frame, reply)
+                if !self.frames.contains_key(&frame) && is_cancel(&reply) =>
+            {
+                return;
+            }
             Event::Reply(frame, reply) => match self.to_reply(frame, reply) {
                 Some(reply) => Input::Reply { frame, reply },
                 None => {
@@ -401,6 +407,11 @@ fn capture(
         }
     })?;
     Ok(receiver)
+}
+
+fn is_cancel(reply: &wire::Reply) -> bool {
+    let cancelled = i32::from(wire::Reason::Cancelled);
+    matches!(&reply.outcome, Some(reply::Outcome::Refusal(refusal)) if refusal.reason == cancelled)
 }
 
 fn millis(span: Duration) -> f64 {

@@ -296,8 +296,11 @@ fn parse_url(text: &str) -> Option<ServerUrl> {
         None => transport.default_port(),
     };
     let bad = |c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#');
-    (!host.is_empty() && !host.contains(bad))
-        .then(|| ServerUrl { transport, host: host.to_owned(), port })
+    (!host.is_empty() && !host.contains(bad)).then(|| ServerUrl {
+        transport,
+        host: host.to_owned(),
+        port,
+    })
 }
 
 impl fmt::Display for ServerUrl {
@@ -331,8 +334,18 @@ mod tests {
         }
         let short: ServerUrl = "grpc://server.example".parse().expect("a default port");
         assert_eq!(short.port, 8001);
-        for bad in ["", "http://a:1", "quic://", "quic://:4433", "quic://a:0", "quic://a:x", "a:1",
-                    "quic://[::1", "quic://a b:1", "quic://a/b"] {
+        for bad in [
+            "",
+            "http://a:1",
+            "quic://",
+            "quic://:4433",
+            "quic://a:0",
+            "quic://a:x",
+            "a:1",
+            "quic://[::1",
+            "quic://a b:1",
+            "quic://a/b",
+        ] {
             assert!(bad.parse::<ServerUrl>().is_err(), "{bad}");
         }
     }

@@ -68,7 +68,8 @@ impl GrpcConnection {
         events: &mpsc::UnboundedSender<Event>,
     ) -> Result<(), String> {
         // Wire ids of frames that are not answered yet; 16 bits name them without doubt, because
-        // far fewer are unanswered at a time.
+        // far fewer are unanswered at a time. Cancelled ones stay, so that a reply that was on its
+        // way is known for a late one; without a reply they stay until their id is used again.
         let mut unanswered: BTreeMap<u64, FrameId> = BTreeMap::new();
         loop {
             tokio::select! {
@@ -82,8 +83,10 @@ impl GrpcConnection {
                     let Some(to_device::Message::Reply(reply)) = message else {
                         return Err("the server sent a message that has no place here".into());
                     };
-                    // Replies to cancelled frames end here.
-                    let Some(frame) = unanswered.remove(&reply.frame) else { continue };
+                    let Some(frame) = unanswered.remove(&reply.frame) else {
+                        tracing::warn!(frame = reply.frame, "a reply to a frame that was not sent");
+                        continue;
+                    };
                     if events.send(Event::Reply(frame, reply)).is_err() {
                         return Ok(());
                     }
@@ -95,7 +98,6 @@ impl GrpcConnection {
                             to_server::Message::Frame(outgoing.bytes)
                         }
                         Some(Command::Cancel(frame)) => {
-                            unanswered.remove(&wire_id(frame));
                             to_server::Message::Cancel(wire_id(frame))
                         }
                         None => return Ok(()),

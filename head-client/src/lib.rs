@@ -25,14 +25,16 @@ mod report;
 mod session;
 
 pub use controller::{
-    Controller, Fixed, HeadDecision, HeadRun, LinkView, NetworkSample, Sending, SendDecision,
-    SendView, Work,
+    Controller, Fixed, HeadDecision, HeadRun, LinkView, NetworkSample, SendDecision, SendView,
+    Sending, Work,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;
 pub use outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};
-pub use session::{Counters, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
+pub use session::{
+    Counters, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig,
+};
 
 #[cfg(feature = "shell")]
 mod client;
@@ -46,6 +48,8 @@ mod link;
 mod quic;
 #[cfg(feature = "shell")]
 pub mod source;
+#[cfg(feature = "shell")]
+pub mod text;
 #[cfg(feature = "shell")]
 pub mod tls;
 #[cfg(feature = "shell")]

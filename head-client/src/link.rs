@@ -155,7 +155,9 @@ impl Dialer {
         for address in addresses {
             match timeout(self.timeout, self.connect_to(address)).await {
                 Ok(Ok(connected)) => return Ok(connected),
-                Ok(Err(error @ (ConnectError::Identity { .. } | ConnectError::NotServed { .. }))) => {
+                Ok(Err(
+                    error @ (ConnectError::Identity { .. } | ConnectError::NotServed { .. }),
+                )) => {
                     return Err(error);
                 }
                 Ok(Err(error)) => last = error,
@@ -178,13 +180,14 @@ impl Dialer {
                 .map(|(grpc, welcome)| (Connection::Grpc(grpc), welcome, None)),
         };
         let server = self.server.clone();
-        let (connection, welcome, round_trip) = connected.map_err(|failure| {
-            match (self.verifier.take_refusal(), failure) {
+        let (connection, welcome, round_trip) =
+            connected.map_err(|failure| match (self.verifier.take_refusal(), failure) {
                 (Some(reason), _) => ConnectError::Identity { server, reason },
-                (None, Failure::Unreachable(reason)) => ConnectError::Unreachable { server, reason },
+                (None, Failure::Unreachable(reason)) => {
+                    ConnectError::Unreachable { server, reason }
+                }
                 (None, Failure::Protocol(reason)) => ConnectError::Protocol { server, reason },
-            }
-        })?;
+            })?;
         let limits = self.check(welcome, round_trip)?;
         Ok((connection, limits))
     }

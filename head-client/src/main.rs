@@ -1,7 +1,5 @@
 //! The program that runs a network's head on a device.
 
-mod text;
-
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -11,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use isthmus_head_client::config::{Format, Options};
-use isthmus_head_client::{Client, ConnectError, Fixed, FrameReport, Summary, source};
+use isthmus_head_client::{Client, ConnectError, Fixed, FrameReport, Summary, source, text};
 use isthmus_models::{Bundle, Head, Profile, Tract};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -104,13 +102,15 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
     };
     let head = Arc::new(Head::load(Arc::clone(&bundle), &Tract).or_fail(3)?);
     let source = source::open(input, bundle.labels()).or_fail(7)?;
-    let limit = options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit =
+        options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
 
     // One thread for link and session: nothing has to wake another to send or to receive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_fail(1)?;
     let done = runtime.block_on(async {
         let connected = Client::connect(client_config, head, Box::new(Fixed(point))).await;
-        let client = connected.map_err(|error| Failure { code: code_of(&error), error: error.into() })?;
+        let client =
+            connected.map_err(|error| Failure { code: code_of(&error), error: error.into() })?;
         let mut printer = Printer::new(options.format.unwrap_or_default());
         printer.start();
         let stop = async {

@@ -10,7 +10,10 @@ use isthmus_proto::wire::{self, ToDevice, ToServer, Welcome, to_device, to_serve
 use isthmus_proto::{ALPN, FrameId, Framer, MAX_CONTROL_BYTES};
 use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, WriteError};
+use quinn::{
+    ClientConfig, ConnectionError, Endpoint, IdleTimeout, ReadError, TransportConfig, VarInt,
+    WriteError,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -49,11 +52,8 @@ impl QuicConnection {
             .connect(address, &dialer.server.host)
             .map_err(Failure::unreachable)?
             .await
-            .map_err(|error| match error {
-                quinn::ConnectionError::VersionMismatch => Failure::protocol(error),
-                error => Failure::unreachable(error),
-            })?;
-        let (mut send, mut recv) = connection.open_bi().await.map_err(Failure::unreachable)?;
+            .map_err(lost)?;
+        let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
         let mut bytes = Vec::new();
         let hello = to_server::Message::Hello(dialer.hello.clone());
         write_message(&mut bytes, &ToServer { message: Some(hello) });
@@ -81,6 +81,8 @@ impl QuicConnection {
                     let event = match exchanged {
                         Ok(Some(reply)) => Event::Reply(frame, reply),
                         Ok(None) => continue,
+                        // The connection itself is gone, which is told once.
+                        Err(_) if self.connection.close_reason().is_some() => continue,
                         Err(reason) => Event::Lost(frame, reason),
                     };
                     if events.send(event).is_err() {
@@ -174,10 +176,31 @@ async fn read_welcome(recv: &mut quinn::RecvStream) -> Result<Welcome, Failure> 
                 _ => Err(Failure::Protocol("its first message is no welcome".into())),
             };
         }
-        match recv.read(&mut buffer).await.map_err(Failure::unreachable)? {
+        match recv.read(&mut buffer).await.map_err(not_read)? {
             Some(length) => framer.push(&buffer[..length]),
             None => return Err(Failure::Protocol("it ended the stream without a welcome".into())),
         }
+    }
+}
+
+fn not_read(error: ReadError) -> Failure {
+    match error {
+        ReadError::ConnectionLost(error) => lost(error),
+        error => Failure::protocol(error),
+    }
+}
+
+/// Tells silence from a server that answered and would not have it.
+fn lost(error: ConnectionError) -> Failure {
+    match error {
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::ApplicationClosed(_) => Failure::protocol(error),
+        ConnectionError::Reset
+        | ConnectionError::TimedOut
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => Failure::unreachable(error),
     }
 }
 

@@ -199,7 +199,11 @@ impl SummaryBuilder {
             on_time_accuracy: share(self.right_on_time, self.with_truth),
             on_time: share(self.on_time, self.frames - self.bad_pictures),
             capture_to_output_ms: quantiles(&self.latency),
-            stages_ms: self.stages.iter().map(|(&stage, times)| (stage, quantiles(times))).collect(),
+            stages_ms: self
+                .stages
+                .iter()
+                .map(|(&stage, times)| (stage, quantiles(times)))
+                .collect(),
             bytes: ByteQuantiles {
                 mean: self.bytes.mean(),
                 p50: self.bytes.quantile(0.5),

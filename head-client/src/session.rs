@@ -6,13 +6,9 @@ use std::time::Duration;
 use isthmus_proto::wire;
 use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
 
-use crate::controller::{
-    Controller, HeadRun, LinkView, NetworkSample, SendView, Sending, Work,
-};
+use crate::controller::{Controller, HeadRun, LinkView, NetworkSample, SendView, Sending, Work};
 use crate::estimator::NetworkTime;
-use crate::outcome::{
-    Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict,
-};
+use crate::outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 
 /// What a session is held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,7 +280,8 @@ impl Session {
             Input::LinkUp { max_in_flight, max_frame_bytes, round_trip } => {
                 let in_flight = self.config.in_flight.min(max_in_flight).max(1);
                 self.link = Some(LinkLimits { in_flight, frame_bytes: max_frame_bytes });
-                self.network = round_trip.map_or_else(NetworkTime::default, NetworkTime::starting_at);
+                self.network =
+                    round_trip.map_or_else(NetworkTime::default, NetworkTime::starting_at);
                 self.hold_until = Timestamp::ZERO;
                 self.counters.links_up += 1;
             }
@@ -443,13 +440,16 @@ impl Session {
             Ok((answer, layers_used)) => {
                 let reason = Reason::Chosen(sent.reason);
                 let verdict = Verdict::Answered { arm: Arm::Split(sent.point), answer, reason };
-                self.finish(now, FrameOutcome {
-                    layers_used: Some(layers_used),
-                    sent: Some(sent.point),
-                    run: Some(sent.coded.run),
-                    timing: sent.coded.timing,
-                    ..blank(now, sent.coded.captured, verdict)
-                });
+                self.finish(
+                    now,
+                    FrameOutcome {
+                        layers_used: Some(layers_used),
+                        sent: Some(sent.point),
+                        run: Some(sent.coded.run),
+                        timing: sent.coded.timing,
+                        ..blank(now, sent.coded.captured, verdict)
+                    },
+                );
             }
             Err((reason, retry_after)) => {
                 self.hold_until = self.hold_until.max(now + retry_after);

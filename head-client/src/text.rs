@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use isthmus_head_client::{FrameReport, Quantiles, Summary};
+use crate::{FrameReport, Quantiles, Summary};
 
 /// The line above the frames.
 pub fn header() -> String {
@@ -49,7 +49,10 @@ pub fn summary(summary: &Summary) -> String {
         let _ = writeln!(table, "{name:<20} {value}");
     };
     line("\nframes", format!("{} in {:.1} s", summary.frames, summary.seconds));
-    summary.answered.iter().for_each(|(arm, count)| line(&format!("  by {arm}"), count.to_string()));
+    summary
+        .answered
+        .iter()
+        .for_each(|(arm, count)| line(&format!("  by {arm}"), count.to_string()));
     for (cause, count) in &summary.dropped {
         line(&format!("  {cause}"), count.to_string());
     }

@@ -147,7 +147,8 @@ impl ServerCertVerifier for Verifier {
                 if actual == *expected {
                     return Ok(ServerCertVerified::assertion());
                 }
-                let words = format!("its certificate has fingerprint {actual}, expected {expected}");
+                let words =
+                    format!("its certificate has fingerprint {actual}, expected {expected}");
                 let cause = rustls::CertificateError::ApplicationVerificationFailure;
                 (words, rustls::Error::InvalidCertificate(cause))
             }
@@ -204,7 +205,8 @@ mod tests {
         let fingerprint = Fingerprint::of(&CertificateDer::from(vec![1, 2, 3]));
         let text = fingerprint.to_string();
         assert_eq!(text.parse(), Ok(fingerprint));
-        let colons: Vec<_> = text.as_bytes().chunks(2).map(|pair| pair.escape_ascii().to_string()).collect();
+        let colons: Vec<_> =
+            text.as_bytes().chunks(2).map(|pair| pair.escape_ascii().to_string()).collect();
         assert_eq!(colons.join(":").to_uppercase().parse(), Ok(fingerprint));
         for bad in ["", "ab", &"x".repeat(64), &"a".repeat(66)] {
             assert_eq!(bad.parse::<Fingerprint>(), Err(FingerprintError));

@@ -38,13 +38,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread; every head has run once when it takes its first job.
+    /// Starts the thread.
     pub(crate) fn start(head: Arc<Head>) -> io::Result<Self> {
         let (jobs, orders) = mpsc::channel::<Job>();
         let (results, done) = tokio_mpsc::unbounded_channel();
         let mut bench = Bench::new(head);
         thread::Builder::new().name("head".into()).spawn(move || {
-            bench.warm_up();
             for Job { frame, picture, run } in orders {
                 let computed = bench.compute(&picture, run);
                 if results.send(Done { frame, computed }).is_err() {
@@ -70,34 +69,16 @@ impl Bench {
         Bench { bundle, head, preprocessor, input: Vec::new() }
     }
 
-    /// Runs every head once, so that no frame pays for first-time work.
-    fn warm_up(&mut self) {
-        let bundle = Arc::clone(&self.bundle);
-        let Ok(grey) = Picture::new(8, 8, vec![128; 8 * 8 * 3]) else { return };
-        for (split, spec) in (0u8..).zip(&bundle.manifest().splits) {
-            for (width, spec) in (0u8..).zip(&spec.widths) {
-                if let Some(quantiser) = spec.quantisers.first() {
-                    let run = HeadRun { split, width, bits: quantiser.bits, layers: 1 };
-                    if let Err(error) = self.compute(&grey, run) {
-                        tracing::error!(error, "a head does not run");
-                    }
-                }
-            }
-        }
-    }
-
     fn compute(&mut self, picture: &Picture, run: HeadRun) -> Result<Computed, String> {
         let HeadRun { split, width, bits, layers } = run;
         let start = Instant::now();
         self.preprocessor.run(picture, &mut self.input);
-        let output =
-            self.head.run(split, width, &self.input).map_err(|error| error.to_string())?;
+        let output = self.head.run(split, width, &self.input).map_err(|error| error.to_string())?;
         let ran = Instant::now();
         let codec = self.bundle.codec(split, width, bits);
         let codec = codec.ok_or_else(|| format!("the bundle has no codec for {run:?}"))?;
-        let symbols = codec
-            .quantise(&output.latents, layers.into())
-            .map_err(|error| error.to_string())?;
+        let symbols =
+            codec.quantise(&output.latents, layers.into()).map_err(|error| error.to_string())?;
         let coded = codec.encode(&symbols).map_err(|error| error.to_string())?;
         let (head, encode) = (ran - start, ran.elapsed());
         let exit = top_k(&output.exit, 1).first().copied();

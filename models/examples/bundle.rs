@@ -42,6 +42,9 @@ fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> 
 /// Memory in use and at most in use, where the system tells.
 fn resident() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let lines = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
-    lines.map(|line| format!(", {}", line.split_whitespace().collect::<Vec<_>>().join(" "))).collect()
+    let lines =
+        status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
+    lines
+        .map(|line| format!(", {}", line.split_whitespace().collect::<Vec<_>>().join(" ")))
+        .collect()
 }

@@ -261,7 +261,7 @@ impl Bundle {
             return best.point;
         }
         let layers = self.manifest.splits[0].channels.len() as u8;
-        let widest = self.codecs.keys().filter(|(split, ..)| *split == 0).next_back();
+        let widest = self.codecs.keys().rfind(|(split, ..)| *split == 0);
         let &(split, width, bits) = widest.unwrap_or(&(0, 0, 1));
         OperatingPoint { split, width, layers, bits }
     }
@@ -341,18 +341,22 @@ impl Bundle {
             spec.zero_point.clone(),
             spec.prior_mean.clone(),
         );
-        let quantiser = quantiser.map_err(|source| {
-            BundleError::Quantiser { file: manifest(), key: key.clone(), source }
+        let quantiser = quantiser.map_err(|source| BundleError::Quantiser {
+            file: manifest(),
+            key: key.clone(),
+            source,
         })?;
         let [channels, height, width] = split.latent;
         let bytes = self.read(&spec.tables)?;
         let tables = FrequencyTables::from_bytes(spec.bits, channels.into(), &bytes);
-        let tables = tables.map_err(|source| {
-            BundleError::Tables { file: self.dir.join(&spec.tables), source }
-        })?;
+        let tables = tables
+            .map_err(|source| BundleError::Tables { file: self.dir.join(&spec.tables), source })?;
         let shape = LatentShape { channels: split.channels.clone(), height, width };
-        FeatureCodec::new(shape, quantiser, tables)
-            .map_err(|source| BundleError::Codec { file: manifest(), key, source })
+        FeatureCodec::new(shape, quantiser, tables).map_err(|source| BundleError::Codec {
+            file: manifest(),
+            key,
+            source,
+        })
     }
 
     fn build_ladder(&self) -> Vec<Rung> {
@@ -387,7 +391,11 @@ fn names<T, N: ToString>(items: &[T], name: impl Fn(&T) -> &N) -> Vec<String> {
 fn read_manifest(path: &Path) -> Result<(String, BundleDigest), BundleError> {
     let io = |source| BundleError::Io { file: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).map_err(io)?.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    File::open(path)
+        .map_err(io)?
+        .take(MAX_MANIFEST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(io(io::Error::other(format!("longer than {MAX_MANIFEST_BYTES} bytes"))));
     }

@@ -96,7 +96,11 @@ impl Golden {
     }
 }
 
-fn floats(tensors: &SafeTensors<'_>, name: &'static str, rank: usize) -> Result<Vec<f32>, GoldenError> {
+fn floats(
+    tensors: &SafeTensors<'_>,
+    name: &'static str,
+    rank: usize,
+) -> Result<Vec<f32>, GoldenError> {
     let (_, bytes) = tensor(tensors, name, Dtype::F32, rank)?;
     Ok(words(bytes).map(f32::from_le_bytes).collect())
 }

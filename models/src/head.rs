@@ -47,7 +47,8 @@ impl Head {
         graph.expect_input(graph.picture_len(), input.len())?;
         let mut outputs = graph.run(input)?.into_iter().map(|tensor| tensor.data);
         // `Prepared` has checked that there are two.
-        let (latents, exit) = (outputs.next().unwrap_or_default(), outputs.next().unwrap_or_default());
+        let (latents, exit) =
+            (outputs.next().unwrap_or_default(), outputs.next().unwrap_or_default());
         Ok(HeadOutput { latents, exit })
     }
 

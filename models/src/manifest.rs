@@ -246,7 +246,10 @@ impl Manifest {
         })?;
         let known = width.quantisers.iter().any(|quantiser| quantiser.bits == point.bits);
         ensure(known, &format!("{key}.bits"), || {
-            format!("split {}, width {} has no {}-bit quantiser", split.name, width.name, point.bits)
+            format!(
+                "split {}, width {} has no {}-bit quantiser",
+                split.name, width.name, point.bits
+            )
         })?;
         check_share(&format!("{key}.accuracy"), point.accuracy)?;
         for (name, bytes) in [
@@ -324,7 +327,10 @@ impl SplitSpec {
             && channels.windows(2).all(|pair| pair[0] < pair[1])
             && channels.last() == Some(&self.latent[0]);
         ensure(increasing, &format!("{key}.channels"), || {
-            format!("must increase from above 0 to {} (latent's first), not {channels:?}", self.latent[0])
+            format!(
+                "must increase from above 0 to {} (latent's first), not {channels:?}",
+                self.latent[0]
+            )
         })?;
         check_count(&format!("{key}.channels"), channels.len())?;
         check_count(&format!("{key}.widths"), self.widths.len())?;
@@ -366,7 +372,9 @@ fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     let sane = plain && (1..=64).contains(&name.len()) && !name.starts_with('.');
     ensure(sane, key, || {
-        format!("must be 1 to 64 letters, digits, '-', '_' or '.', not beginning with '.'; it is {name:?}")
+        format!(
+            "must be 1 to 64 letters, digits, '-', '_' or '.', not beginning with '.'; it is {name:?}"
+        )
     })
 }
 
@@ -375,7 +383,10 @@ fn check_count(key: &str, count: usize) -> Result<(), ManifestError> {
     ensure((1..=16).contains(&count), key, || format!("must have 1 to 16 entries, not {count}"))
 }
 
-fn check_distinct<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
+fn check_distinct<'a>(
+    key: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), ManifestError> {
     let mut seen = BTreeSet::new();
     for name in names {
         ensure(seen.insert(name), key, || format!("{name:?} is there twice"))?;

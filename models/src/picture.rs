@@ -64,8 +64,9 @@ impl Picture {
     /// The EXIF orientation is applied, grey is repeated three times, 16 bits become 8,
     /// transparent pixels are laid over black, and of an animation the first picture is taken.
     pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
-        let mut reader =
-            ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(image::ImageError::from)?;
+        let mut reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .map_err(image::ImageError::from)?;
         let mut limits = Limits::default();
         limits.max_alloc = Some(MAX_DECODER_BYTES);
         reader.limits(limits);
@@ -161,7 +162,8 @@ mod tests {
 
     #[test]
     fn grey_deep_and_transparent_pictures_become_rgb() {
-        let grey = Picture::decode(&encode(GrayImage::from_pixel(1, 1, Luma([7])), ImageFormat::Png));
+        let grey =
+            Picture::decode(&encode(GrayImage::from_pixel(1, 1, Luma([7])), ImageFormat::Png));
         assert_eq!(grey.expect("grey").rgb(), [7, 7, 7]);
 
         let deep = image::ImageBuffer::from_pixel(1, 1, Luma([0x1234u16]));

@@ -75,10 +75,14 @@ impl Prepared {
         let outputs = outputs.iter().map(|shape| shape.to_vec()).collect();
         let prepared = Prepared { graph, name, input, outputs };
         let pictures = if batch == Batch::Any { 2 } else { 1 };
-        prepared.run(&vec![0.0; pictures * prepared.picture_len()]).map_err(|error| match error {
-            RunError::Engine(error) => error,
-            other => EngineError::Run { name: prepared.name.clone(), reason: other.to_string() },
-        })?;
+        prepared.run(&vec![0.0; pictures * prepared.picture_len()]).map_err(
+            |error| match error {
+                RunError::Engine(error) => error,
+                other => {
+                    EngineError::Run { name: prepared.name.clone(), reason: other.to_string() }
+                }
+            },
+        )?;
         Ok(prepared)
     }
 

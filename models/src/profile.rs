@@ -98,7 +98,8 @@ impl Profile {
     ) -> Result<Profile, ProfileError> {
         let runs = runs.max(1);
         let head = Head::load(Arc::clone(bundle), engine)?;
-        let (preprocessor, picture) = (Preprocessor::new(&bundle.manifest().input), test_picture()?);
+        let (preprocessor, picture) =
+            (Preprocessor::new(&bundle.manifest().input), test_picture()?);
         let mut input = Vec::new();
         let preprocess = time(runs, || -> Result<(), ProfileError> {
             preprocessor.run(&picture, &mut input);
@@ -179,7 +180,7 @@ fn test_picture() -> Result<Picture, PictureError> {
     let (width, height) = (640, 480);
     let rgb = (0..height).flat_map(|y: u32| {
         (0..width).flat_map(move |x: u32| {
-            let pattern = (x * 7 ^ y * 13) & 63;
+            let pattern = ((x * 7) ^ (y * 13)) & 63;
             [x * 190 / width + pattern, y * 190 / height + pattern, (x + y) / 6 + pattern]
         })
     });

@@ -46,7 +46,9 @@ impl Plan {
     fn run_plan(&self, inputs: &[TensorView<'_>]) -> TractResult<Vec<Tensor>> {
         let values = inputs
             .iter()
-            .map(|input| Ok(tract_onnx::prelude::Tensor::from_shape(input.shape, input.data)?.into()))
+            .map(|input| {
+                Ok(tract_onnx::prelude::Tensor::from_shape(input.shape, input.data)?.into())
+            })
             .collect::<TractResult<_>>()?;
         let reused = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut state = match reused {

@@ -294,7 +294,9 @@ fn tables_that_are_no_distribution_are_named() {
 
 #[test]
 fn nothing_outside_the_bundle_is_read() {
-    for path in ["../secret", "/etc/hostname", "onnx/../../secret", "a//b", "./a", "C:\\a", "a\\b", ""] {
+    for path in
+        ["../secret", "/etc/hostname", "onnx/../../secret", "a//b", "./a", "C:\\a", "a\\b", ""]
+    {
         // Named by a key, and listed.
         let named = Maker::new().with("\"onnx/head.onnx\"", &format!("{path:?}"));
         assert_says(&refusal(&named.write(), MANIFEST), &["splits[0].widths[0].head: ", "inside"]);

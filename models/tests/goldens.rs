@@ -22,9 +22,9 @@ fn rust_and_the_exporter_agree_on_every_golden() {
 }
 
 fn bundles() -> Vec<PathBuf> {
-    let dir = std::env::var("DUMMY").map(PathBuf::from);
-    let dir = dir.unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles"));
-    let entries = std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+    let entries =
+        std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut bundles: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a folder's entry").path())
         .filter(|path| path.join(isthmus_models::MANIFEST).is_file())
@@ -114,7 +114,8 @@ fn check_batches(bundle: &Bundle, tail: &Tail) {
     for (s, split) in bundle.manifest().splits.iter().enumerate() {
         for w in 0..split.widths.len() {
             let values = 0..split.latent_shape().iter().product();
-            let latents = |step: f32| values.clone().map(|at: usize| (at as f32 * step).sin()).collect();
+            let latents =
+                |step: f32| values.clone().map(|at: usize| (at as f32 * step).sin()).collect();
             frames.push((s as u8, w as u8, latents(0.7)));
             frames.push((s as u8, w as u8, latents(1.3)));
         }
@@ -125,7 +126,8 @@ fn check_batches(bundle: &Bundle, tail: &Tail) {
         latents,
     });
     // Neighbours of one split and width do not stand together.
-    let items: Vec<TailItem<'_>> = items.clone().step_by(2).chain(items.skip(1).step_by(2)).collect();
+    let items: Vec<TailItem<'_>> =
+        items.clone().step_by(2).chain(items.skip(1).step_by(2)).collect();
     let together = tail.run(&items).expect("batch");
     for (item, together) in items.iter().zip(&together) {
         let alone = tail.run(&[*item]).expect("alone").remove(0);

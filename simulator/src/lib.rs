@@ -1,1 +1,20 @@
-//! Placeholder.
+//! Isthmus without boards: a camera with true labels, an emulated link and a demonstration that
+//! runs the real client and server over it.
+//!
+//! It holds no second copy of the session, the controller, the codec or the batcher: it drives
+//! those of the other crates. The [`camera`] renders frames; a [`Link`] is a pure model of one
+//! direction of a network, driven in injected time; a [`relay`] puts two of them between real UDP
+//! sockets.
+//!
+//! Read [`camera::Camera`] and [`Link`] first.
+
+#![forbid(unsafe_code)]
+
+pub mod camera;
+pub mod demo;
+pub mod relay;
+pub mod report;
+
+mod link;
+
+pub use link::{Link, LinkConfig, LinkCounters};

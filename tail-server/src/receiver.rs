@@ -7,9 +7,6 @@ use isthmus_proto::{
     BundleDigest, Envelope, EnvelopeError, OperatingPoint, PacketError, PacketHeader, Timestamp,
 };
 
-/// Least part of the time left that is kept for the tail when a frame is cut.
-const MIN_RESERVE: Duration = Duration::from_millis(5);
-
 /// Limits of a [`Receiver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiverConfig {
@@ -137,10 +134,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// Keeps `compute` of the time left for waiting and running, but never more than half of it:
-    /// that much earlier an incomplete frame is cut.
+    /// Keeps `compute` of the time left for waiting and running: that much earlier an incomplete
+    /// frame is cut. It is at least an eighth of the time left, so that an answer survives a busy
+    /// moment, and at most half of it.
     pub fn handle_expected_compute(&mut self, compute: Duration) {
-        self.reserve = compute.max(MIN_RESERVE);
+        let time_left = self.time_left();
+        self.reserve = compute.clamp(time_left / 8, time_left / 2);
     }
 
     /// The frame's end: all of it arrived, the stream ended, or [`poll_timeout`](Self::poll_timeout)
@@ -233,7 +232,7 @@ impl Receiver {
     }
 
     fn cutoff(&self) -> Timestamp {
-        self.deadline() - self.reserve.min(self.time_left() / 2)
+        self.deadline() - self.reserve
     }
 }
 
@@ -285,10 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn time_for_the_tail_is_kept_but_never_more_than_half() {
+    fn time_for_the_tail_is_kept_from_an_eighth_to_half() {
         let frame = frame(Duration::from_millis(100));
         let mut receiver = receiver();
         receiver.handle_bytes(at(0), &frame[..60]).expect("well formed");
+        receiver.handle_expected_compute(Duration::ZERO);
+        assert_eq!(receiver.poll_timeout(), Some(at(87_500)));
         receiver.handle_expected_compute(Duration::from_millis(20));
         assert_eq!(receiver.poll_timeout(), Some(at(80_000)));
         receiver.handle_expected_compute(Duration::from_secs(1));

@@ -103,9 +103,8 @@ impl Server {
         let gate = Arc::new(Gate::new(registry, Arc::clone(&dispatcher), clock, limits));
         let closing = watch::Sender::new(false);
 
-        let bind = |transport, address| {
-            move |source| StartError::Bind { transport, address, source }
-        };
+        let bind =
+            |transport, address| move |source| StartError::Bind { transport, address, source };
         let quic = match config.quic {
             Some(address) => {
                 let failed = bind("QUIC", address);

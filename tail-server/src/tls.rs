@@ -188,8 +188,7 @@ fn keep(dir: &Path, path: &Path, generated: Generated) -> Result<String, TlsErro
         Ok(()) => {
             // For devices that would rather trust the certificate than its fingerprint.
             let public = dir.join(CERTIFICATE_FILE);
-            fs::write(&public, &generated.certificate)
-                .map_err(|source| failed(&public, source))?;
+            fs::write(&public, &generated.certificate).map_err(|source| failed(&public, source))?;
             Ok(identity)
         }
         Err(source) if source.kind() == io::ErrorKind::AlreadyExists => read(path),

@@ -84,10 +84,7 @@ impl Dispatcher {
     }
 
     /// Starts the threads; they end after [`stop`](Self::stop).
-    pub(crate) fn spawn(
-        self: &Arc<Self>,
-        workers: usize,
-    ) -> io::Result<Vec<JoinHandle<()>>> {
+    pub(crate) fn spawn(self: &Arc<Self>, workers: usize) -> io::Result<Vec<JoinHandle<()>>> {
         let start = |worker| {
             let dispatcher = Arc::clone(self);
             let name = format!("tail-{worker}");

@@ -223,7 +223,8 @@ fn a_head_that_is_late_frees_its_frame_and_later_the_thread() {
 fn a_frame_larger_than_the_server_accepts_is_not_sent() {
     let mut session = session(Pace::Live);
     let round_trip = None;
-    session.handle_input(at(0), Input::LinkUp { max_in_flight: 1, max_frame_bytes: 700, round_trip });
+    session
+        .handle_input(at(0), Input::LinkUp { max_in_flight: 1, max_frame_bytes: 700, round_trip });
     session.handle_input(at(0), captured(0));
     assert_eq!(reason(&done(&mut session, 5, head_done(0))[0]), "too large");
 }

@@ -142,7 +142,9 @@ impl Splitter {
                             let length = self.buffer.get(self.at + 2..self.at + 4)?;
                             let length = usize::from(length[0]) << 8 | usize::from(length[1]);
                             if length < 2 {
-                                return Some(self.give_up(self.at + 2, "has an impossible segment"));
+                                return Some(
+                                    self.give_up(self.at + 2, "has an impossible segment"),
+                                );
                             }
                             self.at += 2 + length;
                             self.state = if marker == SOS { State::Scan } else { State::Marker };

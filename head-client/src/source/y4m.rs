@@ -201,7 +201,8 @@ mod tests {
     fn every_chroma_layout_gives_the_same_flat_picture() {
         // 3 × 3, so that halves round up. Limited-range red: Y 81, Cb 90, Cr 240.
         for (space, chroma) in [("420jpeg", 4), ("422", 6), ("444", 9)] {
-            let mut stream = format!("YUV4MPEG2 W3 H3 F25:1 Ip C{space}\nFRAME Ixyz\n").into_bytes();
+            let mut stream =
+                format!("YUV4MPEG2 W3 H3 F25:1 Ip C{space}\nFRAME Ixyz\n").into_bytes();
             stream.extend([81; 9]);
             stream.extend(vec![90; chroma]);
             stream.extend(vec![240; chroma]);
@@ -231,8 +232,14 @@ mod tests {
     fn impossible_headers_are_refused() {
         let long = format!("YUV4MPEG2 W2 H2 X{}\n", "y".repeat(2000));
         for bad in [
-            "", "YUV4MPEG2 W2 H2", "YUV4MPEG3 W2 H2\n", "YUV4MPEG2 W2\n", "YUV4MPEG2 W0 H2\n",
-            "YUV4MPEG2 W16384 H16384\n", "YUV4MPEG2 W99999999999 H1\n", "YUV4MPEG2 W2 H2 C420p10\n",
+            "",
+            "YUV4MPEG2 W2 H2",
+            "YUV4MPEG3 W2 H2\n",
+            "YUV4MPEG2 W2\n",
+            "YUV4MPEG2 W0 H2\n",
+            "YUV4MPEG2 W16384 H16384\n",
+            "YUV4MPEG2 W99999999999 H1\n",
+            "YUV4MPEG2 W2 H2 C420p10\n",
             &long,
         ] {
             assert!(Y4m::new(bad.as_bytes()).is_err(), "{bad:?}");

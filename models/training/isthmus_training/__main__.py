@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     write.add_argument("--config", type=Path, required=True)
     write.add_argument("--bundle", type=Path, required=True, help="the folder to write; an old one is replaced")
     write.add_argument("--goldens", type=Path, help="folder of rendered pictures; synthetic ones by default")
+    write.add_argument("--limit", type=int, help="validation pictures that operating points are measured on; all by default")
     write.add_argument("--card", type=Path, help="opening text of the model card")
 
     for command in (train, write):
@@ -62,7 +63,6 @@ def _train(options: argparse.Namespace) -> None:
     if options.only != "split" and config.full.enabled:
         full.train(config, train_set, val_set, teacher, workers, options.run)
     network, outputs = full.restore(config, len(train_set.classes), options.run)
-    print(f"full: accuracy {full.accuracy(network, val_set, config, workers):.4f}", flush=True)
     if options.only != "full":
         student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run)
 
@@ -74,7 +74,8 @@ def _export(options: argparse.Namespace) -> None:
     split = student.restore(config, network, outputs, options.run)
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
-    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads)
+    limit = options.limit
+    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads, limit)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -94,19 +94,23 @@ class Bundle:
         logits = self.run(self.manifest["full"]["file"], self.normalise(pixels))[0]
         return float((logits.argmax(1) == labels).mean())
 
-    def measure(self, pixels: np.ndarray, labels: np.ndarray) -> Iterator[Measurement]:
-        """Every operating point; the exit of each width is reported as a point of 0 channels and 0 bytes."""
+    def measure(
+        self, pixels: np.ndarray, labels: np.ndarray, chosen: np.ndarray | slice = slice(None)
+    ) -> Iterator[Measurement]:
+        """Every operating point, on the `chosen` pictures; before them the exit of each width, on all pictures, as a
+        point of 0 channels and 0 bytes."""
         x = self.normalise(pixels)
         for split in self.manifest["splits"]:
             for width in split["widths"]:
                 latents, exits = self.run(width["head"], x)
                 right = float((exits.argmax(1) == labels).mean())
                 yield Measurement(split["name"], width["name"], 0, 0, right, np.zeros(len(x)))
+                latents, wanted = latents[chosen], labels[chosen]
                 for q in map(self.quantisation, width["quantisers"]):
                     symbols = quantise(latents, q.scale, q.zero, q.bits)
                     cost = np.take_along_axis(entropy.bits(q.frequencies)[None], symbols.reshape(*symbols.shape[:2], -1), 2)
                     for channels in split["channels"]:
                         sizes = np.ceil(cost[:, :channels].sum((1, 2)) / 8) + HEADER_BYTES
                         values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
-                        right = float((self.tail(split, width, values).argmax(1) == labels).mean())
+                        right = float((self.tail(split, width, values).argmax(1) == wanted).mean())
                         yield Measurement(split["name"], width["name"], channels, q.bits, right, sizes)

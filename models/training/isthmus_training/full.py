@@ -76,11 +76,13 @@ def train(
             optimiser.zero_grad()
             average.update(network)
             schedule.advance()
+            if schedule.done:
+                break
         seconds = schedule.seconds - began
         values = {"size": size[0], "loss": float(np.mean(losses))}
         if schedule.done or epoch % 4 == 3:
             values["accuracy"] = accuracy(average.module, val_set, config, workers)
-        loop.report("full", epoch + 1, schedule, len(batches) * settings.batch / seconds, values)
+        loop.report("full", epoch + 1, schedule, (step + 1) * settings.batch / seconds, values)
         history.append(values | {"seconds": seconds})
         state = dict(both=both.state_dict(), average=average.module.state_dict(), steps=average.steps)
         loop.save(checkpoint, state | dict(optimiser=optimiser.state_dict(), history=history))

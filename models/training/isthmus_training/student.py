@@ -162,11 +162,13 @@ def _stage(
             optimiser.step()
             optimiser.zero_grad()
             schedule.advance()
+            if schedule.done:
+                break
         seconds = schedule.seconds - began
         values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums])) for key in sums[0]}
         if schedule.done or epoch % 4 == 3:
             values["accuracy"], values["exit_accuracy"] = accuracy(student, widest, val_set, config, workers)
-        loop.report(name, epoch + 1, schedule, len(batches) * stage.batch / seconds, values)
+        loop.report(name, epoch + 1, schedule, (step + 1) * stage.batch / seconds, values)
         history.append(values | {"seconds": seconds})
         state = dict(student=student.state_dict(), optimiser=optimiser.state_dict(), history=history)
         loop.save(checkpoint, state)

@@ -1,0 +1,236 @@
+//! The client and a real server over real sockets.
+
+#![cfg(feature = "shell")]
+
+mod tiny;
+
+use std::future::pending;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use isthmus_head_client::config::Transport;
+use isthmus_head_client::source::SourceFrame;
+use isthmus_head_client::tls::Trust;
+use isthmus_head_client::{Client, ConnectError, FrameReport, Pace, Summary};
+use isthmus_proto::wire::Detail;
+
+const NO_TIME: Duration = Duration::ZERO;
+
+async fn run(
+    client: Client,
+    source: impl Iterator<Item = SourceFrame> + Send + 'static,
+) -> (Vec<FrameReport>, Summary) {
+    let mut reports = Vec::new();
+    let summary = client
+        .run(source, pending(), |report| {
+            reports.push(report.clone());
+            ControlFlow::Continue(())
+        })
+        .await
+        .expect("threads");
+    (reports, summary)
+}
+
+#[tokio::test]
+async fn every_frame_is_answered_by_the_server_over_both_transports() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let mut config = tiny::config(&server, transport);
+        config.detail = Detail::Logits;
+        let client = tiny::client(config, &bundle).await.expect("connected");
+        let (reports, summary) = run(client, tiny::pictures(40)).await;
+        assert_eq!(reports.len(), 40);
+        for report in &reports {
+            assert_eq!((report.arm, &report.label), (Some("split"), &report.truth), "{report:?}");
+            assert_eq!(report.logits.len(), 4);
+            assert_eq!(
+                (report.layers_used, report.channels, report.bits),
+                (Some(2), Some(4), Some(6))
+            );
+            let stages = report.stages;
+            let parts = [
+                stages.head,
+                stages.encode,
+                stages.network,
+                stages.queue,
+                stages.decode,
+                stages.tail,
+            ];
+            let sum: f64 = parts.into_iter().map(|part| part.expect("a stage")).sum();
+            let whole = report.capture_to_output_ms.expect("answered");
+            assert!((sum - whole).abs() < 1e-6, "{sum} against {whole}");
+            assert!(stages.receive_span <= stages.network);
+        }
+        assert_eq!((summary.accuracy, summary.on_time), (Some(1.0), Some(1.0)));
+        // 256 symbols of 6 bits in a uniform table, a header of at most 24 bytes.
+        let bytes = summary.bytes.p50.expect("sent");
+        assert!((192..=192 + 2 + 24).contains(&bytes), "{bytes}");
+    }
+    let counters = server.shutdown().await;
+    assert_eq!((counters.arrived, counters.answered), (80, 80));
+}
+
+#[tokio::test]
+async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        // Unreadable frames count, and cost next to nothing.
+        let skipped = (0..65_530u32).map(|number| SourceFrame {
+            source: number.to_string(),
+            truth: None,
+            picture: Err("skipped".into()),
+        });
+        let client =
+            tiny::client(tiny::config(&server, transport), &bundle).await.expect("connected");
+        let (reports, summary) = run(client, skipped.chain(tiny::pictures(12))).await;
+        assert_eq!(reports.last().map(|report| report.frame), Some(65_541));
+        assert_eq!((summary.bad_pictures, summary.accuracy), (65_530, Some(1.0)));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_slow_leaves_the_answer_to_the_exit_in_time() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, Duration::from_millis(400)).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let mut config = tiny::config(&server, transport);
+        config.deadline = Duration::from_millis(100);
+        let client = tiny::client(config, &bundle).await.expect("connected");
+        let start = Instant::now();
+        let (reports, summary) = run(client, tiny::pictures(3)).await;
+        assert!(start.elapsed() < Duration::from_secs(2));
+        for report in &reports {
+            assert_eq!((report.arm, report.label.as_deref()), (Some("exit"), Some("dark")));
+            let late = ["deadline", "refused: expired"].contains(&report.reason.as_str());
+            assert!(late && report.on_time, "{report:?}");
+        }
+        assert_eq!(summary.answered.get("exit"), Some(&3));
+    }
+}
+
+#[tokio::test]
+async fn a_live_source_drops_what_it_must_and_counts_it() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    let mut config = tiny::config(&server, Transport::Quic);
+    (config.pace, config.rate, config.in_flight) = (Pace::Live, Some(2_000.0), 2);
+    let client = tiny::client(config, &bundle).await.expect("connected");
+    let (reports, summary) = run(client, tiny::pictures(1_000)).await;
+    assert_eq!(reports.len(), 1_000);
+    let answered: u64 = summary.answered.values().sum();
+    let dropped: u64 = summary.dropped.values().sum();
+    assert_eq!(answered + dropped, 1_000);
+    assert!(answered > 0, "{summary:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_costs_answers_but_no_frame_and_is_found_again() {
+    let (_dir, bundle) = tiny::bundle();
+    for transport in [Transport::Quic, Transport::Grpc] {
+        // Its certificate has to survive the restart.
+        let tls = tempfile::tempdir().expect("temporary folder");
+        let start = |port| {
+            let models = vec![tiny::model(&bundle, NO_TIME)];
+            tiny::serve(models, tiny::server_config(port, tls.path()))
+        };
+        let server = start(0).await;
+        let mut config = tiny::config(&server, transport);
+        let port = config.server.port;
+        (config.pace, config.rate) = (Pace::Live, Some(50.0));
+        config.deadline = Duration::from_millis(200);
+        let client = tiny::client(config, &bundle).await.expect("connected");
+
+        let restart = async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            server.shutdown().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            start(port).await
+        };
+        let ((reports, summary), server) = tokio::join!(run(client, tiny::pictures(150)), restart);
+        assert_eq!(reports.len(), 150);
+        let reason = |what: &str| reports.iter().filter(|report| report.reason == what).count();
+        assert!(reason("link down") > 0, "{summary:?}");
+        assert_eq!(summary.links_lost, 1, "{summary:?}");
+        let last = reports.last().expect("reports");
+        assert_eq!((last.arm, last.reason.as_str()), (Some("split"), "fixed"), "{summary:?}");
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn stopping_ends_the_run_with_all_open_frames_reported() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    let client =
+        tiny::client(tiny::config(&server, Transport::Quic), &bundle).await.expect("connected");
+    let stop = tokio::time::sleep(Duration::from_millis(100));
+    let mut reports = 0;
+    let sink = |_: &FrameReport| {
+        reports += 1;
+        ControlFlow::Continue(())
+    };
+    let summary = client.run(tiny::pictures(10_000_000), stop, sink).await.expect("threads");
+    assert_eq!(summary.frames, reports);
+    assert_eq!(summary.answered.values().sum::<u64>(), reports);
+    assert!(reports > 0);
+}
+
+#[tokio::test]
+async fn an_absent_server_and_a_wrong_one_are_told_apart() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let good = tiny::config(&server, transport);
+
+        let mut config = good.clone();
+        config.trust = Trust::Fingerprint("00".repeat(32).parse().expect("hex"));
+        let error = tiny::client(config, &bundle).await.err();
+        assert!(matches!(error, Some(ConnectError::Identity { .. })), "{error:?}");
+        let actual = server.fingerprint().to_string();
+        assert!(error.is_some_and(|error| error.to_string().contains(&actual)));
+
+        // Discard is never listened on here.
+        let mut config = good.clone();
+        (config.server.port, config.connect_timeout) = (9, Duration::from_millis(300));
+        let error = tiny::client(config, &bundle).await.err();
+        assert!(matches!(error, Some(ConnectError::Unreachable { .. })), "{error:?}");
+
+        let mut config = good;
+        config.server.host = "no.such.name.invalid".into();
+        let error = tiny::client(config, &bundle).await.err();
+        assert!(matches!(error, Some(ConnectError::Resolve { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_authority_vouches_for_names_and_nothing_else() {
+    let (_dir, bundle) = tiny::bundle();
+    let tls = tempfile::tempdir().expect("temporary folder");
+    let models = || vec![tiny::model(&bundle, NO_TIME)];
+    let trusted = tiny::serve(models(), tiny::server_config(0, tls.path())).await;
+    let other = tiny::server(&bundle, NO_TIME).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let trust = Trust::Authorities(tls.path().join("certificate.pem"));
+        let mut config = tiny::config(&trusted, transport);
+        config.trust = trust.clone();
+        tiny::client(config, &bundle).await.expect("the authority's own certificate");
+
+        let mut config = tiny::config(&other, transport);
+        config.trust = trust;
+        let error = tiny::client(config, &bundle).await.err();
+        assert!(matches!(error, Some(ConnectError::Identity { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_the_bundle_says_so() {
+    let (_dir, bundle) = tiny::bundle();
+    let tls = tempfile::tempdir().expect("temporary folder");
+    let server = tiny::serve(Vec::new(), tiny::server_config(0, tls.path())).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let error = tiny::client(tiny::config(&server, transport), &bundle).await.err();
+        assert!(matches!(error, Some(ConnectError::NotServed { .. })), "{error:?}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Servers that break the protocol: the exit answers, nothing hangs, memory stays bounded.
+
+#![cfg(feature = "shell")]
+
+mod tiny;
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
+use isthmus_head_client::tls::{Fingerprint, Trust};
+use isthmus_head_client::{ConnectError, FrameReport, Pace};
+use isthmus_proto::ALPN;
+use isthmus_proto::framer::write_message;
+use isthmus_proto::wire::{
+    Answer, BundleStatus, Detail, Feedback, Reply, Score, ToDevice, Welcome, reply, to_device,
+};
+use prost::Message;
+use quinn::{Endpoint, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+/// Serves with `welcome` as the first bytes of the control stream and `reply` to every frame.
+fn hostile(welcome: Vec<u8>, reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> ClientConfig {
+    let (endpoint, fingerprint) = endpoint();
+    let address = endpoint.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(connection) = incoming.await else { continue };
+            let Ok((mut control, _hello)) = connection.accept_bi().await else { continue };
+            let _ = control.write_all(&welcome).await;
+            while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+                let frame = recv.read_to_end(1 << 20).await.unwrap_or_default();
+                let _ = send.write_all(&reply(&frame)).await;
+                let _ = send.finish();
+            }
+        }
+    });
+    config(address, fingerprint)
+}
+
+fn endpoint() -> (Endpoint, Fingerprint) {
+    let own = rcgen::generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    let certificate = CertificateDer::from(own.cert);
+    let fingerprint = Fingerprint::of(&certificate);
+    let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()).into();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a key");
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls).expect("QUIC");
+    let endpoint =
+        Endpoint::server(ServerConfig::with_crypto(Arc::new(tls)), ([127, 0, 0, 1], 0).into());
+    (endpoint.expect("bound"), fingerprint)
+}
+
+fn config(address: SocketAddr, fingerprint: Fingerprint) -> ClientConfig {
+    let host = address.ip().to_string();
+    ClientConfig {
+        server: ServerUrl { transport: Transport::Quic, host, port: address.port() },
+        trust: Trust::Fingerprint(fingerprint),
+        deadline: Duration::from_millis(500),
+        in_flight: 1,
+        pace: Pace::EveryFrame,
+        rate: None,
+        connect_timeout: Duration::from_secs(2),
+        detail: Detail::Top,
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        protocol: 1,
+        server: "hostile".into(),
+        bundles: vec![BundleStatus { served: true, reason: String::new() }],
+        max_frame_bytes: 1 << 20,
+        max_in_flight: 4,
+    }
+}
+
+fn framed(welcome: Welcome) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let message = Some(to_device::Message::Welcome(welcome));
+    write_message(&mut bytes, &ToDevice { message });
+    bytes
+}
+
+fn answer(frame: &[u8], class: u32, probability: f32) -> Reply {
+    let id = u64::from(frame[1]) << 8 | u64::from(frame[2]);
+    let answer = Answer { top: vec![Score { class, probability }], layers_used: 2, logits: vec![] };
+    let feedback = Some(Feedback::default());
+    Reply { frame: id, outcome: Some(reply::Outcome::Answer(answer)), feedback }
+}
+
+/// How five frames end when every reply is `reply`.
+async fn reasons(reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Vec<String> {
+    let (_dir, bundle) = tiny::bundle();
+    let config = hostile(framed(welcome()), reply);
+    let client = tiny::client(config, &bundle).await.expect("connected");
+    let mut reasons = Vec::new();
+    let sink = |report: &FrameReport| {
+        assert!(report.label.is_some() && report.on_time, "{report:?}");
+        reasons.push(report.reason.clone());
+        ControlFlow::Continue(())
+    };
+    client.run(tiny::pictures(5), pending(), sink).await.expect("threads");
+    reasons
+}
+
+#[tokio::test]
+async fn replies_that_make_no_sense_leave_the_answer_to_the_exit() {
+    assert_eq!(reasons(|frame| answer(frame, 3, 0.5).encode_to_vec()).await, ["fixed"; 5]);
+
+    assert_eq!(reasons(|_| b"rubbish".to_vec()).await, ["stream lost"; 5]);
+    assert_eq!(reasons(|_| Vec::new()).await, ["stream lost"; 5]);
+    assert_eq!(reasons(|_| vec![0; 1 << 20]).await, ["stream lost"; 5]);
+    for (class, probability) in [(4, 0.5), (u32::MAX, 0.5), (1, f32::NAN), (1, 7.0)] {
+        let reply = move |frame: &[u8]| answer(frame, class, probability).encode_to_vec();
+        assert_eq!(reasons(reply).await, ["stream lost"; 5]);
+    }
+    let other = |frame: &[u8]| Reply { frame: 77, ..answer(frame, 1, 0.5) }.encode_to_vec();
+    assert_eq!(reasons(other).await, ["stream lost"; 5]);
+}
+
+#[tokio::test]
+async fn welcomes_that_break_the_protocol_are_refused() {
+    let (_dir, bundle) = tiny::bundle();
+    let mut oversized = vec![0x80, 0xff, 0xff, 0xff];
+    oversized.extend([0; 100]);
+    let cases = [
+        framed(Welcome { protocol: 2, ..welcome() }),
+        framed(Welcome { bundles: Vec::new(), ..welcome() }),
+        b"\x05abcde".to_vec(),
+        oversized,
+    ];
+    for bytes in cases {
+        let error = tiny::client(hostile(bytes, |_| Vec::new()), &bundle).await.err();
+        assert!(matches!(error, Some(ConnectError::Protocol { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stays_silent_is_unreachable() {
+    let (_dir, bundle) = tiny::bundle();
+    let mut config = hostile(Vec::new(), |_| Vec::new());
+    config.connect_timeout = Duration::from_millis(300);
+    let error = tiny::client(config, &bundle).await.err();
+    assert!(matches!(error, Some(ConnectError::Unreachable { .. })), "{error:?}");
+}
