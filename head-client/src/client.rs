@@ -233,7 +233,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
                 max_frame_bytes: limits.max_frame_bytes,
                 round_trip: limits.round_trip,
             },
-            Event::Down(_) => Input::LinkDown,
+            Event::Down => Input::LinkDown,
             Event::Lost(frame, reason) => {
                 tracing::warn!(%frame, reason, "no reply");
                 Input::Lost { frame }

@@ -108,7 +108,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) enum Event {
     Up(Limits),
-    Down(String),
+    Down,
     Reply(FrameId, wire::Reply),
     Lost(FrameId, String),
 }
@@ -257,7 +257,7 @@ async fn keep(
         };
         let Err(reason) = lost else { return };
         tracing::warn!(server = %dialer.server, reason, "connection lost");
-        if events.send(Event::Down(reason)).is_err() {
+        if events.send(Event::Down).is_err() {
             return;
         }
         let reconnected = tokio::select! {

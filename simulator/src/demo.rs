@@ -116,7 +116,8 @@ pub fn camera_source(
     Ok(Camera::new(config)?.map(|frame| SourceFrame {
         source: format!("camera {}", frame.index),
         truth: Some(frame.sign.label().to_owned()),
-        picture: Ok(Picture { width: frame.width, height: frame.height, rgb: frame.rgb }),
+        picture: Picture::new(frame.width, frame.height, frame.rgb)
+            .map_err(|error| error.to_string()),
     }))
 }
 

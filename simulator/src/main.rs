@@ -78,13 +78,13 @@ struct CameraArgs {
     out: PathBuf,
     /// Frames to write.
     #[arg(long, value_name = "N")]
-    count: u64,
+    count: usize,
     /// Seed of the scene.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Write one frame of so many, so that neighbours differ.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    stride: u64,
+    stride: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,7 +1,7 @@
 #![cfg(feature = "shell")]
 //! The server over real sockets on the loopback interface, against devices written by hand.
 
-//mod bundle;
+mod bundle;
 mod device;
 mod grpc;
 mod quic;

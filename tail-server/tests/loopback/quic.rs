@@ -49,7 +49,7 @@ async fn layers_that_came_in_time_are_used_when_the_rest_does_not() {
     assert_eq!(answer(&reply).layers_used, 2);
     // The missing layer is at its prior mean.
     assert_eq!(answer(&reply).logits[8..], [0.0; 4]);
-    assert!((500..1_000).contains(&asked.elapsed().as_millis()));
+    assert!(asked.elapsed() >= Duration::from_millis(500));
 }
 
 #[tokio::test]
