@@ -14,7 +14,7 @@ use crate::device::{
     DIGEST, LONG, PANIC, Setup, answer, bad_frames, frame, hello, reason, start, to_server,
 };
 
-const SLOW: Duration = Duration::from_millis(200);
+const SLOW: Duration = Duration::from_millis(500);
 
 struct Call {
     sender: mpsc::Sender<ToServer>,

@@ -13,7 +13,7 @@ use crate::device::{
     reason, start, to_server,
 };
 
-const SLOW: Duration = Duration::from_millis(200);
+const SLOW: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn a_frame_is_answered_with_durations() {
@@ -105,7 +105,7 @@ async fn a_frame_expires_in_the_queue() {
     let asked = Instant::now();
     let late = device.ask(&frame(2, Duration::from_millis(20), PANIC)).await;
     assert_eq!(reason(&late), Reason::Expired);
-    assert!(asked.elapsed() < SLOW - Duration::from_millis(60), "it was told late");
+    assert!(asked.elapsed() < SLOW - Duration::from_millis(100), "it was told late");
     answer(&read_reply(&mut reply).await);
     assert_eq!(setup.settled().await.dropped.get(&Cause::Expired), Some(&1));
 }
@@ -167,7 +167,7 @@ async fn overload_is_refused_with_a_hint() {
     let reply = device.ask(&frame(3, LONG, 1)).await;
     let Some(reply::Outcome::Refusal(refusal)) = reply.outcome else { panic!("{reply:?}") };
     assert_eq!(refusal.reason(), Reason::Overloaded);
-    assert!((200..1_000).contains(&refusal.retry_after_ms), "{refusal:?}");
+    assert!((500..2_500).contains(&refusal.retry_after_ms), "{refusal:?}");
 }
 
 #[tokio::test]
