@@ -55,7 +55,8 @@ def _train(options: argparse.Namespace) -> None:
     config = configuration.load(options.config)
     options.run.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers = loop.Workers(torch.device(device if options.device == "auto" else options.device), options.threads)
+    device = torch.device(device if options.device == "auto" else options.device)
+    workers = loop.Workers(device, options.threads, config.precision)
     train_set, val_set = _pictures(config, options)
     teacher = None
     if options.teacher and config.distil.enabled:
@@ -85,7 +86,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     _, folder = data.scan(options.data, config.data.holdout, config.seed)
     pictures = data.load(folder, size, options.threads)
     labels = pictures.labels.numpy()
-    print(f"full: accuracy {bundle.full_accuracy(pictures.pixels, labels):.4f}")
     for point in bundle.measure(pictures.pixels, labels):
         print(point.line(), flush=True)
 

@@ -24,22 +24,31 @@ class Quantisation(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """An operating point on some pictures. `sizes` [n] are bytes a picture: −Σ log2 p rounded up, plus the header."""
+    """How an operating point did on some pictures.
 
-    split: str
-    width: str
-    channels: int
-    bits: int
-    accuracy: float
+    `point` is its name: `s16/w100/c16/b6`, or `s16/w100/exit` for the early exit of a width, or `full` for the whole
+    network; `frames` [n] are the pictures' ordinals, `sizes` [n] bytes a picture (envelope and packet; none for the
+    last two), `right` [n] whether the answer was, `confidence` [n] its softmax probability.
+    """
+
+    point: str
+    frames: np.ndarray
     sizes: np.ndarray
+    right: np.ndarray
+    confidence: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
 
     def entry(self) -> dict[str, Any]:
         """The manifest's `[[points]]`."""
+        split, width, channels, bits = self.point.split("/")
         return {
-            "split": self.split,
-            "width": self.width,
-            "channels": self.channels,
-            "bits": self.bits,
+            "split": split,
+            "width": width,
+            "channels": int(channels[1:]),
+            "bits": int(bits[1:]),
             "accuracy": round(self.accuracy, 5),
             "bytes_mean": round(float(self.sizes.mean()), 1),
             "bytes_p50": int(np.percentile(self.sizes, 50, method="higher")),
@@ -47,13 +56,10 @@ class Measurement(NamedTuple):
         }
 
     def line(self) -> str:
-        if not self.channels:
-            return f"{self.split} {self.width} exit: accuracy {self.accuracy:.4f}"
-        name = f"{self.split} {self.width} c{self.channels} b{self.bits}"
-        return f"{name}: accuracy {self.accuracy:.4f}, {self.sizes.mean():.1f} B"
+        sent = f", {self.sizes.mean():.1f} B" if self.sizes.any() else ""
+        return f"{self.point}: accuracy {self.accuracy:.4f}{sent}"
 
 
-HEADER_BYTES = 20
 BATCH = 16
 
 
@@ -90,27 +96,38 @@ class Bundle:
         flat = np.frombuffer((self.root / entry["tables"]).read_bytes(), "<u2")
         return Quantisation(entry["bits"], *values, flat.reshape(-1, 2 ** entry["bits"]))
 
-    def full_accuracy(self, pixels: np.ndarray, labels: np.ndarray) -> float:
-        logits = self.run(self.manifest["full"]["file"], self.normalise(pixels))[0]
-        return float((logits.argmax(1) == labels).mean())
-
     def measure(
         self, pixels: np.ndarray, labels: np.ndarray, chosen: np.ndarray | slice = slice(None)
     ) -> Iterator[Measurement]:
-        """Every operating point, on the `chosen` pictures; before them the exit of each width, on all pictures, as a
-        point of 0 channels and 0 bytes."""
-        x = self.normalise(pixels)
+        """The full network and the exit of each width on all pictures, every operating point on the `chosen` ones."""
+        x, everyone = self.normalise(pixels), np.arange(len(pixels))
+        none = np.zeros(len(x), np.int64)
+        yield judged("full", everyone, none, self.run(self.manifest["full"]["file"], x)[0], labels)
         for split in self.manifest["splits"]:
             for width in split["widths"]:
+                name = f"{split['name']}/{width['name']}"
                 latents, exits = self.run(width["head"], x)
-                right = float((exits.argmax(1) == labels).mean())
-                yield Measurement(split["name"], width["name"], 0, 0, right, np.zeros(len(x)))
-                latents, wanted = latents[chosen], labels[chosen]
+                yield judged(f"{name}/exit", everyone, none, exits, labels)
                 for q in map(self.quantisation, width["quantisers"]):
-                    symbols = quantise(latents, q.scale, q.zero, q.bits)
+                    symbols = quantise(latents[chosen], q.scale, q.zero, q.bits)
                     cost = np.take_along_axis(entropy.bits(q.frequencies)[None], symbols.reshape(*symbols.shape[:2], -1), 2)
-                    for channels in split["channels"]:
-                        sizes = np.ceil(cost[:, :channels].sum((1, 2)) / 8) + HEADER_BYTES
+                    ends = np.ceil(cost.sum(2).cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
+                    for layers, channels in enumerate(split["channels"], 1):
                         values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
-                        right = float((self.tail(split, width, values).argmax(1) == wanted).mean())
-                        yield Measurement(split["name"], width["name"], channels, q.bits, right, sizes)
+                        sizes, logits = sent_bytes(ends[:, :layers]), self.tail(split, width, values)
+                        yield judged(f"{name}/c{channels}/b{q.bits}", everyone[chosen], sizes, logits, labels[chosen])
+
+
+def judged(point: str, frames: np.ndarray, sizes: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Measurement:
+    top = np.exp(logits - logits.max(1, keepdims=True))
+    return Measurement(point, frames, sizes, logits.argmax(1) == labels, top.max(1) / top.sum(1))
+
+
+def sent_bytes(ends: np.ndarray) -> np.ndarray:
+    """Bytes [n] of envelope and packet, from where each layer ends in the stream [n, layers].
+
+    The envelope takes 5 bytes with a time left from 64 ms to 16 s, the packet's fixed part 3, each layer a checksum of
+    2 and a length of 1 below 64 bytes and of 2 from there.
+    """
+    lengths = np.diff(ends, axis=1, prepend=0)
+    return ends[:, -1] + 8 + (3 + (lengths >= 64)).sum(1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+LAST_STRIDE = 32
+"""Of the last feature map, on whose cells a teacher's labels and CutMix's shares are laid."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """The full backbone: channels after the stem, and blocks per stage (strides 4, 8, 16, 32)."""
+    """The trunk behind the head's encoder: channels and residual blocks per stage. The first stage keeps the latent
+    grid's stride, each later one halves the grid."""
 
-    width: int = 48
-    blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+    channels: list[int] = field(default_factory=lambda: [256, 448])
+    blocks: list[int] = field(default_factory=lambda: [3, 1])
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class Config:
     name: str
     version: str = "0.1.0"
     seed: int = 1
+    precision: str = "f32"
+    """Of convolutions and matrix products in training: f32, or bf16 where the machine has instructions for it."""
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     full: Full = field(default_factory=Full)
@@ -150,6 +157,16 @@ class Config:
         (width, height), (stored_width, stored_height) = self.data.size, self.data.stored
         if width * stored_height != height * stored_width:
             raise ValueError(f"data.stored: {self.data.stored} has another shape than data.size, {self.data.size}")
+        if self.precision not in ("f32", "bf16"):
+            raise ValueError(f"precision: {self.precision!r} is neither f32 nor bf16")
+        if len(self.network.channels) != len(self.network.blocks) or not self.network.channels:
+            raise ValueError("network.channels and network.blocks differ in length, or are empty")
+        stride = math.prod(self.split.strides)
+        if self.split.name != f"s{stride}" or stride << (len(self.network.channels) - 1) != LAST_STRIDE:
+            raise ValueError(
+                f"split.name: {self.split.name} must name the head's stride, s{stride}, and the trunk's stages must"
+                f" bring it to {LAST_STRIDE}"
+            )
         for key in ("full", "stage1", "stage2", "stage3"):
             if getattr(self, key).unit not in ("epochs", "minutes"):
                 raise ValueError(f"{key}.unit: {getattr(self, key).unit!r} is neither epochs nor minutes")

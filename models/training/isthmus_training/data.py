@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,21 +19,28 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Picture files and their labels, before decoding. `labels` index into `classes`."""
+    """Picture files and their labels, before decoding. `labels` index into `classes`.
+
+    `objects` [n, 4] is where the labelled thing is (left, top, right, bottom in pixels of the file), if an
+    `annotations.json` beside the classes' folders says so.
+    """
 
     classes: list[str]
     paths: list[Path]
     labels: list[int]
+    objects: np.ndarray | None = None
 
 
 @dataclasses.dataclass
 class Pictures:
-    """Decoded pictures. `pixels` [n, H, W, 3] u8, `labels` [n] i64, `bad` names what did not decode."""
+    """Decoded pictures. `pixels` [n, H, W, 3] u8, `labels` [n] i64, `bad` names what did not decode; `objects` [n, 4]
+    is where the labelled thing is (left, top, right, bottom in 0..=1 of the picture), where that is known."""
 
     classes: list[str]
     pixels: np.ndarray
     labels: torch.Tensor
     bad: list[str]
+    objects: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -44,7 +52,9 @@ def scan(root: Path, holdout: float, seed: int) -> tuple[Folder, Folder]:
     `root/train/CLASS/*` and `root/val/CLASS/*` are taken as they are. A plain `root/CLASS/*` is divided:
     `holdout` of each class, drawn with `seed`, validates.
     """
+    annotated = root
     if (root / "train").is_dir() and (root / "val").is_dir():
+        annotated = root / "train"
         train, val = _by_class(root / "train"), _by_class(root / "val")
         if set(val) - set(train):
             raise ValueError(f"{root}: classes in val but not in train: {sorted(set(val) - set(train))}")
@@ -57,16 +67,17 @@ def scan(root: Path, holdout: float, seed: int) -> tuple[Folder, Folder]:
     classes = sorted(train)
     if len(classes) < 2:
         raise ValueError(f"{root}: needs at least two folders of pictures, found {classes}")
-    return _folder(classes, train), _folder(classes, val)
+    train_folder = _folder(classes, train)
+    return dataclasses.replace(train_folder, objects=_objects(annotated, train_folder.paths)), _folder(classes, val)
 
 
 def load(folder: Folder, size: tuple[int, int], threads: int) -> Pictures:
     """Decodes every picture to `size` (width, height), centre-cropped. Undecodable files are skipped and named."""
 
-    def decode(path: Path) -> np.ndarray | None:
+    def decode(path: Path) -> tuple[np.ndarray, tuple[int, int]] | None:
         try:
             with Image.open(path) as picture:
-                return preprocess(picture, size)
+                return preprocess(picture, size), picture.size
         except (OSError, ValueError, SyntaxError):
             return None
 
@@ -76,8 +87,13 @@ def load(folder: Folder, size: tuple[int, int], threads: int) -> Pictures:
     bad = [str(path) for path, picture in zip(folder.paths, decoded) if picture is None]
     if not good:
         raise ValueError("none of the pictures could be decoded")
-    pixels = np.stack([decoded[i] for i in good])
-    return Pictures(folder.classes, pixels, torch.tensor([folder.labels[i] for i in good]), bad)
+    pixels = np.stack([decoded[i][0] for i in good])
+    objects = None
+    if folder.objects is not None:
+        crops = np.array([centre_crop(*decoded[i][1], size) for i in good], np.float32)
+        corners, sides = np.tile(crops[:, :2], 2), np.tile(crops[:, 2:] - crops[:, :2], 2)
+        objects = ((folder.objects[good] - corners) / sides).clip(0, 1)
+    return Pictures(folder.classes, pixels, torch.tensor([folder.labels[i] for i in good]), bad, objects)
 
 
 def preprocess(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -90,12 +106,17 @@ def preprocess(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
         picture = picture.convert("RGBA")
     # The bands of RGBA are kept as they are: alpha over black would need a multiply that no camera needs.
     picture = _over_black(picture) if picture.mode == "RGBA" else picture.convert("RGB")
-    width, height = size
-    box_width = min(picture.width, max(1, picture.height * width // height))
-    box_height = min(picture.height, max(1, picture.width * height // width))
-    left, top = (picture.width - box_width) // 2, (picture.height - box_height) // 2
-    box = (left, top, left + box_width, top + box_height)
+    box = centre_crop(picture.width, picture.height, size)
     return np.asarray(picture.crop(box).resize(size, Image.Resampling.BILINEAR))
+
+
+def centre_crop(picture_width: int, picture_height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest centred box (left, top, right, bottom in pixels) with the aspect ratio of `size` (width, height)."""
+    width, height = size
+    box_width = min(picture_width, max(1, picture_height * width // height))
+    box_height = min(picture_height, max(1, picture_width * height // width))
+    left, top = (picture_width - box_width) // 2, (picture_height - box_height) // 2
+    return left, top, left + box_width, top + box_height
 
 
 def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -144,17 +165,18 @@ def random_views(
     std: Sequence[float],
     seed: int,
 ) -> Views:
-    """Random resized crops, mirror images, colour jitter, CutMix. Everything random hangs from `seed`."""
+    """Random resized crops, mirror images, colour jitter, CutMix. Everything random hangs from `seed`.
+
+    Where it is known where the labelled thing is, every crop shows it, and crops of all magnifications come equally
+    often: a thing that fills little of the picture is learnt from near and recognised from afar.
+    """
     rng = np.random.default_rng(seed)
     n, (width, height) = len(index), size
     out = np.empty((n, height, width, 3), np.uint8)
     boxes = np.empty((n, 4), np.float32)
     for i, at in enumerate(index):
         picture = Image.fromarray(pictures.pixels[at])
-        share, ratio = rng.uniform(augmentation.scale, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = min(1.0, np.sqrt(share * ratio)), min(1.0, np.sqrt(share / ratio))
-        x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        boxes[i] = (x, y, x + w, y + h)
+        boxes[i] = _crop(rng, augmentation.scale, None if pictures.objects is None else pictures.objects[at])
         pixels_box = boxes[i] * np.array([picture.width, picture.height] * 2, np.float32)
         view = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=tuple(map(float, pixels_box))))
         mirrored = bool(rng.random() < 0.5) and augmentation.mirror
@@ -185,6 +207,21 @@ def shuffled(count: int, batch: int, seed: int) -> list[np.ndarray]:
     return [order[i : i + batch] for i in range(0, count - batch + 1, batch)]
 
 
+def _crop(rng: np.random.Generator, least: float, thing: np.ndarray | None) -> tuple[float, float, float, float]:
+    """A box of at least the share `least` of a picture's area (left, top, right, bottom in 0..=1) that shows `thing`."""
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    share = rng.uniform(least, 1.0) if thing is None else np.exp(rng.uniform(np.log(least), 0.0))
+    w, h = min(1.0, np.sqrt(share * ratio)), min(1.0, np.sqrt(share / ratio))
+    if thing is None:
+        x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
+        return x, y, x + w, y + h
+    left, top, right, bottom = map(float, thing)
+    w, h = min(1.0, max(w, 1.1 * (right - left))), min(1.0, max(h, 1.1 * (bottom - top)))
+    x = rng.uniform(max(0.0, right - w), max(0.0, min(left, 1 - w)))
+    y = rng.uniform(max(0.0, bottom - h), max(0.0, min(top, 1 - h)))
+    return x, y, min(1.0, x + w), min(1.0, y + h)
+
+
 def _jitter(x: torch.Tensor, strength: float, rng: np.random.Generator) -> torch.Tensor:
     """Brightness, contrast and saturation of normalised pictures, each by a factor in `1 ± strength`."""
 
@@ -206,6 +243,21 @@ def _by_class(root: Path) -> dict[str, list[Path]]:
 def _folder(classes: list[str], found: dict[str, list[Path]]) -> Folder:
     pairs = [(path, label) for label, name in enumerate(classes) for path in found.get(name, [])]
     return Folder(classes, [path for path, _ in pairs], [label for _, label in pairs])
+
+
+def _objects(root: Path, paths: list[Path]) -> np.ndarray | None:
+    """Boxes [n, 4] of the pictures `paths` from COCO-style annotations, one a picture; `None` without them."""
+    file = root / "annotations.json"
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text("utf-8"))
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    found = {names[item["image_id"]]: item["bbox"] for item in content["annotations"]}
+    try:
+        boxes = np.array([found[path.relative_to(root).as_posix()] for path in paths], np.float32)
+    except KeyError as missing:
+        raise ValueError(f"{file}: no box for {missing}") from None
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
 
 def _over_black(picture: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
+import zstandard
 from PIL import Image, ImageDraw
 from safetensors.numpy import save
 from torch import nn
@@ -74,7 +75,7 @@ def _graphs(config: Config, network: Backbone, student: Student, labels: list[st
     picture = (3, height, width)
 
     full = Graph("full", "picture", picture, "N")
-    layers = nn.Sequential(network.prefix(split.name), network.trunk(split.name))
+    layers = nn.Sequential(network.prefix(), network.trunk())
     full.output(full.add(round_weights(plain(layers)), "picture"), "logits")
     full.save(root / "onnx/full.onnx")
 
@@ -171,20 +172,24 @@ def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
 
 
 def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
-    labels = val_set.labels.numpy()
-    bundle.manifest["full"]["accuracy"] = round(bundle.full_accuracy(val_set.pixels, labels), 5)
-    print(f"full: accuracy {bundle.manifest['full']['accuracy']:.4f}", flush=True)
-    points = []
-    for point in bundle.measure(val_set.pixels, labels, chosen):
-        print(point.line(), flush=True)
-        if point.channels:
-            points.append(point.entry())
-            continue
-        for split in bundle.manifest["splits"]:
-            for width in split["widths"]:
-                if (split["name"], width["name"]) == (point.split, point.width):
-                    width["exit_accuracy"] = round(point.accuracy, 5)
+    """Fills in what the manifest says was measured, and writes every single result as `outcomes.csv.zst`."""
+    labels, points, rows = val_set.labels.numpy(), [], ["frame,label,point,bytes,right,confidence"]
+    exits = {
+        f"{split['name']}/{width['name']}/exit": width for split in bundle.manifest["splits"] for width in split["widths"]
+    }
+    for result in bundle.measure(val_set.pixels, labels, chosen):
+        print(result.line(), flush=True)
+        if result.point == "full":
+            bundle.manifest["full"]["accuracy"] = round(result.accuracy, 5)
+        elif result.point in exits:
+            exits[result.point]["exit_accuracy"] = round(result.accuracy, 5)
+        else:
+            points.append(result.entry())
+        for frame, size, right, confidence in zip(*result[1:]):
+            rows.append(f"{frame},{labels[frame]},{result.point},{size},{int(right)},{confidence:.4f}")
     bundle.manifest["points"] = points
+    content = "\n".join([*rows, ""]).encode()
+    (bundle.root / "outcomes.csv.zst").write_bytes(zstandard.ZstdCompressor(level=19).compress(content))
 
 
 def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
@@ -275,7 +280,7 @@ def _card(config: Config, manifest: dict[str, Any], train_set: Pictures, val_set
             "",
             f"{len(train_set):,} pictures trained it. Accuracies are of ONNX Runtime on {len(val_set):,} validation"
             f" pictures, those of operating points on {measured:,} of them, by `isthmus-train export`;"
-            " `isthmus-train evaluate` measures all. Bytes are −Σ log2 p rounded up plus 20 for the header.",
+            " `isthmus-train evaluate` measures all. Bytes are −Σ log2 p rounded up plus envelope and header.",
             "",
             f"Full network: {100 * full['accuracy']:.2f}% top-1, {full['macs'] / 1e6:.0f} MMAC,"
             f" {full['parameters'] / 1e6:.2f} M parameters.",

@@ -13,14 +13,15 @@ from torch.nn import functional as F
 from . import loop
 from .config import Config
 from .data import Augmentation, Pictures, Views, normalise, random_views, shuffled
-from .network import Backbone
+from .network import Backbone, Encoder
 from .teacher import LabelMaps
 
 MICRO_BATCH = 32
 
 
 def build(config: Config, classes: int) -> Backbone:
-    return Backbone(config.network.width, config.network.blocks, classes)
+    encoder = Encoder(config.split.head, config.split.strides, config.split.widths)
+    return Backbone(encoder, config.network.channels, config.network.blocks, classes)
 
 
 def train(
@@ -65,8 +66,9 @@ def train(
                 at, index = item
                 seed = hash((config.seed, epoch, step, at)) & 0xFFFFFFFF
                 views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
-                last = network.last_map(views.pictures.to(workers.device))
-                loss = task_loss(config, last, network.classifier, outputs, views, train_set.labels, teacher)
+                with workers.autocast():
+                    last = network.last_map(views.pictures.to(workers.device))
+                    loss = task_loss(config, last, network.classifier, outputs, views, train_set.labels, teacher)
                 (loss * (len(index) / len(batch))).backward()
                 return loss.item()
 
@@ -112,7 +114,7 @@ def accuracy(network: nn.Module, pictures: Pictures, config: Config, workers: lo
     network.eval()
 
     def correct(at: int) -> int:
-        with torch.no_grad():
+        with torch.no_grad(), workers.autocast():
             x = normalise(torch.from_numpy(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
             top = network(x.to(workers.device)).argmax(1).cpu()
         return int((top == pictures.labels[at : at + batch]).sum())
@@ -145,7 +147,7 @@ def task_loss(
     The teacher's outputs are learnt for the whole view and for each cell of the feature map (token labelling, Jiang et
     al., 2021): many more answers per picture than one class of a few.
     """
-    logits, device = classifier(last.mean((2, 3))), last.device
+    logits, device = classifier(last.mean((2, 3))).float(), last.device
     smoothing, classes = config.full.smoothing, logits.shape[1]
     hard = F.one_hot(labels[views.index], classes) * (1 - smoothing) + smoothing / classes
     loss = F.cross_entropy(logits, views.mix(hard).to(device))
@@ -158,7 +160,7 @@ def task_loss(
     def soft(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return t * t * F.cross_entropy(logits / t, views.mix(wanted.softmax(1)).to(device))
 
-    outputs_map = outputs(last)
+    outputs_map = outputs(last).float()
     loss = weights.hard * loss + weights.classes * soft(logits, whole[:, teacher.columns])
     loss = loss + weights.outputs * soft(outputs_map.mean((2, 3)), whole)
     return loss + weights.cells * soft(outputs_map, cells)

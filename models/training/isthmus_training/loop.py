@@ -25,10 +25,14 @@ class Workers:
     so only the order of additions varies from run to run. A GPU uses one worker.
     """
 
-    def __init__(self, device: torch.device, threads: int) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, threads: int, precision: str = "f32") -> None:
+        self.device, self.precision = device, precision
         self.count = threads if device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(self.count, initializer=_start_thread)
+
+    def autocast(self) -> torch.autocast:
+        """Convolutions and matrix products in the run's precision: `f32` or `bf16`. To be entered on the worker."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         return list(self.pool.map(function, items))

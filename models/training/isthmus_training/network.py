@@ -1,6 +1,6 @@
-"""The networks: the full backbone, the slimmable head, the adapter.
+"""The networks: the slimmable encoder and head, the full backbone over the same encoder, the adapter.
 
-The head and the adapter run at several widths. All widths share each weight; a narrower one uses its first channels
+The encoder and the adapter run at several widths. All widths share each weight; a narrower one uses its first channels
 (slimmable networks, Yu et al., 2019) and has a batch norm of its own.
 
 All are plain: 3×3 convolutions, batch norm that folds away at export, ReLU, addition, global average pooling.
@@ -44,48 +44,6 @@ def block(inputs: int, outputs: int, stride: int) -> Residual:
     return Residual(conv_norm(inputs, outputs, 3, stride), second, shortcut)
 
 
-class Backbone(nn.Module):
-    """A residual network over pictures [N, 3, H, W] with strides 4, 8, 16, 32 and `width · 2^i` channels.
-
-    It can be cut behind the stage of stride 8 or 16: what lies before is the `prefix`, what follows the `trunk`.
-    """
-
-    CUTS = {"s8": 2, "s16": 3}
-
-    def __init__(self, width: int, blocks: list[int], classes: int) -> None:
-        super().__init__()
-        self.width = width
-        self.stem = nn.Sequential(
-            conv_norm(3, width // 2, 3, 2), nn.ReLU(), conv_norm(width // 2, width, 3, 2), nn.ReLU()
-        )
-        self.stages = nn.Sequential()
-        channels = width
-        for i, count in enumerate(blocks):
-            outputs = width << i
-            stage = [block(channels if j == 0 else outputs, outputs, 2 if i and j == 0 else 1) for j in range(count)]
-            self.stages.append(nn.Sequential(*stage))
-            channels = outputs
-        self.classifier = nn.Linear(channels, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def prefix(self, split: str) -> nn.Sequential:
-        """Pictures to the features that `trunk(split)` takes. Shares this network's weights."""
-        return nn.Sequential(self.stem, self.stages[: self.CUTS[split]])
-
-    def trunk(self, split: str) -> nn.Sequential:
-        """What follows `prefix(split)`: features [N, C', h', w'] to logits [N, K]. Shares this network's weights."""
-        return nn.Sequential(self.stages[self.CUTS[split] :], nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
-
-    def last_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, 3, H, W] to the last feature map [N, C'', H/32, W/32]."""
-        return self.stages(self.stem(x))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.last_map(x).mean((2, 3)))
-
-
 class SlimConv(nn.Module):
     """A convolution and batch norm at several widths (percentages); a fixed side keeps all its channels."""
 
@@ -125,24 +83,46 @@ class SlimConv(nn.Module):
         return conv
 
 
-class Head(nn.Module):
-    """The device's network: pictures [N, 3, H, W] to latents [N, C, h, w] and the exit's logits [N, K]."""
+class Encoder(nn.Module):
+    """3×3 convolutions at several widths: pictures [N, 3, H, W] to activations [N, C, h, w]."""
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], latents: int, exit_units: int, classes: int, widths: Sequence[int]
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()
+        self.channels, self.widest = channels[-1], widths[-1]
         inputs = [3, *channels[:-1]]
         self.layers = nn.ModuleList(
             SlimConv(i, o, 3, s, widths, (n > 0, True)) for n, (i, o, s) in enumerate(zip(inputs, channels, strides))
         )
-        self.latent = SlimConv(channels[-1], latents, 1, 1, widths, (True, False))
-        self.exits = nn.ModuleDict({str(w): _exit(narrowed(channels[-1], w), exit_units, classes) for w in widths})
+
+    def forward(self, x: torch.Tensor, width: int) -> torch.Tensor:
+        for layer in self.layers:
+            x = F.relu(layer(x, width))
+        return x
+
+    @torch.no_grad()
+    def inherit(self) -> None:
+        """Gives each narrower width the widest's batch norm, over the channels that it has."""
+        for layer in self.layers:
+            widest = layer.norms[str(self.widest)].state_dict()
+            for norm in layer.norms.values():
+                norm.load_state_dict({k: v[: norm.num_features] if v.ndim else v for k, v in widest.items()})
+
+    def plain(self, width: int) -> nn.Sequential:
+        return nn.Sequential(*(part for layer in self.layers for part in (layer.plain(width), nn.ReLU())))
+
+
+class Head(nn.Module):
+    """The device's network: pictures [N, 3, H, W] to latents [N, C, h, w] and the exit's logits [N, K]."""
+
+    def __init__(self, encoder: Encoder, latents: int, exit_units: int, classes: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.latent = SlimConv(encoder.channels, latents, 1, 1, widths, (True, False))
+        self.exits = nn.ModuleDict({str(w): _exit(narrowed(encoder.channels, w), exit_units, classes) for w in widths})
 
     def forward(self, x: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The exit learns on what the head computes and does not change it: its gradient stops here."""
-        for layer in self.layers:
-            x = F.relu(layer(x, width))
+        x = self.encoder(x, width)
         return self.latent(x, width), self.exits[str(width)](x.detach())
 
     def centre(self, width: int) -> torch.Tensor:
@@ -158,16 +138,55 @@ class PlainHead(nn.Module):
 
     def __init__(self, head: Head, width: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for layer in head.layers:
-            layers += [layer.plain(width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = head.encoder.plain(width)
         self.latent = head.latent.plain(width)
         self.exit = head.exits[str(width)]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.layers(x)
         return self.latent(x), self.exit(x)
+
+
+class Backbone(nn.Module):
+    """The full network over pictures [N, 3, H, W]: the device's encoder at its full width, an entry that brings its
+    output to the trunk's features, and the residual trunk.
+
+    The split network inherits the encoder, so that only what lies between the two machines has to be learned anew.
+    """
+
+    def __init__(self, encoder: Encoder, channels: Sequence[int], blocks: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.entry = nn.Sequential(conv_norm(encoder.channels, channels[0], 3), nn.ReLU())
+        self.stages = nn.Sequential()
+        inputs = channels[0]
+        for stage, (outputs, count) in enumerate(zip(channels, blocks)):
+            for number in range(count):
+                self.stages.append(block(inputs, outputs, 2 if stage and number == 0 else 1))
+                inputs = outputs
+        self.classifier = nn.Linear(inputs, classes)
+        for module in (*self.entry.modules(), *self.stages.modules()):
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures [N, 3, H, W] to the trunk's input [N, C', h, w]."""
+        return self.entry(self.encoder(x, self.encoder.widest))
+
+    def prefix(self) -> nn.Sequential:
+        """`features` as plain modules, for export; the encoder's are copies with their batch norms folded in."""
+        return nn.Sequential(self.encoder.plain(self.encoder.widest), self.entry)
+
+    def trunk(self) -> nn.Sequential:
+        """What follows `features`: [N, C', h, w] to logits [N, K]. Shares this network's weights."""
+        return nn.Sequential(self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
+
+    def last_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures [N, 3, H, W] to the last feature map [N, C'', H/32, W/32]."""
+        return self.stages(self.features(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.last_map(x).mean((2, 3)))
 
 
 class SlimBlock(nn.Module):
@@ -205,7 +224,7 @@ class Adapter(nn.Module):
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """A copy of a backbone, its prefix or its trunk, each batch norm folded into its convolution."""
+    """A copy of a backbone's prefix or trunk, each batch norm folded into its convolution."""
     return _folded(copy.deepcopy(module).eval())
 
 

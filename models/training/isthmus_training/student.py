@@ -33,18 +33,20 @@ class Student(nn.Module):
     def __init__(self, config: Config, network: Backbone, outputs: nn.Conv2d | None) -> None:
         super().__init__()
         split, classes = config.split, network.classifier.out_features
-        features = network.width << (Backbone.CUTS[split.name] - 1)
-        latents = split.channels[-1]
-        self.head = Head(split.head, split.strides, latents, split.exit_units, classes, split.widths)
+        features, latents = config.network.channels[0], split.channels[-1]
+        encoder = copy.deepcopy(network.encoder)
+        encoder.inherit()
+        self.head = Head(encoder, latents, split.exit_units, classes, split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
         self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, split.widths)
-        self.trunk = copy.deepcopy(network.trunk(split.name))
+        self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
 
     def forward(self, x: torch.Tensor, point: Point, noise: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures to the trunk's features [N, C', h, w], the exit's logits [N, K], and kilobits a picture []."""
         width, channels, bits = point
-        latents, exit_logits = self.head(x, width)
+        # Quantising and rates are counted in f32, whatever precision the convolutions run in.
+        latents, exit_logits = (values.float() for values in self.head(x, width))
         centre = self.head.centre(width)
         values, rate = self.quantiser(latents, centre, width, bits, noise)
         unsent = centre[channels:, None, None].expand(len(x), -1, *values.shape[2:])
@@ -140,18 +142,19 @@ def _stage(
                 rng = np.random.default_rng(seed)
                 views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
                 x, features, soft = views.pictures.to(workers.device), None, None
-                with torch.no_grad():
+                with torch.no_grad(), workers.autocast():
                     if stage.feature or stage.soft:
-                        features = network.prefix(config.split.name)(x)
+                        features = network.features(x)
                     if stage.soft:
-                        soft = (network.trunk(config.split.name)(features) / stage.temperature).softmax(1)
+                        soft = (network.trunk()(features).float() / stage.temperature).softmax(1)
                 targets = Targets(views, train_set.labels, features, soft)
                 drawn = [every[i] for i in rng.integers(len(every), size=stage.passes)]
                 # With a single pass the micro-batches of a step take turns.
                 passes = [widest, *drawn[1:]] if stage.passes > 1 or at % 2 == 0 else drawn
                 values: dict[str, float] = {}
                 for point in passes:
-                    weighted = _losses(config, stage, student, x, point, noise, targets, teacher)
+                    with workers.autocast():
+                        weighted = _losses(config, stage, student, x, point, noise, targets, teacher)
                     loss = sum(weight * value for weight, value in weighted.values())
                     (loss * (len(index) / len(batch) / len(passes))).backward()
                     values = values or {key: value.item() for key, (_, value) in weighted.items()}
@@ -200,14 +203,15 @@ def _losses(
         hard = F.one_hot(targets.labels[targets.views.index], exit_logits.shape[1]).float()
         losses["exit"] = (stage.exit, F.cross_entropy(exit_logits, targets.views.mix(hard).to(x.device)))
     if stage.feature:
-        variance = (targets.features - targets.features.mean((0, 2, 3), keepdim=True)).square().mean()
-        losses["feature"] = (stage.feature, (features - targets.features).square().mean() / variance)
+        wanted = targets.features.float()
+        variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
+        losses["feature"] = (stage.feature, (features.float() - wanted).square().mean() / variance)
     if stage.task or stage.soft:
         last, classifier, t = student.trunk[0](features), student.trunk[-1], stage.temperature
         task = full.task_loss(config, last, classifier, student.outputs, targets.views, targets.labels, teacher)
         losses["task"] = (stage.task, task)
     if stage.soft:
-        logits = classifier(last.mean((2, 3)))
+        logits = classifier(last.mean((2, 3))).float()
         losses["soft"] = (stage.soft * t * t, F.cross_entropy(logits / t, targets.soft))
     return losses
 
@@ -220,7 +224,7 @@ def accuracy(
     student.eval()
 
     def correct(at: int) -> tuple[int, int]:
-        with torch.no_grad():
+        with torch.no_grad(), workers.autocast():
             x = normalise(torch.from_numpy(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
             features, exit_logits, _ = student(x.to(workers.device), point, False)
             logits, labels = student.trunk(features).cpu(), pictures.labels[at : at + batch]

@@ -32,8 +32,8 @@ stored = [40, 40]
 holdout = 0.25
 
 [network]
-width = 8
-blocks = [1, 1, 1, 1]
+channels = [16, 24]
+blocks = [1, 1]
 
 [full]
 phases = [[2, 1.0]]

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,37 @@ def test_views_repeat_with_their_seed() -> None:
     torch.testing.assert_close(mixed.sum(1), torch.ones(4))
 
 
+def test_annotated_things_stay_in_every_crop(tmp_path: Path) -> None:
+    # A white thing on black, off the centre; the second class is only there because two are needed.
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[20:32, 50:60] = 255
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    files = [f"{name}/{number}.png" for name in ("a", "b") for number in range(4)]
+    content = {
+        "images": [{"id": i, "file_name": file} for i, file in enumerate(files)],
+        "annotations": [{"image_id": i, "bbox": [50, 20, 10, 12]} for i in range(len(files))],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    train, _ = data.scan(tmp_path, 0.25, 1)
+    pictures = data.load(train, (60, 60), 1)
+    np.testing.assert_allclose(pictures.objects[0], [40 / 60, 20 / 60, 50 / 60, 32 / 60], atol=1e-6)
+    augmentation = data.Augmentation(0.05, 0.0, 0.0, False)
+    for seed in range(20):
+        views = data.random_views(pictures, [0, 1], (64, 64), augmentation, [0.0] * 3, [1.0] * 3, seed)
+        left, top, right, bottom = views.boxes.T
+        area = 255 * 10 * 12 / 60**2 / ((right - left) * (bottom - top))
+        torch.testing.assert_close(views.pictures.mean((1, 2, 3)) * 255, area, atol=4, rtol=0.1)
+
+    content["annotations"].pop()
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no box for 'b/3.png'"):
+        for seed in range(9):
+            data.scan(tmp_path, 0.25, seed)
+
+
 def test_label_maps_follow_the_crop_and_the_mirror() -> None:
     # One picture whose left half is class 0 and right half is class 1.
     maps = np.zeros((2, 2, 4, 4), np.float16)
@@ -69,6 +101,9 @@ def test_label_maps_follow_the_crop_and_the_mirror() -> None:
         ({"name": "x", "full": {"batch": "64"}}, "`full.batch` must be of type int"),
         ({"name": "x", "data": {"size": [100, 96]}}, "multiples of 32"),
         ({"name": "x", "split": {"channels": [8, 4]}}, "split.channels"),
+        ({"name": "x", "split": {"name": "s8"}}, "split.name: s8 must name the head's stride, s16"),
+        ({"name": "x", "network": {"blocks": [1]}}, "network.channels and network.blocks"),
+        ({"name": "x", "precision": "f16"}, "neither f32 nor bf16"),
         ({}, "missing key `name`"),
     ],
 )

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from isthmus_training.graph import Graph, round_weights
-from isthmus_training.network import Adapter, Backbone, Head, SlimConv, narrowed, plain
+from isthmus_training.network import Adapter, Backbone, Encoder, Head, SlimConv, narrowed, plain
 
 WIDTHS = [25, 50, 100]
+
+
+def backbone() -> Backbone:
+    return Backbone(Encoder([8, 12, 16, 16], [2, 2, 2, 2], WIDTHS), [24, 32], [2, 1], 5)
 
 
 def unsettled(module: torch.nn.Module) -> torch.nn.Module:
@@ -38,7 +42,7 @@ def test_a_width_uses_the_first_channels(width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_plain_head_and_adapter_match(width: int) -> None:
-    head = unsettled(Head([8, 12, 16], [2, 2, 2], 6, 8, 3, WIDTHS))
+    head = unsettled(Head(Encoder([8, 12, 16], [2, 2, 2], WIDTHS), 6, 8, 3, WIDTHS))
     adapter = unsettled(Adapter(6, 16, 2, 12, WIDTHS))
     x = torch.randn(2, 3, 32, 32)
     latents, exit_logits = head(x, width)
@@ -48,25 +52,33 @@ def test_plain_head_and_adapter_match(width: int) -> None:
 
 
 def test_the_exit_does_not_change_the_head() -> None:
-    head = Head([8, 8], [2, 2], 4, 8, 3, WIDTHS)
+    head = Head(Encoder([8, 8], [2, 2], WIDTHS), 4, 8, 3, WIDTHS)
     head(torch.randn(2, 3, 16, 16), 100)[1].sum().backward()
-    assert all(p.grad is None for p in head.layers.parameters())
+    assert all(p.grad is None for p in head.encoder.parameters())
     assert all(p.grad is not None for p in head.exits["100"].parameters())
 
 
-@pytest.mark.parametrize("split", ["s8", "s16"])
-def test_prefix_and_trunk_make_the_whole_and_fold(split: str) -> None:
-    network = unsettled(Backbone(8, [1, 2, 1, 1], 5))
+def test_prefix_and_trunk_make_the_whole_and_fold() -> None:
+    network = unsettled(backbone())
     x = torch.randn(2, 3, 64, 64)
-    features = network.prefix(split)(x)
-    assert features.shape[2:] == (64 // int(split[1:]),) * 2
-    torch.testing.assert_close(network.trunk(split)(features), network(x))
-    torch.testing.assert_close(plain(network.trunk(split))(plain(network.prefix(split))(x)), network(x))
+    features = network.features(x)
+    assert features.shape == (2, 24, 4, 4)
+    assert network.last_map(x).shape == (2, 32, 2, 2)
+    torch.testing.assert_close(network.trunk()(features), network(x))
+    torch.testing.assert_close(plain(network.trunk())(plain(network.prefix())(x)), network(x), atol=1e-4, rtol=1e-4)
+
+
+def test_narrower_widths_begin_as_the_widest() -> None:
+    encoder = unsettled(Encoder([8, 12], [2, 2], WIDTHS))
+    encoder.inherit()
+    widest, half = (encoder.layers[1].norms[str(w)] for w in (100, 50))
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        torch.testing.assert_close(getattr(half, name), getattr(widest, name)[:6])
 
 
 def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
-    network = unsettled(Backbone(8, [1, 1, 1, 1], 5))
-    module = round_weights(plain(torch.nn.Sequential(network.prefix("s16"), network.trunk("s16"))))
+    network = unsettled(backbone())
+    module = round_weights(plain(torch.nn.Sequential(network.prefix(), network.trunk())))
     graph = Graph("full", "picture", (3, 64, 64), "N")
     graph.output(graph.add(module, "picture"), "logits")
     graph.save(tmp_path / "full.onnx")

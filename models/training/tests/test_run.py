@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from safetensors import safe_open
 
 from isthmus_training import entropy, full
@@ -68,11 +69,22 @@ def test_train_resume_export_evaluate(
         np.testing.assert_array_equal(decoded, tensors["symbols"])
         assert tensors["layer_bytes"].sum() == len(tensors["stream"])
 
+    outcomes = zstandard.decompress((bundle / "outcomes.csv.zst").read_bytes()).decode().splitlines()
+    assert outcomes[0] == "frame,label,point,bytes,right,confidence"
+    rows = [line.split(",") for line in outcomes[1:]]
+    frames = 3 * round(24 * 0.25)
+    assert len(rows) == frames * (1 + 2 + len(manifest["points"]))
+    for point in manifest["points"]:
+        name = f"{point['split']}/{point['width']}/c{point['channels']}/b{point['bits']}"
+        mine = [row for row in rows if row[2] == name]
+        assert sum(int(row[4]) for row in mine) / frames == pytest.approx(point["accuracy"], abs=1e-5)
+        assert sum(int(row[3]) for row in mine) / frames == pytest.approx(point["bytes_mean"], abs=0.06)
+
     capsys.readouterr()
     assert main(["evaluate", *common, "--bundle", str(bundle)]) == 0
     said = capsys.readouterr().out
     assert f"full: accuracy {manifest['full']['accuracy']:.4f}" in said
-    assert said.count(" c") >= 8
+    assert said.count("/c") == 8
     shutil.rmtree(bundle)
 
 
