@@ -106,6 +106,8 @@ class Stage:
     warmup: float = 0.5
     batch: int = 64
     learning_rate: float = 1e-3
+    trunk_rate: float = 0.2
+    """The trunk's share of the learning rate: it has been trained, what stands before it has not."""
     trains: list[str] = field(default_factory=lambda: ["head", "adapter"])
     """Of head (with its quantiser), adapter, trunk. The others keep their weights and statistics."""
     passes: int = 2

@@ -28,6 +28,8 @@ class Workers:
     def __init__(self, device: torch.device, threads: int, precision: str = "f32") -> None:
         self.device, self.precision = device, precision
         self.count = threads if device.type == "cpu" else 1
+        # What runs between the micro-batches is bound by memory: more threads would only wait for each other.
+        torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(self.count, initializer=_start_thread)
 
     def autocast(self) -> torch.autocast:
@@ -118,10 +120,11 @@ class Average:
     def update(self, module: nn.Module) -> None:
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
-        for mine, theirs in zip(self.module.state_dict().values(), module.state_dict().values()):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
-            else:
+        pairs = list(zip(self.module.state_dict().values(), module.state_dict().values()))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
                 mine.copy_(theirs)
 
 

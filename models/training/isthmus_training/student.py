@@ -107,8 +107,11 @@ def _stage(
         trained.append(student.quantiser)
     if "trunk" in stage.trains and student.outputs is not None:
         trained.append(student.outputs)
-    parameters = [p for module in trained for p in module.parameters()]
-    optimiser = torch.optim.AdamW(parameters, stage.learning_rate, weight_decay=1e-4, fused=True)
+    groups = [
+        dict(params=list(module.parameters()), share=stage.trunk_rate if module in (student.trunk, student.outputs) else 1.0)
+        for module in trained
+    ]
+    optimiser = torch.optim.AdamW(groups, stage.learning_rate, weight_decay=1e-4, fused=True)
     steps = len(shuffled(len(train_set), stage.batch, 0))
     schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)
     augmentation = full.augmentation_of(config)
@@ -134,7 +137,7 @@ def _stage(
         for step, batch in enumerate(batches):
             size, noise = full.scaled(config.data.size, schedule.scale), schedule.progress < stage.noise
             for group in optimiser.param_groups:
-                group["lr"] = schedule.rate
+                group["lr"] = schedule.rate * group["share"]
 
             def micro(item: tuple[int, np.ndarray]) -> dict[str, float]:
                 at, index = item
