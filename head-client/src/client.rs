@@ -244,7 +244,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
             {
                 return;
             }
-            Event::Reply(frame, reply) => match self.to_reply(frame, reply) {
+            Event::Reply(frame, reply) => match self.checked_reply(frame, reply) {
                 Some(reply) => Input::Reply { frame, reply },
                 None => {
                     tracing::warn!(%frame, "the reply makes no sense");
@@ -256,7 +256,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
     }
 
     /// A reply that was checked; `None` if it makes no sense.
-    fn to_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<ServerReply> {
+    fn checked_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<ServerReply> {
         let feedback = reply.feedback.unwrap_or_default();
         let outcome = match reply.outcome? {
             reply::Outcome::Refusal(refusal) => {
@@ -295,7 +295,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
                     }
                 }
                 Output::Send { frame, point, time_left, answer_by } => {
-                    if let Some(outgoing) = self.to_outgoing(frame, point, time_left, answer_by) {
+                    if let Some(outgoing) = self.outgoing(frame, point, time_left, answer_by) {
                         // Without a link task the link is down, and the deadline settles it.
                         let _ = self.link.commands.send(Command::Send(outgoing));
                     }
@@ -314,7 +314,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
         ControlFlow::Continue(())
     }
 
-    fn to_outgoing(
+    fn outgoing(
         &mut self,
         frame: FrameId,
         point: OperatingPoint,

@@ -17,7 +17,7 @@ use crate::tls::{Fingerprint, FingerprintError, Trust};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// The server: quic://HOST[:4433] or grpc://HOST[:8001].
+    /// The server: quic://HOST:4433 or grpc://HOST:8001; these ports are the defaults.
     #[arg(long, value_name = "URL", env = "ISTHMUS_SERVER")]
     pub server: Option<ServerUrl>,
     /// SHA-256 of the server's certificate, as the server prints it when it starts.

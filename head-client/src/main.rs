@@ -35,6 +35,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in the program's life")]
 enum Command {
     /// Answer the frames of an input.
     #[command(after_help = EXIT_CODES)]

@@ -57,8 +57,8 @@ pub enum Verdict {
     Dropped(DropCause),
 }
 
-/// Where a frame's time went. The parts that are present, `receive_span` apart, add up to the time
-/// from capture to output; `receive_span` lies within `network`.
+/// Where a frame's time went, in whole microseconds. The parts that are present, `receive_span`
+/// apart, add up to the time from capture to output exactly; `receive_span` lies within `network`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// Waiting on the device: for the compute thread, and for threads to wake.

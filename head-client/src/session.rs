@@ -364,13 +364,10 @@ impl Session {
     fn on_head_done(&mut self, now: Timestamp, frame: FrameId, outcome: HeadOutcome) {
         let Some((captured, run)) = self.take_running(frame) else { return };
         let HeadOutcome { exit, layer_ends, head, encode } = outcome;
-        let elapsed = now.saturating_since(captured.at);
-        let timing = Timing {
-            wait: elapsed.saturating_sub(head + encode),
-            head: Some(head),
-            encode: Some(encode),
-            ..Timing::default()
-        };
+        let mut rest = now.saturating_since(captured.at);
+        let head = Some(take(&mut rest, head));
+        let encode = Some(take(&mut rest, encode));
+        let timing = Timing { wait: rest, head, encode, ..Timing::default() };
         let coded = Coded { captured, run, exit, timing };
         let time_left = self.answer_by(captured).saturating_since(now);
         let Some(link) = self.link else {
@@ -578,20 +575,24 @@ fn blank(now: Timestamp, captured: Captured, verdict: Verdict) -> FrameOutcome {
     }
 }
 
-/// Splits the time from sending to the reply into network and server, and gives the server's part.
+/// Takes a stage out of the time that is not accounted for yet, and gives its share.
 ///
-/// A server that claims more time than has passed is believed up to what has passed, stage by
-/// stage, so that the stages always add up.
+/// The session's instants are whole microseconds, stages come from finer clocks and from servers:
+/// a stage counts in whole microseconds and up to what is left, so that stages always add up.
+fn take(rest: &mut Duration, stage: Duration) -> Duration {
+    let micros = u64::try_from(stage.as_micros()).unwrap_or(u64::MAX);
+    let taken = Duration::from_micros(micros).min(*rest);
+    *rest -= taken;
+    taken
+}
+
+/// Splits the time from sending to the reply into network and server, and gives the server's part.
 fn split_round(round: Duration, feedback: &wire::Feedback, timing: &mut Timing) -> Duration {
     let mut rest = round;
-    let mut take = |micros: u64| {
-        let taken = Duration::from_micros(micros).min(rest);
-        rest -= taken;
-        Some(taken)
-    };
-    timing.queue = take(feedback.queue_us);
-    timing.decode = take(feedback.decode_us);
-    timing.tail = take(feedback.tail_us);
+    let mut server = |micros| Some(take(&mut rest, Duration::from_micros(micros)));
+    timing.queue = server(feedback.queue_us);
+    timing.decode = server(feedback.decode_us);
+    timing.tail = server(feedback.tail_us);
     timing.network = Some(rest);
     timing.receive_span = Some(Duration::from_micros(feedback.receive_span_us).min(rest));
     round - rest

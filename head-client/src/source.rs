@@ -57,7 +57,7 @@ pub enum InputError {
 /// if it is one of `labels`.
 pub fn open(input: &Path, labels: &[String]) -> Result<BoxedSource, InputError> {
     if input == Path::new("-") {
-        return open_stream(io::stdin());
+        return open_stream(io::stdin(), labels);
     }
     let unreadable = |source| InputError::Unreadable { path: input.to_owned(), source };
     let metadata = fs::metadata(input).map_err(unreadable)?;
@@ -82,7 +82,13 @@ pub fn open(input: &Path, labels: &[String]) -> Result<BoxedSource, InputError> 
 }
 
 /// Opens a stream of pictures, telling MJPEG from YUV4MPEG2 by its first bytes.
-pub fn open_stream(mut stream: impl Read + Send + 'static) -> Result<BoxedSource, InputError> {
+///
+/// A frame's true class is what the stream says, if it is one of `labels`: the word behind `label=`
+/// in a JPEG's comment, or behind `XLABEL=` in the header of a YUV4MPEG2 frame.
+pub fn open_stream(
+    mut stream: impl Read + Send + 'static,
+    labels: &[String],
+) -> Result<BoxedSource, InputError> {
     let mut first = Vec::new();
     let length = y4m::MAGIC.len() as u64;
     (&mut stream)
@@ -92,14 +98,26 @@ pub fn open_stream(mut stream: impl Read + Send + 'static) -> Result<BoxedSource
     let whole = io::Cursor::new(first.clone()).chain(stream);
     if first == y4m::MAGIC {
         let frames = Y4m::new(whole).map_err(|error| InputError::Stream(error.to_string()))?;
-        Ok(Box::new(frames))
+        Ok(known(frames, labels))
     } else if first.starts_with(mjpeg::MAGIC) {
-        Ok(Box::new(Mjpeg::new(whole)))
+        Ok(known(Mjpeg::new(whole), labels))
     } else if first.is_empty() {
         Err(InputError::Stream("it is empty".into()))
     } else {
         Err(InputError::Stream(format!("it starts with {}", first.escape_ascii())))
     }
+}
+
+/// The frames, with the truth of those whose class is known.
+fn known(
+    frames: impl Iterator<Item = SourceFrame> + Send + 'static,
+    labels: &[String],
+) -> BoxedSource {
+    let labels = labels.to_vec();
+    Box::new(frames.map(move |SourceFrame { source, truth, picture }| {
+        let truth = truth.filter(|truth| labels.contains(truth));
+        SourceFrame { source, truth, picture }
+    }))
 }
 
 fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -65,11 +65,11 @@ fn config(address: SocketAddr, fingerprint: Fingerprint) -> ClientConfig {
     ClientConfig {
         server: ServerUrl { transport: Transport::Quic, host, port: address.port() },
         trust: Trust::Fingerprint(fingerprint),
-        deadline: Duration::from_millis(500),
+        deadline: Duration::from_secs(20),
         in_flight: 1,
         pace: Pace::EveryFrame,
         rate: None,
-        connect_timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A device runs a network's head and sends its quantised, entropy-coded features; a server
 //! decodes them and runs the tail. This crate holds everything the two must do identically: units
-//! and ids, the feature codec ([`FeatureCodec`]), the layered [packet](packet) that carries one
+//! and ids, the feature codec ([`FeatureCodec`]), the layered [packet] that carries one
 //! frame's features, the [envelope] around it, and the control messages ([`wire`]) with their
 //! [`Framer`].
 //!

@@ -1,11 +1,14 @@
-//! Properties of the feature codec over every bit depth, layer count and shape, and a golden
-//! vector that pins its bytes.
+//! Properties of the feature codec over every bit depth, layer count and shape, and vectors of
+//! another implementation that pin its bytes.
+
+use std::time::Duration;
 
 use isthmus_proto::{
-    BundleDigest, CodecError, FeatureCodec, FrequencyTables, LatentShape, OperatingPoint,
+    BundleDigest, CodecError, Envelope, FeatureCodec, FrequencyTables, LatentShape, OperatingPoint,
     PacketHeader, Quantiser, write_packet,
 };
 use proptest::prelude::*;
+use serde::Deserialize;
 
 /// Frequencies of `2^bits` symbols that sum to 65536, in proportion to `weights`.
 fn table(bits: u8, weights: &[u32]) -> Vec<u8> {
@@ -108,14 +111,60 @@ fn misuse_is_an_error_that_tells_the_expectation() {
     assert!(codec.quantise(&[0.0; 11], 2).is_err());
 }
 
-/// The bytes of this stream may never change: bundles in the field depend on them.
-#[test]
-fn golden_stream() {
-    let codec = codec(3, vec![1, 2], 4, 4, &[40, 20, 10, 5, 3, 2, 1, 1]);
-    let symbols: Vec<u8> = (0..32u32).map(|at| (at * at / 5 % 8) as u8).collect();
-    let coded = codec.encode(&symbols).expect("valid");
-    let hex: String = coded.stream.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((hex.as_str(), coded.layer_ends.as_slice()), (GOLDEN, &[7, 12][..]));
+/// Coded features that the reference coder of the training kit wrote. It shares nothing with this
+/// one but the specification; `python models/training/tests/test_vectors.py` writes the file anew.
+#[derive(Deserialize)]
+struct Vector {
+    name: String,
+    bits: u8,
+    channels: Vec<u16>,
+    height: u16,
+    width: u16,
+    frequencies: Vec<u16>,
+    symbols: Vec<u8>,
+    layer_lengths: Vec<usize>,
+    stream: String,
+    /// An envelope and a packet of all layers.
+    frame: String,
 }
 
-const GOLDEN: &str = "151c4c88bc3bbb6241c1617d";
+/// The bytes may never change: bundles and devices in the field depend on them.
+#[test]
+fn the_reference_coder_writes_the_same_bytes() {
+    let vectors: Vec<Vector> = serde_json::from_str(include_str!("vectors.json")).expect("vectors");
+    assert!(vectors.len() >= 6);
+    for vector in vectors {
+        let Vector { name, bits, channels, height, width, symbols, .. } = vector;
+        let count = usize::from(*channels.last().expect("a layer"));
+        let quantiser = Quantiser::new(bits, vec![0.5; count], vec![0; count], vec![0.0; count]);
+        let table: Vec<u8> = vector.frequencies.iter().flat_map(|f| f.to_le_bytes()).collect();
+        let tables = FrequencyTables::from_bytes(bits, count, &table).expect(&name);
+        let shape = LatentShape { channels, height, width };
+        let codec = FeatureCodec::new(shape, quantiser.expect(&name), tables).expect(&name);
+
+        let coded = codec.encode(&symbols).expect(&name);
+        assert_eq!(hex(&coded.stream), vector.stream, "{name}");
+        let ends: Vec<_> = vector
+            .layer_lengths
+            .iter()
+            .scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            })
+            .collect();
+        assert_eq!(coded.layer_ends, ends, "{name}");
+        assert_eq!(codec.decode(&coded.stream, ends.len()).expect(&name), symbols, "{name}");
+
+        let digest = BundleDigest(std::array::from_fn(|at| at as u8));
+        let point = OperatingPoint { split: 1, width: 3, layers: ends.len() as u8, bits };
+        let mut frame = Vec::new();
+        let time_left = Duration::from_millis(250);
+        Envelope { frame: 0xabcd, time_left, trace: None }.write(&mut frame);
+        write_packet(&mut frame, 2, &digest, point, &coded);
+        assert_eq!(hex(&frame), vector.frame, "{name}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -2,9 +2,12 @@
 
 use std::env;
 use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +15,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_head_client::text;
 use isthmus_proto::{Bitrate, DataSize};
 use isthmus_simulator::LinkConfig;
-use isthmus_simulator::camera::{CameraConfig, dataset};
+use isthmus_simulator::camera::{
+    Camera, CameraConfig, LabelledFrame, Stream, StreamFormat, dataset,
+};
 use isthmus_simulator::demo::{self, DemoConfig};
 use isthmus_simulator::report;
 use serde_json::json;
@@ -30,7 +35,8 @@ struct Cli {
 enum Command {
     /// Camera, client, emulated link and server in one process: the main job in one command.
     Demo(DemoArgs),
-    /// Write labelled frames of the built-in street camera: folders by class, and a COCO-style JSON.
+    /// Write labelled frames of the built-in street camera: folders by class and a COCO-style JSON,
+    /// or a stream to standard output.
     Camera(CameraArgs),
 }
 
@@ -74,17 +80,24 @@ struct DemoArgs {
 #[derive(Args)]
 struct CameraArgs {
     /// New or empty folder to write to.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Frames to write.
-    #[arg(long, value_name = "N")]
-    count: usize,
+    #[arg(long, value_name = "DIR", required_unless_present = "stream")]
+    out: Option<PathBuf>,
+    /// Write a stream to standard output instead, for `head-client run --input -`.
+    #[arg(long, value_name = "FORMAT", conflicts_with = "out")]
+    stream: Option<StreamFormat>,
+    /// Frames to write [default for a stream: until nobody reads any more]
+    #[arg(long, value_name = "N", required_unless_present = "stream")]
+    count: Option<usize>,
     /// Seed of the scene.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Write one frame of so many, so that neighbours differ.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    stride: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    stride: NonZeroUsize,
+    /// Stream so many frames per second, in the street as on the clock [default: 10 in the street,
+    /// and as fast as they are read]
+    #[arg(long, value_name = "FPS", requires = "stream")]
+    rate: Option<f32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -166,9 +179,38 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
 }
 
 fn camera(args: &CameraArgs) -> anyhow::Result<()> {
-    let config = CameraConfig { seed: args.seed, ..CameraConfig::default() };
-    dataset::write_dataset(&args.out, config, args.count, args.stride)?;
-    println!("{} frames in {}", args.count, args.out.display());
+    let mut config = CameraConfig { seed: args.seed, ..CameraConfig::default() };
+    let stride = args.stride.get();
+    if let (Some(out), Some(count)) = (&args.out, args.count) {
+        dataset::write_dataset(out, config, count, stride)?;
+        println!("{count} frames in {}", out.display());
+        return Ok(());
+    }
+    let format = args.stream.context("--out DIR or --stream FORMAT is needed")?;
+    config.frames_per_second = args.rate.unwrap_or(config.frames_per_second);
+    let frames = Camera::new(config)?.step_by(stride).take(args.count.unwrap_or(usize::MAX));
+    match stream(frames, format, config, args.rate) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("standard output"),
+    }
+}
+
+fn stream(
+    frames: impl Iterator<Item = LabelledFrame>,
+    format: StreamFormat,
+    config: CameraConfig,
+    rate: Option<f32>,
+) -> io::Result<()> {
+    let mut stream = Stream::new(io::BufWriter::new(io::stdout().lock()), format, config)?;
+    let start = Instant::now();
+    for (number, frame) in frames.enumerate() {
+        if let Some(rate) = rate {
+            let due = start + Duration::from_secs_f64(number as f64 / f64::from(rate));
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        stream.write(&frame)?;
+    }
     Ok(())
 }
 

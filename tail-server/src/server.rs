@@ -162,10 +162,10 @@ impl Server {
             endpoint.close(quic::code::DRAINING.into(), b"the server is shutting down");
             let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
         }
-        if let Some((mut serving, _)) = self.grpc.take() {
-            if timeout(GOODBYE, &mut serving).await.is_err() {
-                serving.abort();
-            }
+        if let Some((mut serving, _)) = self.grpc.take()
+            && timeout(GOODBYE, &mut serving).await.is_err()
+        {
+            serving.abort();
         }
         self.gate.dispatcher.stop();
         let workers = std::mem::take(&mut self.workers);

@@ -11,7 +11,7 @@ use isthmus_proto::wire::Feedback;
 use isthmus_proto::{OperatingPoint, Timestamp};
 use tokio::sync::oneshot;
 
-use crate::batcher::{self, Batch, Batcher, BatcherConfig, Full, JobId, Lane};
+use crate::batcher::{self, Batch, Batcher, BatcherConfig, JobId, Lane};
 use crate::counters::Cause;
 use crate::model::Model;
 use crate::receiver::Received;
@@ -98,14 +98,10 @@ impl Dispatcher {
         let (sender, outcome) = oneshot::channel();
         let deadline = received.deadline;
         let job = batcher::Job { lane, deadline, work: Job { received, outcome: sender } };
-        let submitted = self.with_batcher(|batcher, now| batcher.handle_arrival(now, job));
-        match submitted {
-            Ok(id) => {
-                self.wake.notify_one();
-                Some(Ticket { id, deadline, outcome })
-            }
-            Err(Full(_)) => None,
-        }
+        // A full queue gives the job back, and here it ends.
+        let id = self.with_batcher(|batcher, now| batcher.handle_arrival(now, job).ok())?;
+        self.wake.notify_one();
+        Some(Ticket { id, deadline, outcome })
     }
 
     /// Drops a queued job whose answer nobody wants.

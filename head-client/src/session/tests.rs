@@ -73,6 +73,13 @@ fn done(session: &mut Session, ms: u64, input: Input) -> Vec<FrameOutcome> {
     drain(session).into_iter().filter_map(ended).collect()
 }
 
+/// The stages' sum in whole microseconds, each rounded by itself as a report does.
+fn sum(timing: &Timing) -> Duration {
+    let Timing { wait, head, encode, network, receive_span: _, queue, decode, tail } = *timing;
+    let stages = [Some(wait), head, encode, network, queue, decode, tail];
+    Duration::from_micros(stages.into_iter().flatten().map(|it| it.as_micros() as u64).sum())
+}
+
 fn reason(outcome: &FrameOutcome) -> String {
     match outcome.verdict {
         Verdict::Answered { reason, .. } => reason.to_string(),
@@ -97,12 +104,9 @@ fn an_answer_in_time_is_the_answer_and_its_stages_add_up() {
     let Verdict::Answered { arm, answer, .. } = outcome.verdict else { panic!() };
     assert_eq!((arm, answer.class, outcome.layers_used), (Arm::Split(POINT), 2, Some(2)));
     assert!(outcome.on_time);
-    let timing = outcome.timing;
-    assert_eq!(timing.wait, Duration::from_millis(2));
-    assert_eq!(timing.network, Some(Duration::from_micros(15_500)));
-    let stages = [timing.head, timing.encode, timing.network, timing.queue, timing.decode];
-    let sum: Duration = stages.into_iter().flatten().sum::<Duration>() + timing.wait;
-    assert_eq!(sum + timing.tail.unwrap_or_default(), Duration::from_millis(30));
+    assert_eq!(outcome.timing.wait, Duration::from_millis(2));
+    assert_eq!(outcome.timing.network, Some(Duration::from_micros(15_500)));
+    assert_eq!(sum(&outcome.timing), Duration::from_millis(30));
 }
 
 #[test]
@@ -237,6 +241,43 @@ fn a_server_that_claims_more_time_than_passed_cannot_break_the_sum() {
     assert_eq!(split_round(round, &feedback, &mut timing), round);
     assert_eq!((timing.queue, timing.tail), (Some(round), Some(Duration::ZERO)));
     assert_eq!(timing.network, Some(Duration::ZERO));
+}
+
+proptest! {
+    #[test]
+    fn stages_add_up_whatever_finer_clocks_and_servers_say(
+        [head, encode] in [0u64..9_000_000, 0u64..9_000_000],
+        [queue_us, decode_us, tail_us] in [0u64..9_000, 0u64..9_000, 0u64..9_000],
+        took in 0u64..9_000,
+        replied in proptest::option::of(0u64..9_000),
+    ) {
+        let mut session = connected(Pace::Live);
+        session.handle_input(at(0), captured(0));
+        let outcome = HeadOutcome {
+            exit: Some(Answer { class: 1, confidence: 0.5 }),
+            layer_ends: vec![300, 700],
+            head: Duration::from_nanos(head),
+            encode: Duration::from_nanos(encode),
+        };
+        let head_done = Input::HeadDone { frame: FrameId(0), outcome };
+        session.handle_input(Timestamp::from_micros(took), head_done);
+        let (end, input) = match replied {
+            Some(after) => {
+                let feedback = wire::Feedback { queue_us, decode_us, tail_us, ..Default::default() };
+                let outcome = Ok((Answer { class: 2, confidence: 0.9 }, 2));
+                let reply = ServerReply { outcome, feedback };
+                (took + after, Input::Reply { frame: FrameId(0), reply })
+            }
+            None => (95_000, Input::Timeout),
+        };
+        session.handle_input(Timestamp::from_micros(end), input);
+        let ended = drain(&mut session).into_iter().find_map(|output| match output {
+            Output::Done(outcome) => Some(outcome),
+            _ => None,
+        });
+        let timing = ended.expect("an end").timing;
+        prop_assert_eq!(sum(&timing), Duration::from_micros(end), "{:?}", timing);
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -13,6 +13,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
+const COM: u8 = 0xfe;
+
+/// Begins the comment that tells a picture's true class.
+const LABEL: &[u8] = b"label=";
 
 /// The pictures of an MJPEG stream. Bytes between pictures are skipped; a damaged or truncated
 /// picture is a bad frame, and reading goes on at the next start of one.
@@ -50,12 +54,11 @@ impl<R: Read> Mjpeg<R> {
         Mjpeg { stream, splitter: Splitter::default(), frame: 0, ended: false }
     }
 
-    fn next_picture(&mut self) -> Option<Result<Picture, String>> {
+    fn next_jpeg(&mut self) -> Option<Result<Vec<u8>, String>> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             if let Some(jpeg) = self.splitter.next_jpeg() {
-                let decode = |jpeg: Vec<u8>| Picture::decode(&jpeg).map_err(|e| e.to_string());
-                return Some(jpeg.and_then(decode));
+                return Some(jpeg);
             }
             if self.ended {
                 return None;
@@ -82,10 +85,13 @@ impl<R: Read> Iterator for Mjpeg<R> {
     type Item = SourceFrame;
 
     fn next(&mut self) -> Option<SourceFrame> {
-        let picture = self.next_picture()?;
+        let jpeg = self.next_jpeg()?;
         let source = format!("mjpeg:{}", self.frame);
         self.frame += 1;
-        Some(SourceFrame { source, truth: None, picture })
+        let truth = jpeg.as_deref().ok().and_then(label).map(str::to_owned);
+        let picture =
+            jpeg.and_then(|jpeg| Picture::decode(&jpeg).map_err(|error| error.to_string()));
+        Some(SourceFrame { source, truth, picture })
     }
 }
 
@@ -161,6 +167,27 @@ impl Splitter {
         self.buffer.drain(..at.min(self.buffer.len()));
         self.state = State::Outside;
         Err(format!("a JPEG in the stream {why}"))
+    }
+}
+
+/// The label in one of the comments before the first scan of a whole JPEG.
+fn label(jpeg: &[u8]) -> Option<&str> {
+    let mut rest = jpeg.get(2..)?;
+    loop {
+        match *rest {
+            [0xff, 0xff, ..] => rest = &rest[1..],
+            [0xff, SOS, ..] => return None,
+            [0xff, 0x01 | 0xd0..=0xd7, ..] => rest = &rest[2..],
+            [0xff, marker, high, low, ..] => {
+                let length = usize::from(high) << 8 | usize::from(low);
+                let segment = rest.get(4..2 + length)?;
+                if let (COM, Some(label)) = (marker, segment.strip_prefix(LABEL)) {
+                    return std::str::from_utf8(label).ok();
+                }
+                rest = &rest[2 + length..];
+            }
+            _ => return None,
+        }
     }
 }
 

@@ -6,6 +6,9 @@ use isthmus_models::Picture;
 
 use super::SourceFrame;
 
+/// Begins the word of a frame's header that tells the frame's true class.
+const LABEL: &str = "XLABEL=";
+
 /// The first bytes of every stream.
 pub(super) const MAGIC: &[u8] = b"YUV4MPEG2";
 
@@ -58,13 +61,15 @@ impl<R: Read> Y4m<R> {
         Ok(Y4m { stream, format, frame: 0, ended: false })
     }
 
-    fn next_picture(&mut self) -> Result<Option<Picture>, String> {
+    /// The next picture and its label.
+    fn next_picture(&mut self) -> Result<Option<(Picture, Option<String>)>, String> {
         let malformed = |error: Y4mError| format!("frame header: {error}");
-        match read_line(&mut self.stream).map_err(malformed)? {
-            None => return Ok(None),
-            Some(line) if line == "FRAME" || line.starts_with("FRAME ") => {}
-            Some(_) => return Err("no FRAME where one belongs; the stream is lost".into()),
+        let Some(header) = read_line(&mut self.stream).map_err(malformed)? else { return Ok(None) };
+        let mut words = header.split_ascii_whitespace();
+        if words.next() != Some("FRAME") {
+            return Err("no FRAME where one belongs; the stream is lost".into());
         }
+        let label = words.find_map(|word| word.strip_prefix(LABEL)).map(str::to_owned);
         let length = self.format.bytes();
         let mut planes = Vec::new();
         let read = (&mut self.stream).take(length as u64).read_to_end(&mut planes);
@@ -74,7 +79,7 @@ impl<R: Read> Y4m<R> {
         }
         let Format { width, height, .. } = self.format;
         let picture = Picture::new(width, height, self.format.to_rgb(&planes));
-        picture.map(Some).map_err(|error| error.to_string())
+        picture.map(|picture| Some((picture, label))).map_err(|error| error.to_string())
     }
 }
 
@@ -85,12 +90,16 @@ impl<R: Read> Iterator for Y4m<R> {
         if self.ended {
             return None;
         }
-        let picture = self.next_picture().transpose();
+        let next = self.next_picture().transpose();
         // Frames have no mark to find the next one by, so the first bad one is the last.
-        self.ended = !matches!(picture, Some(Ok(_)));
+        self.ended = !matches!(next, Some(Ok(_)));
         let source = format!("y4m:{}", self.frame);
         self.frame += 1;
-        picture.map(|picture| SourceFrame { source, truth: None, picture })
+        let (picture, truth) = match next? {
+            Ok((picture, label)) => (Ok(picture), label),
+            Err(error) => (Err(error), None),
+        };
+        Some(SourceFrame { source, truth, picture })
     }
 }
 

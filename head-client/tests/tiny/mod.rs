@@ -177,11 +177,11 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
     ClientConfig {
         server: ServerUrl { transport, host: "127.0.0.1".into(), port },
         trust: Trust::Fingerprint(server.fingerprint().to_string().parse().expect("hex")),
-        deadline: Duration::from_secs(2),
+        deadline: Duration::from_secs(20),
         in_flight: 1,
         pace: Pace::EveryFrame,
         rate: None,
-        connect_timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
     }
 }

@@ -8,7 +8,7 @@
 //! `artwork` and `drawing` draw the signs, `street`, `props` and `facet` the scenery, `encounter`,
 //! `wear` and `cover` the approach to one sign, `light` what the weather does to colours, `view` and
 //! `canvas` the way from the street to pixels, and `optics` lens and sensor. None of these touches
-//! files; that is left to [`dataset`].
+//! files; that is left to [`dataset`], and [`Stream`] makes one stream of many frames.
 
 mod artwork;
 mod canvas;
@@ -22,6 +22,7 @@ mod light;
 mod optics;
 mod props;
 mod sign;
+mod stream;
 mod street;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ mod view;
 mod wear;
 
 pub use sign::Sign;
+pub use stream::{Stream, StreamFormat};
 
 use canvas::Canvas;
 use dice::Dice;

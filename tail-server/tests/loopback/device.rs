@@ -34,6 +34,16 @@ pub const UNDECODABLE: u8 = 0xdd;
 /// More time than any test takes.
 pub const LONG: Duration = Duration::from_secs(30);
 
+/// How long a slow tail takes: whatever is done while it runs is done well before it ends.
+pub const SLOW: Duration = Duration::from_millis(1_500);
+/// Within this time, what was sent is where it belongs: with a worker, or in the queue.
+pub const UNDERWAY: Duration = Duration::from_millis(200);
+
+/// Waits until what was sent is where it belongs.
+pub async fn underway() {
+    tokio::time::sleep(UNDERWAY).await;
+}
+
 /// A network whose latents are the stream's bytes and whose logits are its latents.
 pub struct Echo {
     /// How long the tail takes, whatever the batch.

@@ -11,10 +11,9 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Code, Status, Streaming};
 
 use crate::device::{
-    DIGEST, LONG, PANIC, Setup, answer, bad_frames, frame, hello, reason, start, to_server,
+    DIGEST, LONG, PANIC, SLOW, Setup, answer, bad_frames, frame, hello, reason, start, to_server,
+    underway,
 };
-
-const SLOW: Duration = Duration::from_millis(500);
 
 struct Call {
     sender: mpsc::Sender<ToServer>,
@@ -110,7 +109,7 @@ async fn a_cancelled_frame_is_told_so_and_never_runs() {
     let setup = start(SLOW, |_| {}).await;
     let mut call = Call::greeted(&setup).await;
     call.send_frame(frame(1, LONG, 1)).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    underway().await;
     call.send_frame(frame(2, LONG, PANIC)).await;
     call.send_frame(frame(2, LONG, PANIC)).await;
     let twin = call.reply().await;
@@ -151,7 +150,7 @@ async fn a_device_that_vanishes_leaves_no_frame_behind() {
     for id in 0..3 {
         call.send_frame(frame(id, LONG, 1)).await;
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    underway().await;
     drop(call);
     let counters = setup.settled().await;
     assert_eq!((counters.arrived, counters.answered), (3, 0));
@@ -164,9 +163,9 @@ async fn a_stopping_server_answers_what_it_accepted_and_ends_the_call() {
     for id in 0..3 {
         call.send_frame(frame(id, LONG, 1)).await;
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    underway().await;
     let stopping = tokio::spawn(setup.server.shutdown());
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    underway().await;
     call.send_frame(frame(9, LONG, 1)).await;
     assert_eq!(reason(&call.reply().await), Reason::Draining);
     for _ in 0..3 {
