@@ -110,6 +110,9 @@ class Stage:
     """The trunk's share of the learning rate: it has been trained, what stands before it has not."""
     trains: list[str] = field(default_factory=lambda: ["head", "adapter"])
     """Of head (with its quantiser), adapter, trunk. The others keep their weights and statistics."""
+    whole: bool = False
+    """Every fourth micro-batch trains the full network, which shares encoder and trunk with the split one."""
+    weight_decay: float = 1e-4
     passes: int = 2
     """Passes a micro-batch: the widest with all channels and most bits, the others drawn. With 1 they take turns."""
     noise: float = 0.0

@@ -26,9 +26,15 @@ from .teacher import LabelMaps
 Point = tuple[int, int, int]
 """An operating point: width, channels, bits."""
 
+WHOLE: Point = (0, 0, 0)
+"""Stands for the full network, which sends nothing."""
+
 
 class Student(nn.Module):
-    """`outputs` learns the teacher's outputs, as in the full network, and is not exported."""
+    """The split network, and the full one around the same encoder and trunk.
+
+    `outputs` learns the teacher's outputs, as in the full network, and is not exported.
+    """
 
     def __init__(self, config: Config, network: Backbone, outputs: nn.Conv2d | None) -> None:
         super().__init__()
@@ -39,11 +45,21 @@ class Student(nn.Module):
         self.head = Head(encoder, latents, split.exit_units, classes, split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
         self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, split.widths)
+        self.entry = copy.deepcopy(network.entry)
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
 
+    def prefix(self) -> nn.Sequential:
+        """Pictures to the trunk's features without a bottleneck, as plain modules for export."""
+        encoder = self.head.encoder
+        return nn.Sequential(encoder.plain(encoder.widest), self.entry)
+
     def forward(self, x: torch.Tensor, point: Point, noise: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures to the trunk's features [N, C', h, w], the exit's logits [N, K], and kilobits a picture []."""
+        if point == WHOLE:
+            encoder = self.head.encoder
+            x = encoder(x, encoder.widest)
+            return self.entry(x), self.head.exits[str(encoder.widest)](x.detach()).float(), x.new_zeros(())
         width, channels, bits = point
         # Quantising and rates are counted in f32, whatever precision the convolutions run in.
         latents, exit_logits = (values.float() for values in self.head(x, width))
@@ -105,13 +121,15 @@ def _stage(
     trained = [getattr(student, part) for part in stage.trains]
     if "head" in stage.trains:
         trained.append(student.quantiser)
+    if stage.whole:
+        trained.append(student.entry)
     if "trunk" in stage.trains and student.outputs is not None:
         trained.append(student.outputs)
     groups = [
         dict(params=list(module.parameters()), share=stage.trunk_rate if module in (student.trunk, student.outputs) else 1.0)
         for module in trained
     ]
-    optimiser = torch.optim.AdamW(groups, stage.learning_rate, weight_decay=1e-4, fused=True)
+    optimiser = torch.optim.AdamW(groups, stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
     steps = len(shuffled(len(train_set), stage.batch, 0))
     schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)
     augmentation = full.augmentation_of(config)
@@ -154,6 +172,8 @@ def _stage(
                 drawn = [every[i] for i in rng.integers(len(every), size=stage.passes)]
                 # With a single pass the micro-batches of a step take turns.
                 passes = [widest, *drawn[1:]] if stage.passes > 1 or at % 2 == 0 else drawn
+                if stage.whole and at % 4 == 3:
+                    passes = [WHOLE]
                 values: dict[str, float] = {}
                 for point in passes:
                     with workers.autocast():
@@ -174,6 +194,8 @@ def _stage(
         values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums])) for key in sums[0]}
         if schedule.done or epoch % 4 == 3:
             values["accuracy"], values["exit_accuracy"] = accuracy(student, widest, val_set, config, workers)
+            if stage.whole:
+                values["whole_accuracy"], _ = accuracy(student, WHOLE, val_set, config, workers)
         loop.report(name, epoch + 1, schedule, (step + 1) * stage.batch / seconds, values)
         history.append(values | {"seconds": seconds})
         state = dict(student=student.state_dict(), optimiser=optimiser.state_dict(), history=history)
