@@ -1,6 +1,6 @@
 //! The program that runs a network's head on a device.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,10 +60,11 @@ struct ProfileArgs {
     #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
     bundle: PathBuf,
     /// Runs behind each timing.
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "ISTHMUS_RUNS", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Write the profile here instead of to standard output.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_OUT")]
     out: Option<PathBuf>,
 }
 
@@ -75,7 +76,9 @@ struct Failure {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    logger.with_writer(io::stderr).init();
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Profile(args) => profile(&args),
@@ -229,5 +232,34 @@ trait OrFail<T> {
 impl<T, E: Into<anyhow::Error>> OrFail<T> for Result<T, E> {
     fn or_fail(self, code: u8) -> Result<T, Failure> {
         self.map_err(|error| Failure { code, error: error.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Options of `command` that a variable of their name cannot set.
+    fn without_twin(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().filter_map(|option| {
+            let long = option.get_long().filter(|long| !["help", "version"].contains(long))?;
+            let twin = format!("ISTHMUS_{}", long.to_uppercase().replace('-', "_"));
+            let env = option.get_env().and_then(|env| env.to_str());
+            (env != Some(&twin)).then(|| long.to_owned())
+        });
+        own.chain(command.get_subcommands().flat_map(without_twin)).collect()
+    }
+
+    #[test]
+    fn every_option_has_its_variable_and_its_line_in_the_shipped_file() {
+        assert_eq!(without_twin(&Cli::command()), [""; 0]);
+        let shipped = include_str!("../../configs/client.toml");
+        let command = Options::augment_args(clap::Command::new("options"));
+        for option in command.get_arguments() {
+            let key = option.get_id().as_str();
+            let told = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            assert!(shipped.lines().any(told), "{key}");
+        }
     }
 }

@@ -94,7 +94,7 @@ async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
 #[tokio::test]
 async fn a_server_that_is_too_slow_leaves_the_answer_to_the_exit_in_time() {
     let (_dir, bundle) = tiny::bundle();
-    let tail = Duration::from_secs(5);
+    let tail = Duration::from_secs(3);
     let server = tiny::server(&bundle, tail).await;
     for transport in [Transport::Quic, Transport::Grpc] {
         let mut config = tiny::config(&server, transport);

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,13 +108,17 @@ enum Format {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    logger.with_writer(io::stderr).init();
     let done = match Cli::parse().command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("simulator: {error:#}");
             ExitCode::FAILURE
@@ -140,15 +144,17 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         },
         seed: args.seed,
     };
+    let mut out = io::stdout();
     if args.format == Format::Text {
-        println!(
+        writeln!(
+            out,
             "bundle {}, link {} and {} ms each way, {} frames/s, deadline {} ms",
             config.bundle.display(),
             config.link.rate,
             args.link_delay_ms,
             config.rate,
             args.deadline_ms
-        );
+        )?;
     }
     let bar = ProgressBar::new((args.duration * args.rate).round() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {wide_msg}")?);
@@ -166,13 +172,13 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     match args.format {
         Format::Json => {
             for frame in &result.frames {
-                println!("{}", serde_json::to_string(frame)?);
+                writeln!(out, "{}", serde_json::to_string(frame)?)?;
             }
-            println!("{}", json!({ "summary": result.summary }));
+            writeln!(out, "{}", json!({ "summary": result.summary }))?;
         }
         Format::Text => {
-            println!("point {}\n{}", result.point, text::summary(&result.summary));
-            println!("\nreport: {}", args.report.display());
+            writeln!(out, "point {}\n{}", result.point, text::summary(&result.summary))?;
+            writeln!(out, "\nreport: {}", args.report.display())?;
         }
     }
     Ok(())
@@ -183,17 +189,13 @@ fn camera(args: &CameraArgs) -> anyhow::Result<()> {
     let stride = args.stride.get();
     if let (Some(out), Some(count)) = (&args.out, args.count) {
         dataset::write_dataset(out, config, count, stride)?;
-        println!("{count} frames in {}", out.display());
+        writeln!(io::stdout(), "{count} frames in {}", out.display())?;
         return Ok(());
     }
     let format = args.stream.context("--out DIR or --stream FORMAT is needed")?;
     config.frames_per_second = args.rate.unwrap_or(config.frames_per_second);
     let frames = Camera::new(config)?.step_by(stride).take(args.count.unwrap_or(usize::MAX));
-    match stream(frames, format, config, args.rate) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.context("standard output"),
-    }
+    stream(frames, format, config, args.rate).context("standard output")
 }
 
 fn stream(
@@ -212,6 +214,11 @@ fn stream(
         stream.write(&frame)?;
     }
     Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io_error = error.downcast_ref::<io::Error>();
+    io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// A folder as given, or a bundle of that name in this repository.

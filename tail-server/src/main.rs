@@ -1,6 +1,6 @@
 //! `tail-server`: serves the tails of every bundle in a folder.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,7 +53,10 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { config, log, log_format, options } = arguments;
     let filter = EnvFilter::try_new(&log).map_err(|error| Usage(format!("--log: {error}")))?;
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     match log_format {
         LogFormat::Text => logger.init(),
         LogFormat::Json => logger.json().init(),
@@ -141,4 +144,34 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(StartError::Tls(_)) => 5,
         Some(StartError::Threads(_)) | None => 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, CommandFactory};
+
+    /// Options of `command` that a variable of their name cannot set.
+    fn without_twin(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().filter_map(|option| {
+            let long = option.get_long().filter(|long| !["help", "version"].contains(long))?;
+            let twin = format!("ISTHMUS_{}", long.to_uppercase().replace('-', "_"));
+            let env = option.get_env().and_then(|env| env.to_str());
+            (env != Some(&twin)).then(|| long.to_owned())
+        });
+        own.chain(command.get_subcommands().flat_map(without_twin)).collect()
+    }
+
+    #[test]
+    fn every_option_has_its_variable_and_its_line_in_the_shipped_file() {
+        // A client on the same machine may have a file of its own in ISTHMUS_CONFIG.
+        assert_eq!(without_twin(&Arguments::command()), ["config"]);
+        let shipped = include_str!("../../configs/server.toml");
+        let command = Options::augment_args(clap::Command::new("options"));
+        for option in command.get_arguments() {
+            let key = option.get_id().as_str();
+            let told = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            assert!(shipped.lines().any(told), "{key}");
+        }
+    }
 }

@@ -277,6 +277,8 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
     let huge = Coded { stream: vec![0; 2 << 20], layer_ends: vec![2 << 20; 3] };
     let mut long = good.clone();
     long.push(0);
+    let mut other_bundle = good[..packet].to_vec();
+    write_packet(&mut other_bundle, 0, &BundleDigest([6; 32]), POINT, &coded(9));
     vec![
         (vec![0xff; 50], Reason::Malformed),
         (Vec::new(), Reason::Malformed),
@@ -292,6 +294,8 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
         (frame_of(1, LONG, 0, POINT, &large), Reason::TooLarge),
         (frame_of(1, LONG, 0, POINT, &huge)[..1000].to_vec(), Reason::TooLarge),
         (with(header + 1, 77), Reason::Corrupt),
+        // Its header is as good as any: only the checksums tell.
+        (other_bundle, Reason::Corrupt),
         (good[..header].to_vec(), Reason::Malformed),
     ]
 }

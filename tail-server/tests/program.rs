@@ -1,0 +1,87 @@
+//! The program as an operator meets it: usage, exit codes, start and stop.
+
+#![cfg(feature = "shell")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+fn tail_server(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tail-server"));
+    // The operator's own settings must not reach in.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ISTHMUS_")) {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let output = tail_server(args).output().expect("the program starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn exit_codes_tell_failures_apart() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| dir.path().join(name).to_str().expect("a path").to_owned();
+
+    let (code, said) = run(&[]);
+    assert!(code == Some(2) && said.contains("--model-repository"), "{said}");
+    let (code, said) = run(&["--model-repository", &path("none"), "--max-batch", "0"]);
+    assert!(code == Some(2) && said.contains("max_batch"), "{said}");
+    let (code, said) = run(&["--model-repository", &path("none")]);
+    assert!(code == Some(3) && said.contains("none"), "{said}");
+
+    let file = path("server.toml");
+    fs::write(&file, "max_bach = 3\n").expect("written");
+    let (code, said) = run(&["--config", &file]);
+    assert!(code == Some(2) && said.contains(&file) && said.contains("max_bach"), "{said}");
+
+    let empty = path("empty");
+    fs::create_dir(&empty).expect("made");
+    let (code, said) = run(&["--model-repository", &empty]);
+    assert!(code == Some(3) && said.contains("manifest.toml"), "{said}");
+    fs::create_dir(path("empty/broken")).expect("made");
+    fs::write(path("empty/broken/manifest.toml"), "format = 1\nrubbish").expect("written");
+    let (code, said) = run(&["--model-repository", &empty]);
+    assert!(code == Some(3) && said.contains("broken") && said.contains("manifest.toml"), "{said}");
+}
+
+/// What a server prints until it is ready.
+fn start(repository: &Path, tls: &Path) -> (Child, Vec<String>) {
+    let paths = [repository, tls].map(|path| path.to_str().expect("a path"));
+    let mut child = tail_server(&["--model-repository", paths[0], "--tls-dir", paths[1]])
+        .args(["--address", "127.0.0.1", "--quic-port", "0", "--grpc-port", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let lines = lines.map(|line| line.expect("text")).take_while(|line| line != "ready").collect();
+    (child, lines)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_server_keeps_its_certificate_and_stops_on_sigterm() {
+    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/bundles");
+    if !repository.is_dir() {
+        eprintln!("SKIPPED: there are no trained bundles in {}", repository.display());
+        return;
+    }
+    let tls = tempfile::tempdir().expect("a temporary folder");
+    let mut certificates = Vec::new();
+    for _ in 0..2 {
+        let (mut child, lines) = start(&repository, tls.path());
+        let line = lines.iter().find(|line| line.starts_with("certificate sha256 "));
+        certificates.push(line.unwrap_or_else(|| panic!("no certificate in {lines:?}")).clone());
+        for what in ["bundle ", "quic 127.0.0.1:", "grpc 127.0.0.1:"] {
+            assert!(lines.iter().any(|line| line.starts_with(what)), "{what} in {lines:?}");
+        }
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(killed.expect("kill starts").success());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
+    assert_eq!(certificates[0], certificates[1]);
+}
