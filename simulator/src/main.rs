@@ -2,18 +2,22 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_head_client::text;
+use isthmus_models::{Bundle, Tract};
 use isthmus_proto::{Bitrate, DataSize};
 use isthmus_simulator::LinkConfig;
 use isthmus_simulator::camera::{CameraConfig, dataset};
 use isthmus_simulator::demo::{self, DemoConfig};
+use isthmus_simulator::figures::{self, Lab};
 use isthmus_simulator::report;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -32,6 +36,10 @@ enum Command {
     Demo(DemoArgs),
     /// Write labelled frames of the built-in street camera: folders by class, and a COCO-style JSON.
     Camera(CameraArgs),
+    /// Measure what the project claims: parity, overhead, coding, accuracy, footprint.
+    Figures(figures::Options),
+    /// Compare the range coder with other coders on a bundle's symbols, as a Markdown table.
+    CodecComparison(figures::Subject),
 }
 
 #[derive(Args)]
@@ -99,6 +107,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
+        Command::Figures(options) => figures(&options),
+        Command::CodecComparison(subject) => codec_comparison(&subject),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -170,6 +180,21 @@ fn camera(args: &CameraArgs) -> anyhow::Result<()> {
     dataset::write_dataset(&args.out, config, args.count, args.stride)?;
     println!("{} frames in {}", args.count, args.out.display());
     Ok(())
+}
+
+fn figures(options: &figures::Options) -> anyhow::Result<()> {
+    let selected = options.select()?;
+    figures::print(&selected, &lab(options.subject())?, options.format, &mut io::stdout().lock())
+}
+
+fn codec_comparison(subject: &figures::Subject) -> anyhow::Result<()> {
+    print!("{}", figures::comparison::table(&lab(subject)?)?);
+    Ok(())
+}
+
+fn lab(subject: &figures::Subject) -> anyhow::Result<Lab> {
+    let bundle = Arc::new(Bundle::open(&find_bundle(&subject.bundle)?)?);
+    Ok(Lab::new(bundle, Box::new(Tract), subject.images.clone(), subject.limit))
 }
 
 /// A folder as given, or a bundle of that name in this repository.
