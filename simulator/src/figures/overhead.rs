@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use isthmus_head_client::config::Transport;
-use isthmus_head_client::{Fixed, FrameReport, Summary};
+use isthmus_head_client::{Fixed, FrameReport, Stages, Summary};
 use isthmus_models::{Bundle, Head, Picture, Preprocessor, TailItem};
 use isthmus_proto::OperatingPoint;
 use isthmus_proto::wire::Detail;
@@ -62,7 +62,7 @@ impl Overhead {
     fn measure(lab: &Lab, transport: Transport) -> anyhow::Result<Overhead> {
         let pictures = lab.pictures()?;
         let mut local = Local::new(lab)?;
-        let (mut wire_times, mut local_times) = (Vec::new(), Vec::new());
+        let (mut wire_times, mut local_times, mut outside) = (Vec::new(), Vec::new(), Vec::new());
         // While the client tells one frame's outcome nothing else runs, so each picture takes both
         // ways right after one another and the machine's other work hits both alike.
         let compare = |report: &FrameReport| {
@@ -70,6 +70,9 @@ impl Overhead {
             let frame = report.frame as usize;
             let took = local.time(&pictures[frame % pictures.len()])?;
             if frame >= WARM_UP {
+                let Stages { head, encode, decode, tail, .. } = report.stages;
+                let compute: f64 = [head, encode, decode, tail].into_iter().flatten().sum();
+                outside.push(wire - compute);
                 wire_times.push(wire);
                 local_times.push(took.as_secs_f64() * 1e3);
             }
@@ -85,7 +88,9 @@ impl Overhead {
         let summary = lab.serve()?.answer(lab.head()?, talk, source, compare)?;
         wire_times.sort_by(f64::total_cmp);
         local_times.sort_by(f64::total_cmp);
-        Ok(Overhead { wire: wire_times, local: local_times, stages: stages(&summary) })
+        outside.sort_by(f64::total_cmp);
+        let stages = stages(&summary, quantile(&outside, 0.5));
+        Ok(Overhead { wire: wire_times, local: local_times, stages })
     }
 
     fn quantiles(&self, q: f64) -> (f64, f64) {
@@ -95,7 +100,7 @@ impl Overhead {
     fn median(&self, name: &str) -> Measurement {
         let (wire, local) = self.quantiles(0.5);
         let slack = 1.0 + P50_SLACK.as_secs_f64() * 1e3 / local;
-        let detail = format!("median {}; its stages: {}", compared(name, wire, local), self.stages);
+        let detail = format!("median {}; {}", compared(name, wire, local), self.stages);
         Measurement::of(wire / local, detail).against(P50.max(slack))
     }
 }
@@ -143,14 +148,15 @@ fn compared(name: &str, wire: f64, local: f64) -> String {
     )
 }
 
-/// The median of each stage of the frames that went over the wire.
-fn stages(summary: &Summary) -> String {
+/// Medians of where the time of the frames that went over the wire was spent.
+fn stages(summary: &Summary, outside: f64) -> String {
     let stage = |name| {
         let median = summary.stages_ms.get(name).and_then(|quantiles| quantiles.p50);
         median.map(|ms| format!("{name} {ms:.3}"))
     };
-    let names = ["head", "encode", "network", "queue", "decode", "tail"];
-    names.into_iter().filter_map(stage).collect::<Vec<_>>().join(", ") + " ms"
+    let names = ["device_wait", "head", "encode", "network", "queue", "decode", "tail"];
+    let stages = names.into_iter().filter_map(stage).collect::<Vec<_>>().join(", ");
+    format!("{outside:.3} ms outside head, codec and tail; stages {stages} ms")
 }
 
 /// By nearest rank; 0 of none.
