@@ -1,8 +1,8 @@
 //! Every figure that the project claims, measured when it is asked for.
 //!
 //! A figure is one entry of [`FIGURES`] and one function that takes a [`Lab`] and gives a
-//! [`Measurement`]. Where several figures come from one run, the run is kept by [`Lab::once`], so
-//! that each is still a function of its own. Nothing is looked up: ratios are taken side by side in
+//! [`Measurement`]. Where several figures come from one run, the run is kept in the lab, so that
+//! each is still a function of its own. Nothing is looked up: ratios are taken side by side in
 //! the same run, and counts come from the real client and the real server.
 
 mod accuracy;
