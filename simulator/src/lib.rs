@@ -12,6 +12,7 @@
 
 pub mod camera;
 pub mod demo;
+pub mod figures;
 pub mod relay;
 pub mod report;
 

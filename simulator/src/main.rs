@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,14 @@ use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_head_client::text;
+use isthmus_models::{Bundle, Tract};
 use isthmus_proto::{Bitrate, DataSize};
 use isthmus_simulator::LinkConfig;
 use isthmus_simulator::camera::{
     Camera, CameraConfig, LabelledFrame, Stream, StreamFormat, dataset,
 };
 use isthmus_simulator::demo::{self, DemoConfig};
+use isthmus_simulator::figures::{self, Lab};
 use isthmus_simulator::report;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -38,6 +41,10 @@ enum Command {
     /// Write labelled frames of the built-in street camera: folders by class and a COCO-style JSON,
     /// or a stream to standard output.
     Camera(CameraArgs),
+    /// Measure what the project claims: parity, overhead, coding, accuracy, footprint.
+    Figures(figures::Options),
+    /// Compare the range coder with other coders on a bundle's symbols, as a Markdown table.
+    CodecComparison(figures::Subject),
 }
 
 #[derive(Args)]
@@ -114,6 +121,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
+        Command::Figures(options) => figures(&options),
+        Command::CodecComparison(subject) => codec_comparison(&subject),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -219,6 +228,21 @@ fn stream(
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io_error = error.downcast_ref::<io::Error>();
     io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn figures(options: &figures::Options) -> anyhow::Result<()> {
+    let selected = options.select()?;
+    figures::print(&selected, &lab(options.subject())?, options.format, &mut io::stdout().lock())
+}
+
+fn codec_comparison(subject: &figures::Subject) -> anyhow::Result<()> {
+    print!("{}", figures::comparison::table(&lab(subject)?)?);
+    Ok(())
+}
+
+fn lab(subject: &figures::Subject) -> anyhow::Result<Lab> {
+    let bundle = Arc::new(Bundle::open(&find_bundle(&subject.bundle)?)?);
+    Ok(Lab::new(bundle, Box::new(Tract), subject.images.clone(), subject.limit))
 }
 
 /// A folder as given, or a bundle of that name in this repository.
