@@ -171,8 +171,8 @@ def _stage(
                 targets = Targets(views, train_set.labels, features, soft)
                 drawn = [every[i] for i in rng.integers(len(every), size=stage.passes)]
                 # With a single pass the micro-batches of a step take turns.
-                passes = [widest, *drawn[1:]] if stage.passes > 1 or at % 2 == 0 else drawn
-                if stage.whole and at % 4 == 3:
+                passes = [widest, *drawn[1:]] if stage.passes > 1 or (step + at) % 2 == 0 else drawn
+                if stage.whole and (step + at) % 4 == 3:
                     passes = [WHOLE]
                 values: dict[str, float] = {}
                 for point in passes:

@@ -71,8 +71,9 @@ task = 0.5
 soft = 0.5
 rate = 0.02
 trains = ["head", "adapter", "trunk"]
+whole = true
 passes = 1
-batch = 16
+batch = 8
 """
 
 

@@ -110,3 +110,10 @@ def test_label_maps_follow_the_crop_and_the_mirror() -> None:
 def test_configuration_errors_name_the_key(table: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         config.parse(table)
+
+
+def test_the_shipped_configurations_are_read() -> None:
+    shipped = sorted((Path(__file__).parents[3] / "configs" / "training").glob("*.toml"))
+    assert {path.stem for path in shipped} >= {"photos", "street"}
+    for path in shipped:
+        assert config.load(path).name == path.stem
