@@ -45,7 +45,7 @@ pub(super) fn over_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
     let (coded, ideal) = sizes(codec_of(lab, frames.point)?, &frames.symbols)?;
     let (worst, ratio) = worst_point(lab)?;
     let detail = format!(
-        "{coded} bytes over Σ −log₂ p = {ideal:.0} bytes, {} frames of {} at {}; of all points \
+        "{coded} bytes over Σ −log₂ p = {ideal:.0} bytes, {} {} at {}; of all points \
          the worst is {worst} with {ratio:.4}",
         frames.symbols.len(),
         lab.origin(),
