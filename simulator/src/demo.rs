@@ -36,7 +36,7 @@ pub struct DemoConfig {
     pub deadline: Duration,
     /// The link, the same in both directions.
     pub link: LinkConfig,
-    /// Seed of the camera.
+    /// Seed of camera and link.
     pub seed: u64,
 }
 
@@ -72,7 +72,8 @@ pub async fn run(
     let server = ServerConfig { grpc: None, workers: 1, ..server };
     let server = Server::start_with(server, Registry::new(vec![Arc::new(model)])).await?;
     let address = server.quic_addr().context("the server offers no QUIC")?;
-    let relay = Relay::start(address, config.link, config.link).await?;
+    let relay =
+        Relay::start(address, config.link.clone(), config.link.clone(), config.seed).await?;
     let client_config = ClientConfig {
         server: ServerUrl {
             transport: Transport::Quic,

@@ -1,5 +1,7 @@
 //! The program that shows what Isthmus does without a board.
 
+mod commands;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,10 @@ enum Command {
     Demo(DemoArgs),
     /// Write labelled frames of the built-in street camera: folders by class, and a COCO-style JSON.
     Camera(CameraArgs),
+    /// List the built-in links.
+    List(commands::ListArgs),
+    /// Read a trace of a link's rate, in any known format, and write it in another.
+    Convert(commands::ConvertArgs),
 }
 
 #[derive(Args)]
@@ -60,7 +66,7 @@ struct DemoArgs {
     /// The link's delay in each direction (milliseconds); half of the round trip.
     #[arg(long, value_name = "MS", default_value_t = 20)]
     link_delay_ms: u64,
-    /// Seed of the camera.
+    /// Seed of camera and link.
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Where to write the page.
@@ -99,6 +105,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
+        Command::List(args) => commands::list(&args),
+        Command::Convert(args) => commands::convert(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -120,19 +128,18 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         duration: Duration::try_from_secs_f64(args.duration).context("--duration")?,
         rate: args.rate,
         deadline: Duration::from_millis(args.deadline_ms),
-        link: LinkConfig {
-            rate: Bitrate::from_bps(args.link_kbits.saturating_mul(1_000)),
-            delay: Duration::from_millis(args.link_delay_ms),
-            queue: DataSize::from_bytes(64 << 10),
-        },
+        link: LinkConfig::constant(
+            Bitrate::from_bps(args.link_kbits.saturating_mul(1_000)),
+            Duration::from_millis(args.link_delay_ms),
+            DataSize::from_bytes(64 << 10),
+        ),
         seed: args.seed,
     };
     if args.format == Format::Text {
         println!(
-            "bundle {}, link {} and {} ms each way, {} frames/s, deadline {} ms",
+            "bundle {}, link {} each way, {} frames/s, deadline {} ms",
             config.bundle.display(),
-            config.link.rate,
-            args.link_delay_ms,
+            config.link,
             config.rate,
             args.deadline_ms
         );
