@@ -1,4 +1,4 @@
-//! Commands about links and traces.
+//! Commands about links, traces and scenarios.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_simulator::profile::BUILT_IN;
+use isthmus_simulator::scenario::{self, Scenario};
 use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace};
 use serde_json::json;
 
@@ -47,6 +49,49 @@ pub struct ConvertArgs {
     /// Which way to take of a JSON file.
     #[arg(long, value_enum, default_value_t)]
     direction: Direction,
+}
+
+/// What `run` is told.
+#[derive(Args)]
+pub struct RunArgs {
+    /// Scenario to play (TOML), such as one of configs/scenarios.
+    scenario: PathBuf,
+    /// How to write the results to standard output.
+    #[arg(long, value_enum, default_value_t = RunFormat::Text)]
+    format: RunFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RunFormat {
+    Text,
+    Json,
+    Csv,
+}
+
+/// Plays a scenario.
+pub fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let prepared = Scenario::read(&args.scenario)?.prepare(&args.scenario)?;
+    let bar = ProgressBar::new(prepared.runs() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {wide_msg}")?);
+    let lines = prepared.run(|done| {
+        bar.set_message(done.to_owned());
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    let lines = lines?;
+    let mut out = io::stdout().lock();
+    match args.format {
+        RunFormat::Text => {
+            writeln!(out, "{}\n\n{}", prepared.description(), scenario::table(&lines))?;
+        }
+        RunFormat::Csv => write!(out, "{}", scenario::csv(&lines))?,
+        RunFormat::Json => {
+            for line in &lines {
+                writeln!(out, "{}", serde_json::to_string(line)?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Lists the built-in links.

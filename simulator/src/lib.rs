@@ -4,7 +4,9 @@
 //! It holds no second copy of the session, the controller, the codec or the batcher: it drives
 //! those of the other crates. The [`camera`] renders frames; a [`Link`] is a pure model of one
 //! direction of a network, driven in injected time, perhaps by a [`Trace`]; a [`relay`] puts two of
-//! them between real UDP sockets.
+//! them between real UDP sockets, and a [`world`] puts them between devices and a server in virtual
+//! time, as a [`scenario`] says.
+//!
 //!
 //! Read [`camera::Camera`] and [`Link`] first.
 
@@ -16,7 +18,9 @@ pub mod link;
 pub mod profile;
 pub mod relay;
 pub mod report;
+pub mod scenario;
 mod trace;
+pub mod world;
 
 pub use link::{Link, LinkConfig, LinkCounters};
 pub use profile::{PathConfig, PathSpec, ProfileError};

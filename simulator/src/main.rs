@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use isthmus_head_client::config::ControllerKind;
 use isthmus_head_client::text;
 use isthmus_proto::{Bitrate, DataSize};
 use isthmus_simulator::LinkConfig;
@@ -34,6 +35,8 @@ enum Command {
     Demo(DemoArgs),
     /// Write labelled frames of the built-in street camera: folders by class, and a COCO-style JSON.
     Camera(CameraArgs),
+    /// Play a scenario in virtual time: devices, link and server, each controller against the oracle.
+    Run(commands::RunArgs),
     /// List the built-in links.
     List(commands::ListArgs),
     /// Read a trace of a link's rate, in any known format, and write it in another.
@@ -51,6 +54,9 @@ struct DemoArgs {
     /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
     #[arg(long)]
     point: Option<String>,
+    /// What chooses, frame by frame.
+    #[arg(long, value_enum, default_value_t)]
+    controller: ControllerKind,
     /// How long to play (seconds).
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     duration: f64,
@@ -105,6 +111,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
+        Command::Run(args) => commands::run(&args),
         Command::List(args) => commands::list(&args),
         Command::Convert(args) => commands::convert(&args),
     };
@@ -125,6 +132,7 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         bundle: find_bundle(&args.bundle)?,
         input: args.input.clone(),
         point: args.point.clone(),
+        controller: args.controller,
         duration: Duration::try_from_secs_f64(args.duration).context("--duration")?,
         rate: args.rate,
         deadline: Duration::from_millis(args.deadline_ms),

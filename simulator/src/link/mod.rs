@@ -85,6 +85,10 @@ impl Tally {
         self.packets += 1;
         self.bytes += size.as_bytes();
     }
+
+    fn plus(self, other: Tally) -> Tally {
+        Tally { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
 }
 
 /// What became of the packets; `offered + duplicated = delivered + dropped + lost + inside`, in
@@ -103,6 +107,20 @@ pub struct LinkCounters {
     pub dropped: Tally,
     /// Sent, and lost on the way.
     pub lost: Tally,
+}
+
+impl LinkCounters {
+    /// Both together.
+    pub fn plus(&self, other: &LinkCounters) -> LinkCounters {
+        LinkCounters {
+            offered: self.offered.plus(other.offered),
+            duplicated: self.duplicated.plus(other.duplicated),
+            delivered: self.delivered.plus(other.delivered),
+            corrupted: self.corrupted.plus(other.corrupted),
+            dropped: self.dropped.plus(other.dropped),
+            lost: self.lost.plus(other.lost),
+        }
+    }
 }
 
 /// A packet that arrived.
