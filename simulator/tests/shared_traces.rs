@@ -38,10 +38,10 @@ fn every_shared_trace_reads_and_its_mean_is_that_of_the_index() {
         let number = |at: usize| fields[at].parse::<f64>().expect("a number");
         let (duration, mean) =
             (trace.duration().as_secs_f64(), trace.mean_rate().as_bps() as f64 / 1e6);
-        // Of CSV files the index counts rows.
+        // The index adds a mean step for the last sample, up to 5 s; of CSV files it counts rows.
         let rows = fields[format] == "ucc_csv";
         assert!(
-            rows || (duration - number(seconds)).abs() <= 2.0,
+            rows || (duration - number(seconds)).abs() <= 6.0,
             "{}: {duration} s",
             fields[file]
         );
