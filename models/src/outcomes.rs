@@ -18,7 +18,7 @@ const MAX_TEXT: u64 = 512 << 20;
 pub enum OutcomesError {
     /// No zstd, or too much text.
     #[error("cannot be unpacked: {0}")]
-    Packed(#[from] std::io::Error),
+    Packed(std::io::Error),
     /// A line that says nothing, or something impossible.
     #[error("line {line}: {problem}")]
     Line {
@@ -88,8 +88,13 @@ pub struct Outcomes {
 impl Outcomes {
     /// Reads a packed record: zstd over CSV.
     pub fn unpack(packed: &[u8]) -> Result<Outcomes, OutcomesError> {
-        let mut text = String::new();
-        zstd::stream::read::Decoder::new(packed)?.take(MAX_TEXT).read_to_string(&mut text)?;
+        let unpack = || -> std::io::Result<String> {
+            let mut text = String::new();
+            let decoder = zstd::stream::read::Decoder::new(packed)?;
+            decoder.take(MAX_TEXT).read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = unpack().map_err(OutcomesError::Packed)?;
         match text.len() as u64 {
             MAX_TEXT => Err(OutcomesError::Incomplete("has more than 512 MiB of text".into())),
             _ => Outcomes::parse(&text),

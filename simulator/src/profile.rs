@@ -44,20 +44,20 @@ pub enum ProfileError {
         name: String,
     },
     /// The file cannot be read.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// No TOML, or a key that is missing, unknown or of the wrong type.
-    #[error("{file}: {source}")]
+    #[error("{file}: {cause}")]
     Syntax {
         /// The file or name.
         file: String,
         /// Where and what.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
     },
     /// A value that cannot be meant.
     #[error("{key}: {problem}")]
@@ -244,15 +244,15 @@ impl PathSpec {
             return Err(ProfileError::Unknown { name: name.to_owned() });
         }
         let text = fs::read_to_string(file)
-            .map_err(|source| ProfileError::Io { file: file.to_owned(), source })?;
+            .map_err(|cause| ProfileError::Io { file: file.to_owned(), cause })?;
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         Ok((Self::parse(&text, name)?, folder))
     }
 
     fn parse(text: &str, file: &str) -> Result<PathSpec, ProfileError> {
-        toml::from_str(text).map_err(|source| {
-            let source = Box::new(source);
-            ProfileError::Syntax { file: file.to_owned(), source }
+        toml::from_str(text).map_err(|cause| {
+            let cause = Box::new(cause);
+            ProfileError::Syntax { file: file.to_owned(), cause }
         })
     }
 

@@ -26,20 +26,20 @@ const OUTCOMES: &str = "outcomes.csv.zst";
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// A file cannot be read.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// No TOML, or a key that is missing, unknown or of the wrong type.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Syntax {
         /// The file.
         file: PathBuf,
         /// Where and what.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
     },
     /// A value that cannot be meant.
     #[error("{}: {key}: {problem}", file.display())]
@@ -53,28 +53,28 @@ pub enum ScenarioError {
     },
     /// The link.
     #[error("link: {0}")]
-    Link(#[from] ProfileError),
+    Link(ProfileError),
     /// The device.
     #[error("device: {0}")]
-    Device(#[from] DeviceError),
+    Device(DeviceError),
     /// The bundle.
     #[error("bundle: {0}")]
-    Bundle(#[from] Box<BundleError>),
+    Bundle(Box<BundleError>),
     /// The record of outcomes.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Outcomes {
         /// The file.
         file: PathBuf,
         /// What is wrong.
-        source: OutcomesError,
+        cause: OutcomesError,
     },
     /// The record does not suit.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Record {
         /// The file.
         file: PathBuf,
         /// What is wrong.
-        source: RecordError,
+        cause: RecordError,
     },
 }
 
@@ -240,10 +240,10 @@ impl Scenario {
     /// Reads a scenario file.
     pub fn read(file: &Path) -> Result<Scenario, ScenarioError> {
         let text = fs::read_to_string(file)
-            .map_err(|source| ScenarioError::Io { file: file.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| ScenarioError::Syntax {
+            .map_err(|cause| ScenarioError::Io { file: file.to_owned(), cause })?;
+        toml::from_str(&text).map_err(|cause| ScenarioError::Syntax {
             file: file.to_owned(),
-            source: Box::new(source),
+            cause: Box::new(cause),
         })
     }
 
@@ -286,7 +286,7 @@ impl Scenario {
         let (record, macs, place) = self.read_record(&folder, &bad)?;
         let ladder = record
             .ladder()
-            .map_err(|source| ScenarioError::Record { file: place.clone(), source })?;
+            .map_err(|cause| ScenarioError::Record { file: place.clone(), cause })?;
         let device = if self.device.ends_with(".toml") {
             folder.join(&self.device).to_string_lossy().into_owned()
         } else {
@@ -295,13 +295,15 @@ impl Scenario {
         let head =
             |(at, name): (&(u8, u8), &String)| (*at, (name.clone(), macs.get(name).copied()));
         let heads = record.heads().iter().map(head).collect();
-        let device = DeviceSpec::find(&device)?.to_device(&heads, slowdowns)?;
+        let device = DeviceSpec::find(&device)
+            .and_then(|spec| spec.to_device(&heads, slowdowns))
+            .map_err(ScenarioError::Device)?;
         let link = if self.link.ends_with(".toml") {
             folder.join(&self.link).to_string_lossy().into_owned()
         } else {
             self.link.clone()
         };
-        let (mut path, mut path_folder) = PathSpec::find(&link)?;
+        let (mut path, mut path_folder) = PathSpec::find(&link).map_err(ScenarioError::Link)?;
         if let Some(uplink) = &self.uplink {
             path.uplink = uplink.clone();
             path_folder.clone_from(&folder);
@@ -370,8 +372,9 @@ impl Scenario {
                 let near = folder.join(bundle);
                 let named = Path::new("models/bundles").join(bundle);
                 let dir = if near.is_dir() { near } else { named };
-                let bundle = Bundle::open(&dir).map_err(Box::new)?;
-                let packed = bundle.read(OUTCOMES).map_err(Box::new)?;
+                let unusable = |error| ScenarioError::Bundle(Box::new(error));
+                let bundle = Bundle::open(&dir).map_err(unusable)?;
+                let packed = bundle.read(OUTCOMES).map_err(unusable)?;
                 let splits = bundle.manifest().splits.iter();
                 let macs = splits.flat_map(|split| {
                     let name = |width: &str| format!("{}/{width}", split.name);
@@ -382,15 +385,15 @@ impl Scenario {
             (None, Some(record)) => {
                 let file = folder.join(record);
                 let packed = fs::read(&file)
-                    .map_err(|source| ScenarioError::Io { file: file.clone(), source })?;
+                    .map_err(|cause| ScenarioError::Io { file: file.clone(), cause })?;
                 (packed, BTreeMap::new(), file)
             }
             _ => return Err(bad("bundle", "exactly one of bundle and record is needed".into())),
         };
         let outcomes = Outcomes::unpack(&packed)
-            .map_err(|source| ScenarioError::Outcomes { file: file.clone(), source })?;
+            .map_err(|cause| ScenarioError::Outcomes { file: file.clone(), cause })?;
         let record = Record::new(&outcomes)
-            .map_err(|source| ScenarioError::Record { file: file.clone(), source })?;
+            .map_err(|cause| ScenarioError::Record { file: file.clone(), cause })?;
         Ok((record, macs, file))
     }
 }
@@ -410,9 +413,10 @@ impl Prepared {
     pub fn world(&self, seed: u64) -> Result<WorldConfig, ScenarioError> {
         let Scenario { server, .. } = &self.scenario;
         let ms = |ms: f64| Duration::from_micros((ms * 1e3).round() as u64);
-        let mut path = self.path.to_config(&self.path_folder, seed)?;
+        let mut path = self.path.to_config(&self.path_folder, seed).map_err(ScenarioError::Link)?;
         if let Some(downlink) = &self.scenario.downlink {
-            path.downlink = downlink.to_config("downlink", &self.folder, !seed)?;
+            path.downlink =
+                downlink.to_config("downlink", &self.folder, !seed).map_err(ScenarioError::Link)?;
         }
         Ok(WorldConfig {
             cameras: self.scenario.cameras,

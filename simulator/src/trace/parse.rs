@@ -40,7 +40,7 @@ pub enum Direction {
 impl Trace {
     /// Reads a trace file; its format shows in its first line.
     pub fn read(file: &Path, columns: &Columns) -> Result<Trace, TraceError> {
-        let io = |source| TraceError::Io { file: file.to_owned(), source };
+        let io = |cause| TraceError::Io { file: file.to_owned(), cause };
         let mut bytes = Vec::new();
         File::open(file).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
         let whole = |problem: &str| TraceError::Whole {

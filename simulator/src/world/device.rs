@@ -24,20 +24,20 @@ pub enum DeviceError {
         name: String,
     },
     /// The file cannot be read.
-    #[error("{name}: {source}")]
+    #[error("{name}: {cause}")]
     Io {
         /// The file.
         name: String,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// No TOML, or a key that is missing, unknown or of the wrong type.
-    #[error("{name}: {source}")]
+    #[error("{name}: {cause}")]
     Syntax {
         /// The file or name.
         name: String,
         /// Where and what.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
     },
     /// A value that cannot be meant.
     #[error("{0}")]
@@ -81,11 +81,11 @@ impl DeviceSpec {
                 return Err(DeviceError::Unknown { name: name.to_owned() });
             }
             None => fs::read_to_string(name)
-                .map_err(|source| DeviceError::Io { name: name.to_owned(), source })?,
+                .map_err(|cause| DeviceError::Io { name: name.to_owned(), cause })?,
         };
-        toml::from_str(&text).map_err(|source| {
-            let source = Box::new(source);
-            DeviceError::Syntax { name: name.to_owned(), source }
+        toml::from_str(&text).map_err(|cause| {
+            let cause = Box::new(cause);
+            DeviceError::Syntax { name: name.to_owned(), cause }
         })
     }
 
