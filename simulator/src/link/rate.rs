@@ -104,7 +104,7 @@ impl Rate {
         }
     }
 
-    /// What the link could send from its time zero until `at`.
+    /// What the link could send until `at`, from its time zero or that of its trace.
     fn capacity_until(&self, at: Timestamp) -> MicroBits {
         match self {
             Rate::Constant(rate) => {
@@ -113,21 +113,20 @@ impl Rate {
             Rate::Trace(playback) => {
                 let Playback { trace, offset, at_end } = playback;
                 let offset = micros(*offset);
-                let skipped = trace.capacity_until(offset);
                 let end = micros(trace.duration());
                 let position = offset.saturating_add(at.as_micros());
                 match at_end {
                     AtEnd::Once if position >= end => {
                         let last = MicroBits::from(trace.rate_at(end - 1).as_bps());
-                        trace.capacity_until(end) + MicroBits::from(position - end) * last - skipped
+                        trace.capacity_until(end) + MicroBits::from(position - end) * last
                     }
-                    _ => trace.capacity_until(position) - skipped,
+                    _ => trace.capacity_until(position),
                 }
             }
         }
     }
 
-    /// The first instant until which the link could send `capacity` since its time zero.
+    /// The first instant by which that is `capacity`.
     fn time_of(&self, capacity: MicroBits) -> Option<Timestamp> {
         let micros = match self {
             Rate::Constant(rate) => {
@@ -140,7 +139,6 @@ impl Rate {
             Rate::Trace(playback) => {
                 let Playback { trace, offset, at_end } = playback;
                 let offset = micros(*offset);
-                let capacity = capacity + trace.capacity_until(offset);
                 let end = micros(trace.duration());
                 let whole = trace.capacity_until(end);
                 match at_end {
@@ -150,7 +148,7 @@ impl Rate {
                             return None;
                         }
                         let beyond = u64::try_from((capacity - whole).div_ceil(last)).ok()?;
-                        Some((end + beyond).saturating_sub(offset))
+                        Some(end.saturating_add(beyond).saturating_sub(offset))
                     }
                     _ => trace.time_of(capacity).map(|at| at.saturating_sub(offset)),
                 }
