@@ -4,11 +4,15 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_models::Bundle;
+use isthmus_proto::OperatingPoint;
 use isthmus_proto::wire::Detail;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::controller::{Controller, Fixed, Greedy, Ladder, LadderError, Mpc, MpcConfig};
 use crate::session::Pace;
 use crate::tls::{Fingerprint, FingerprintError, Trust};
 
@@ -36,6 +40,13 @@ pub struct Options {
     /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
     #[arg(long, value_name = "POINT", env = "ISTHMUS_POINT")]
     pub point: Option<String>,
+    /// What chooses, frame by frame: fixed (the same point always), greedy (by smoothed throughput)
+    /// or mpc (a plan by predicted transfer times) [default: fixed]
+    #[arg(long, value_name = "NAME", env = "ISTHMUS_CONTROLLER")]
+    pub controller: Option<ControllerKind>,
+    /// Share of frames that mpc lets miss their deadline after they were sent [default: 0.01]
+    #[arg(long, value_name = "SHARE", env = "ISTHMUS_TARGET_MISS")]
+    pub target_miss: Option<f64>,
     /// Longest time from capture to output (milliseconds); when the network has not answered by
     /// then, the early exit does [default: 300]
     #[arg(long, value_name = "MS", env = "ISTHMUS_DEADLINE_MS")]
@@ -61,6 +72,36 @@ pub struct Options {
     /// How to write results to standard output [default: text]
     #[arg(long, value_name = "FORMAT", env = "ISTHMUS_FORMAT")]
     pub format: Option<Format>,
+}
+
+/// A controller by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ControllerKind {
+    /// Always the same operating point.
+    #[default]
+    Fixed,
+    /// The most accurate that fits the smoothed throughput.
+    Greedy,
+    /// Model-predictive control.
+    Mpc,
+}
+
+impl ControllerKind {
+    /// The controller for `bundle`: `point` is what `fixed` runs, the rest is for `mpc`.
+    pub fn to_controller(
+        self,
+        bundle: &Bundle,
+        point: OperatingPoint,
+        config: MpcConfig,
+    ) -> Result<Box<dyn Controller>, LadderError> {
+        let ladder = || Ladder::of_bundle(bundle).map(Arc::new);
+        Ok(match self {
+            ControllerKind::Fixed => Box::new(Fixed(point)),
+            ControllerKind::Greedy => Box::new(Greedy::new(ladder()?)),
+            ControllerKind::Mpc => Box::new(Mpc::new(config, ladder()?)),
+        })
+    }
 }
 
 /// How results are written.
@@ -193,6 +234,8 @@ impl Options {
             bundle: self.bundle.or(file.bundle),
             input: self.input.or(file.input),
             point: self.point.or(file.point),
+            controller: self.controller.or(file.controller),
+            target_miss: self.target_miss.or(file.target_miss),
             deadline_ms: self.deadline_ms.or(file.deadline_ms),
             rate: self.rate.or(file.rate),
             every_frame: self.every_frame.or(file.every_frame),
@@ -226,6 +269,11 @@ impl Options {
             let (name, range) = ("rate", "0.001 to 10000 frames a second");
             return Err(ConfigError::Range { name, range, value: rate.to_string() });
         }
+        let target_miss = self.target_miss.unwrap_or(MpcConfig::default().target_miss);
+        if !(0.001..=0.5).contains(&target_miss) {
+            let (name, range, value) = ("target_miss", "0.001 to 0.5", target_miss.to_string());
+            return Err(ConfigError::Range { name, range, value });
+        }
         Ok(ClientConfig {
             server,
             trust,
@@ -236,6 +284,18 @@ impl Options {
             connect_timeout: Duration::from_millis(timeout_ms),
             detail: Detail::Top,
         })
+    }
+}
+
+impl Options {
+    /// What an adaptive controller is held to.
+    pub fn to_mpc_config(&self) -> MpcConfig {
+        let default = MpcConfig::default();
+        MpcConfig {
+            target_miss: self.target_miss.unwrap_or(default.target_miss),
+            interval: self.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+            ..default
+        }
     }
 }
 
@@ -370,7 +430,14 @@ mod tests {
         assert!(toml::from_str::<Options>("server = 'http://a'").is_err());
         let base = format!("server = 'quic://a'\nserver_fingerprint = '{}'\n", "ab".repeat(32));
         assert!(options(&base).to_config().is_ok());
-        for bad in ["rate = nan", "rate = 0.0", "deadline_ms = 0", "in_flight = 0", "ca = 'x'"] {
+        for bad in [
+            "rate = nan",
+            "rate = 0.0",
+            "deadline_ms = 0",
+            "in_flight = 0",
+            "ca = 'x'",
+            "target_miss = 0.9",
+        ] {
             assert!(options(&format!("{base}{bad}")).to_config().is_err(), "{bad}");
         }
     }

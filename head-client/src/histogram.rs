@@ -33,6 +33,15 @@ impl Histogram {
         self.sum += u128::from(value);
     }
 
+    /// Counts all that `other` counted.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (&bucket, count) in &other.buckets {
+            *self.buckets.entry(bucket).or_default() += count;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+
     /// Values counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -75,6 +84,10 @@ mod tests {
             values.iter().for_each(|&value| histogram.record(value));
             values.sort_unstable();
             let rank = ((q * values.len() as f64).ceil() as usize).max(1);
+            let (mut left, mut right) = (Histogram::default(), Histogram::default());
+            values.iter().for_each(|&v| if v % 2 == 0 { left.record(v) } else { right.record(v) });
+            left.merge(&right);
+            prop_assert_eq!(&left, &histogram);
             let exact = values[rank - 1];
             let got = histogram.quantile(q).expect("values");
             prop_assert!(got <= exact && exact - got <= exact / 1000);

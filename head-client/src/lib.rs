@@ -25,8 +25,9 @@ mod report;
 mod session;
 
 pub use controller::{
-    Controller, Fixed, HeadDecision, HeadRun, LinkView, NetworkSample, SendDecision, SendView,
-    Sending, Work,
+    Calibration, Conformal, Controller, Fixed, Greedy, HeadDecision, HeadRun, HeadView, Ladder,
+    LadderError, LadderRung, LinkView, Mpc, MpcConfig, NetworkSample, NetworkTimeout, Prediction,
+    SendDecision, SendView, Sending, TransferTime, Work,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use isthmus_head_client::config::{Format, Options};
-use isthmus_head_client::{Client, ConnectError, Fixed, FrameReport, Summary, source, text};
+use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
 use isthmus_models::{Bundle, Head, Profile, Tract};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -104,6 +104,11 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
         Some(text) => bundle.parse_point(text).context("--point").or_fail(2)?,
         None => bundle.default_point(),
     };
+    let kind = options.controller.unwrap_or_default();
+    let controller = kind
+        .to_controller(&bundle, point, options.to_mpc_config())
+        .context("--controller")
+        .or_fail(2)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &Tract).or_fail(3)?);
     let source = source::open(input, bundle.labels()).or_fail(7)?;
     let limit =
@@ -112,7 +117,7 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
     // One thread for link and session: nothing has to wake another to send or to receive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_fail(1)?;
     let done = runtime.block_on(async {
-        let connected = Client::connect(client_config, head, Box::new(Fixed(point))).await;
+        let connected = Client::connect(client_config, head, controller).await;
         let client =
             connected.map_err(|error| Failure { code: code_of(&error), error: error.into() })?;
         let mut printer = Printer::new(options.format.unwrap_or_default());

@@ -94,6 +94,16 @@ pub enum Reason {
 pub enum Choice {
     /// It knows one operating point.
     Fixed,
+    /// The most accurate that should be in time.
+    InTime,
+    /// The network's answer would be in time, but no better than the exit's.
+    ExitSuffices,
+    /// Nothing would be in time.
+    TooSlow,
+    /// It would be in time, but hold up frames that gain more.
+    Spared,
+    /// Little is known of the network, so a small frame asks.
+    Probe,
 }
 
 /// Why the exit answers where the network was to.
@@ -143,6 +153,11 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Choice::Fixed => "fixed",
+            Choice::InTime => "in time",
+            Choice::ExitSuffices => "exit suffices",
+            Choice::TooSlow => "too slow",
+            Choice::Spared => "spared",
+            Choice::Probe => "probe",
         })
     }
 }

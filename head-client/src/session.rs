@@ -6,7 +6,9 @@ use std::time::Duration;
 use isthmus_proto::wire;
 use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
 
-use crate::controller::{Controller, HeadRun, LinkView, NetworkSample, SendView, Sending, Work};
+use crate::controller::{
+    Controller, HeadRun, HeadView, LinkView, NetworkSample, NetworkTimeout, SendView, Sending, Work,
+};
 use crate::estimator::NetworkTime;
 use crate::outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 
@@ -282,6 +284,7 @@ impl Session {
                 self.link = Some(LinkLimits { in_flight, frame_bytes: max_frame_bytes });
                 self.network =
                     round_trip.map_or_else(NetworkTime::default, NetworkTime::starting_at);
+                self.controller.on_link_up(now, round_trip);
                 self.hold_until = Timestamp::ZERO;
                 self.counters.links_up += 1;
             }
@@ -349,8 +352,9 @@ impl Session {
                 self.drop_frame(now, captured, None, DropCause::Expired);
                 continue;
             }
-            let link = self.view();
-            match self.controller.decide_head(now, &link).work {
+            let time_left = self.answer_by(captured).saturating_since(now);
+            let view = HeadView { time_left, link: self.view() };
+            match self.controller.decide_head(now, &view).work {
                 Work::Nothing => self.drop_frame(now, captured, None, DropCause::Skipped),
                 Work::Head(run) => {
                     let frame = captured.frame;
@@ -386,6 +390,7 @@ impl Session {
             return self.answer_by_exit(now, coded, None, Reason::Fallback(fallback));
         }
         let view = SendView {
+            frame,
             run,
             exit_confidence: exit.map(|exit| exit.confidence),
             layer_ends: &layer_ends,
@@ -431,7 +436,7 @@ impl Session {
         self.network.on_sample(network.saturating_sub(receive_span));
         let refused = reply.outcome.is_err();
         let bytes = sent.bytes;
-        let sample = NetworkSample { bytes, network, receive_span, server, refused };
+        let sample = NetworkSample { frame, bytes, network, receive_span, server, refused };
         self.controller.on_reply(now, &sample);
         match reply.outcome {
             Ok((answer, layers_used)) => {
@@ -480,7 +485,9 @@ impl Session {
             if let Some(sent) = self.in_flight.remove(&frame) {
                 self.counters.cancelled += 1;
                 self.outputs.push_back(Output::Cancel { frame });
-                self.controller.on_timeout(now, sent.bytes, now.saturating_since(sent.sent));
+                let waited = now.saturating_since(sent.sent);
+                let timeout = NetworkTimeout { frame, bytes: sent.bytes, waited };
+                self.controller.on_timeout(now, &timeout);
                 self.fall_back(now, sent, Fallback::Deadline);
             }
         }

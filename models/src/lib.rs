@@ -16,6 +16,7 @@ mod engine;
 mod golden;
 mod head;
 mod manifest;
+mod outcomes;
 mod picture;
 mod prepared;
 mod preprocess;
@@ -33,6 +34,7 @@ pub use manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
     QuantiserSpec, SplitSpec, WidthSpec,
 };
+pub use outcomes::{Outcome, Outcomes, OutcomesError, PointOutcomes, RecordedPoint};
 pub use picture::{MAX_PIXELS, Picture, PictureError};
 pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
+use isthmus_head_client::config::{ClientConfig, ControllerKind, ServerUrl, Transport};
 use isthmus_head_client::source::{self, BoxedSource, SourceFrame};
 use isthmus_head_client::tls::Trust;
-use isthmus_head_client::{Client, Fixed, FrameReport, Pace, Summary};
+use isthmus_head_client::{Client, FrameReport, MpcConfig, Pace, Summary};
 use isthmus_models::{Bundle, Head, Picture, Tract};
 use isthmus_proto::wire::Detail;
 use isthmus_tail_server::model::BundleModel;
@@ -28,6 +28,8 @@ pub struct DemoConfig {
     pub input: Option<PathBuf>,
     /// Operating point by name; the bundle's most accurate by default.
     pub point: Option<String>,
+    /// What chooses, frame by frame.
+    pub controller: ControllerKind,
     /// How long.
     pub duration: Duration,
     /// Frames per second.
@@ -36,7 +38,7 @@ pub struct DemoConfig {
     pub deadline: Duration,
     /// The link, the same in both directions.
     pub link: LinkConfig,
-    /// Seed of the camera.
+    /// Seed of camera and link.
     pub seed: u64,
 }
 
@@ -72,7 +74,8 @@ pub async fn run(
     let server = ServerConfig { grpc: None, workers: 1, ..server };
     let server = Server::start_with(server, Registry::new(vec![Arc::new(model)])).await?;
     let address = server.quic_addr().context("the server offers no QUIC")?;
-    let relay = Relay::start(address, config.link, config.link).await?;
+    let relay =
+        Relay::start(address, config.link.clone(), config.link.clone(), config.seed).await?;
     let client_config = ClientConfig {
         server: ServerUrl {
             transport: Transport::Quic,
@@ -87,7 +90,11 @@ pub async fn run(
         connect_timeout: Duration::from_secs(10),
         detail: Detail::Top,
     };
-    let client = Client::connect(client_config, head, Box::new(Fixed(point))).await?;
+    let interval = Some(Duration::from_secs_f64(1.0 / config.rate));
+    let mpc = MpcConfig { interval, ..MpcConfig::default() };
+    let controller =
+        config.controller.to_controller(&bundle, point, mpc).context("--controller")?;
+    let client = Client::connect(client_config, head, controller).await?;
     let count = (config.duration.as_secs_f64() * config.rate).round() as usize;
     ensure!(
         count > 0,

@@ -3,8 +3,10 @@
 //!
 //! It holds no second copy of the session, the controller, the codec or the batcher: it drives
 //! those of the other crates. The [`camera`] renders frames; a [`Link`] is a pure model of one
-//! direction of a network, driven in injected time; a [`relay`] puts two of them between real UDP
-//! sockets.
+//! direction of a network, driven in injected time, perhaps by a [`Trace`]; a [`relay`] puts two of
+//! them between real UDP sockets, and a [`world`] puts them between devices and a server in virtual
+//! time, as a [`scenario`] says.
+//!
 //!
 //! Read [`camera::Camera`] and [`Link`] first.
 
@@ -13,9 +15,14 @@
 pub mod camera;
 pub mod demo;
 pub mod figures;
+pub mod link;
+pub mod profile;
 pub mod relay;
 pub mod report;
-
-mod link;
+pub mod scenario;
+mod trace;
+pub mod world;
 
 pub use link::{Link, LinkConfig, LinkCounters};
+pub use profile::{PathConfig, PathSpec, ProfileError};
+pub use trace::{Columns, Direction, Format, PiecesError, Trace, TraceError};

@@ -1,5 +1,7 @@
 //! The program that shows what Isthmus does without a board.
 
+mod commands;
+
 use std::env;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use isthmus_head_client::config::ControllerKind;
 use isthmus_head_client::text;
 use isthmus_models::{Bundle, Tract};
 use isthmus_proto::{Bitrate, DataSize};
@@ -45,6 +48,12 @@ enum Command {
     Figures(figures::Options),
     /// Compare the range coder with other coders on a bundle's symbols, as a Markdown table.
     CodecComparison(figures::Subject),
+    /// Play a scenario in virtual time: devices, link and server, each controller against the oracle.
+    Run(commands::RunArgs),
+    /// List the built-in links.
+    List(commands::ListArgs),
+    /// Read a trace of a link's rate, in any known format, and write it in another.
+    Convert(commands::ConvertArgs),
 }
 
 #[derive(Args)]
@@ -58,6 +67,9 @@ struct DemoArgs {
     /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
     #[arg(long)]
     point: Option<String>,
+    /// What chooses, frame by frame.
+    #[arg(long, value_enum, default_value_t)]
+    controller: ControllerKind,
     /// How long to play (seconds).
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     duration: f64,
@@ -73,7 +85,7 @@ struct DemoArgs {
     /// The link's delay in each direction (milliseconds); half of the round trip.
     #[arg(long, value_name = "MS", default_value_t = 20)]
     link_delay_ms: u64,
-    /// Seed of the camera.
+    /// Seed of camera and link.
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Where to write the page.
@@ -123,6 +135,9 @@ fn main() -> ExitCode {
         Command::Camera(args) => camera(&args),
         Command::Figures(options) => figures(&options),
         Command::CodecComparison(subject) => codec_comparison(&subject),
+        Command::Run(args) => commands::run(&args),
+        Command::List(args) => commands::list(&args),
+        Command::Convert(args) => commands::convert(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,24 +158,24 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         bundle: find_bundle(&args.bundle)?,
         input: args.input.clone(),
         point: args.point.clone(),
+        controller: args.controller,
         duration: Duration::try_from_secs_f64(args.duration).context("--duration")?,
         rate: args.rate,
         deadline: Duration::from_millis(args.deadline_ms),
-        link: LinkConfig {
-            rate: Bitrate::from_bps(args.link_kbits.saturating_mul(1_000)),
-            delay: Duration::from_millis(args.link_delay_ms),
-            queue: DataSize::from_bytes(64 << 10),
-        },
+        link: LinkConfig::constant(
+            Bitrate::from_bps(args.link_kbits.saturating_mul(1_000)),
+            Duration::from_millis(args.link_delay_ms),
+            DataSize::from_bytes(64 << 10),
+        ),
         seed: args.seed,
     };
     let mut out = io::stdout();
     if args.format == Format::Text {
         writeln!(
             out,
-            "bundle {}, link {} and {} ms each way, {} frames/s, deadline {} ms",
+            "bundle {}, link {} each way, {} frames/s, deadline {} ms",
             config.bundle.display(),
-            config.link.rate,
-            args.link_delay_ms,
+            config.link,
             config.rate,
             args.deadline_ms
         )?;

@@ -10,7 +10,7 @@ use isthmus_proto::{DataSize, Timestamp};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
-use crate::link::{Link, LinkConfig, LinkCounters};
+use crate::link::{Delivered, Link, LinkConfig, LinkCounters};
 
 /// Bytes of IPv4 and UDP headers, which a link carries too.
 const HEADERS: usize = 28;
@@ -34,18 +34,19 @@ pub struct Counters {
 
 impl Relay {
     /// Listens on a free port of the loopback interface and relays to `server`. The client is
-    /// whoever sent last.
+    /// whoever sent last. What is random in the links hangs from `seed`.
     pub async fn start(
         server: SocketAddr,
         uplink: LinkConfig,
         downlink: LinkConfig,
+        seed: u64,
     ) -> io::Result<Relay> {
         let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let back = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         back.connect(server).await?;
         let address = front.local_addr()?;
         let counters = Arc::new(Mutex::new(Counters::default()));
-        let links = (Link::new(uplink), Link::new(downlink));
+        let links = (Link::new(uplink, seed), Link::new(downlink, !seed));
         let task = tokio::spawn(relay(front, back, links, Arc::clone(&counters)));
         Ok(Relay { address, counters, task })
     }
@@ -102,13 +103,14 @@ async fn relay(
         let now = now();
         while let Some(datagram) = uplink.poll_delivered(now) {
             // A datagram that the system refuses is lost, as on any network.
-            let _ = back.send(&datagram).await;
+            let _ = back.send(&content(datagram)).await;
         }
         while let Some(datagram) = downlink.poll_delivered(now) {
             if let Some(client) = client {
-                let _ = front.send_to(&datagram, client).await;
+                let _ = front.send_to(&content(datagram), client).await;
             }
         }
+        while uplink.poll_dropped().or_else(|| downlink.poll_dropped()).is_some() {}
         let both = Counters { uplink: uplink.counters(), downlink: downlink.counters() };
         *counters.lock().unwrap_or_else(PoisonError::into_inner) = both;
     }
@@ -117,6 +119,15 @@ async fn relay(
 /// Loopback reports a closed peer as an error on the socket; it must not become a busy loop.
 async fn breathe() {
     tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// A datagram as it arrives: one bit flips in one that was damaged.
+fn content(Delivered { mut content, corrupted }: Delivered<Vec<u8>>) -> Vec<u8> {
+    let middle = content.len() / 2;
+    if let Some(byte) = content.get_mut(middle).filter(|_| corrupted) {
+        *byte ^= 1;
+    }
+    content
 }
 
 fn size(payload: usize) -> DataSize {

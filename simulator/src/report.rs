@@ -24,13 +24,12 @@ const STAGES: [(&str, &str); 6] = [
 pub fn page(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
     let DemoResult { frames, summary, link, bundle, point } = result;
     let link_line = format!(
-        "{} and {} ms each way; {} of {} datagrams dropped up, {} of {} down",
-        config.link.rate,
-        config.link.delay.as_millis(),
-        link.uplink.dropped,
-        link.uplink.offered,
-        link.downlink.dropped,
-        link.downlink.offered,
+        "{} each way; {} of {} datagrams dropped up, {} of {} down",
+        config.link,
+        link.uplink.dropped.packets,
+        link.uplink.offered.packets,
+        link.downlink.dropped.packets,
+        link.downlink.offered.packets,
     );
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Isthmus: {bundle}</title>\

@@ -154,6 +154,12 @@ pub fn admit(
         );
         return Err(Refused::new(Reason::TooLarge, detail));
     }
+    admit_load(load)?;
+    Ok(bundle)
+}
+
+/// Accepts or refuses a frame by the moment alone, whatever its header says.
+pub fn admit_load(load: &Load) -> Result<(), Refused> {
     if load.draining {
         let refused = Refused::new(Reason::Draining, "the server is shutting down");
         return Err(Refused { retry_after: DRAINING_RETRY, ..refused });
@@ -166,7 +172,7 @@ pub fn admit(
     if load.queue_full {
         return Err(Refused::overloaded("the queue is full", wait));
     }
-    Ok(bundle)
+    Ok(())
 }
 
 #[cfg(test)]

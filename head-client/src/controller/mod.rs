@@ -1,10 +1,22 @@
 //! What to run and what to send: the two decisions about every frame.
 
+mod conformal;
+mod greedy;
+mod ladder;
+mod mpc;
+mod transfer;
+
 use std::time::Duration;
 
-use isthmus_proto::{OperatingPoint, Timestamp};
+use isthmus_proto::{FrameId, OperatingPoint, Timestamp};
 
 use crate::outcome::Choice;
+
+pub use conformal::Conformal;
+pub use greedy::Greedy;
+pub use ladder::{Calibration, Ladder, LadderError, LadderRung};
+pub use mpc::{Mpc, MpcConfig};
+pub use transfer::{Prediction, TransferTime};
 
 /// Decides twice about every frame: before the head what to run, after it what to send.
 ///
@@ -12,8 +24,12 @@ use crate::outcome::Choice;
 /// its reason. The session overrules it only where there is nothing to decide: without a
 /// connection, or with no room for another unanswered frame, the exit answers.
 pub trait Controller: Send {
+    /// A connection is there, perhaps over another path than before; connecting showed a round
+    /// trip of small packets.
+    fn on_link_up(&mut self, now: Timestamp, round_trip: Option<Duration>);
+
     /// What to run for the frame whose turn it is.
-    fn decide_head(&mut self, now: Timestamp, link: &LinkView) -> HeadDecision;
+    fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision;
 
     /// What to send, knowing what the exit says and how large every layer became.
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision;
@@ -21,8 +37,17 @@ pub trait Controller: Send {
     /// A reply came, or a refusal.
     fn on_reply(&mut self, now: Timestamp, sample: &NetworkSample);
 
-    /// A frame of `bytes` that was sent `waited` ago was given up.
-    fn on_timeout(&mut self, now: Timestamp, bytes: usize, waited: Duration);
+    /// A frame that was sent was given up.
+    fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout);
+}
+
+/// What a controller sees before the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadView {
+    /// Time until the frame has to be answered.
+    pub time_left: Duration,
+    /// The link.
+    pub link: LinkView,
 }
 
 /// What a controller sees of the link.
@@ -41,6 +66,8 @@ pub struct LinkView {
 /// What a controller sees after the head.
 #[derive(Clone, Copy, Debug)]
 pub struct SendView<'a> {
+    /// The frame.
+    pub frame: FrameId,
     /// What was run.
     pub run: HeadRun,
     /// Probability of the exit's best class, 0 to 1; `None` if the head has no usable exit.
@@ -113,6 +140,8 @@ pub enum Sending {
 /// What a reply tells about the network and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkSample {
+    /// The frame.
+    pub frame: FrameId,
     /// Coded size of the frame (bytes).
     pub bytes: usize,
     /// From sending until the reply, less the server's durations; both directions.
@@ -125,12 +154,25 @@ pub struct NetworkSample {
     pub refused: bool,
 }
 
+/// What a frame that was given up tells: the network would have taken longer than `waited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkTimeout {
+    /// The frame.
+    pub frame: FrameId,
+    /// Coded size of the frame (bytes).
+    pub bytes: usize,
+    /// From sending until it was given up.
+    pub waited: Duration,
+}
+
 /// Always the same operating point.
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed(pub OperatingPoint);
 
 impl Controller for Fixed {
-    fn decide_head(&mut self, _now: Timestamp, _link: &LinkView) -> HeadDecision {
+    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
+
+    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
         let OperatingPoint { split, width, layers, bits } = self.0;
         let work = Work::Head(HeadRun { split, width, bits, layers });
         HeadDecision { work, reason: Choice::Fixed }
@@ -142,5 +184,5 @@ impl Controller for Fixed {
 
     fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
 
-    fn on_timeout(&mut self, _now: Timestamp, _bytes: usize, _waited: Duration) {}
+    fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
 }

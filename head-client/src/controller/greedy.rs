@@ -1,0 +1,103 @@
+//! The most accurate that fits the throughput seen lately.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proto::Timestamp;
+
+use super::{
+    Controller, HeadDecision, HeadView, Ladder, NetworkSample, NetworkTimeout, SendDecision,
+    SendView, Sending, Work,
+};
+use crate::outcome::Choice;
+
+/// Chooses the most accurate operating point whose bytes, at the smoothed throughput of the frames
+/// before, fit into the time left. Throughput is bytes over the whole time in the network, smoothed
+/// exponentially; a frame that was given up counts with the time it was waited for.
+///
+/// It is the usual way of rate adaptation and the line to beat: it knows no round trip, no
+/// uncertainty, no next frame and nothing about the picture.
+#[derive(Debug)]
+pub struct Greedy {
+    ladder: Arc<Ladder>,
+    /// Bytes a second.
+    throughput: Option<f64>,
+    device: Duration,
+    head_at: Timestamp,
+    sent_at: Timestamp,
+}
+
+/// Weight of the latest sample.
+const GAIN: f64 = 0.25;
+
+/// After so long without sending, the smallest point asks whether things have changed.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Greedy {
+    /// A controller that knows nothing of the network yet, and starts with the smallest point.
+    pub fn new(ladder: Arc<Ladder>) -> Self {
+        let (head_at, sent_at) = (Timestamp::ZERO, Timestamp::ZERO);
+        Greedy { ladder, throughput: None, device: Duration::ZERO, head_at, sent_at }
+    }
+
+    fn fits(&self, bytes: f64, time: Duration) -> bool {
+        self.throughput.is_some_and(|throughput| bytes <= throughput * time.as_secs_f64())
+    }
+
+    /// The most accurate rung that fits `time`, or the smallest one.
+    fn best(&self, time: Duration) -> usize {
+        let rungs = self.ladder.rungs().iter().enumerate();
+        let fitting = rungs.filter(|(_, rung)| self.fits(rung.bytes, time));
+        let accuracy = |rung: usize| self.ladder.accuracy(rung, None);
+        let best = fitting.max_by(|a, b| accuracy(a.0).total_cmp(&accuracy(b.0)));
+        best.map_or(0, |(at, _)| at)
+    }
+
+    fn learn(&mut self, bytes: usize, time: Duration) {
+        let sample = bytes as f64 / time.as_secs_f64().max(1e-6);
+        self.throughput = Some(match self.throughput {
+            None => sample,
+            Some(before) => before + GAIN * (sample - before),
+        });
+    }
+}
+
+impl Controller for Greedy {
+    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {
+        self.throughput = None;
+    }
+
+    fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
+        self.head_at = now;
+        let rung = self.best(view.time_left.saturating_sub(self.device));
+        let mut run = self.ladder.run_of(rung);
+        run.layers = self.ladder.rungs()[rung].point.layers;
+        HeadDecision { work: Work::Head(run), reason: Choice::InTime }
+    }
+
+    fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
+        self.device = now.saturating_since(self.head_at);
+        let size = |layers: u8| view.layer_ends.get(usize::from(layers).max(1) - 1).copied();
+        let fits =
+            |layers: u8| size(layers).is_some_and(|bytes| self.fits(bytes as f64, view.time_left));
+        let probe = now.saturating_since(self.sent_at) >= RETRY || self.throughput.is_none();
+        let layers = (1..=view.run.layers).rev().find(|&layers| fits(layers));
+        let (sending, reason) = match layers {
+            Some(layers) => (Sending::Layers(layers), Choice::InTime),
+            None if probe => (Sending::Layers(1), Choice::Probe),
+            None => (Sending::Exit, Choice::TooSlow),
+        };
+        if sending != Sending::Exit {
+            self.sent_at = now;
+        }
+        SendDecision { sending, reason }
+    }
+
+    fn on_reply(&mut self, _now: Timestamp, sample: &NetworkSample) {
+        self.learn(sample.bytes, sample.network);
+    }
+
+    fn on_timeout(&mut self, _now: Timestamp, timeout: &NetworkTimeout) {
+        self.learn(timeout.bytes, timeout.waited);
+    }
+}

@@ -1,0 +1,285 @@
+//! What every operating point made of every validation frame.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::str::FromStr;
+
+use crate::bundle::PointName;
+
+/// The bundle's file of outcomes.
+const HEAD: &str = "frame,label,point,bytes,right,confidence";
+
+/// Most bytes of text that are unpacked: a small file must not fill the memory.
+const MAX_TEXT: u64 = 512 << 20;
+
+/// Why a record of outcomes was refused; lines count from 1.
+#[derive(Debug, thiserror::Error)]
+pub enum OutcomesError {
+    /// No zstd, or too much text.
+    #[error("cannot be unpacked: {0}")]
+    Packed(std::io::Error),
+    /// A line that says nothing, or something impossible.
+    #[error("line {line}: {problem}")]
+    Line {
+        /// The line.
+        line: usize,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// Nothing, or a point that was not recorded for every frame.
+    #[error("{0}")]
+    Incomplete(String),
+}
+
+/// What a row of a record is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordedPoint {
+    /// Features of this operating point, and the tail.
+    Split(PointName),
+    /// The early exit of a head.
+    Exit {
+        /// The split's name.
+        split: String,
+        /// The width's name.
+        width: String,
+    },
+    /// The whole network.
+    Full,
+}
+
+/// What a point made of one frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Size of envelope and packet; 0 where nothing is sent.
+    pub bytes: u32,
+    /// Whether the answer was right.
+    pub right: bool,
+    /// Softmax probability of the answer, 0 to 1.
+    pub confidence: f32,
+}
+
+/// What a point made of all frames, by the frames' ordinal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PointOutcomes {
+    /// The point.
+    pub point: RecordedPoint,
+    /// By frame.
+    pub frames: Vec<Outcome>,
+}
+
+/// A record of what every operating point made of every validation frame, measured with the real
+/// pipeline, so that large simulations stay true without running a network.
+///
+/// ```
+/// use isthmus_models::Outcomes;
+/// let text = "frame,label,point,bytes,right,confidence\n\
+///             0,3,s16/w100/exit,0,0,0.41\n0,3,s16/w100/c8/b6,612,1,0.93\n";
+/// let outcomes = Outcomes::parse(text)?;
+/// assert_eq!((outcomes.frames(), outcomes.points().len()), (1, 2));
+/// # Ok::<(), isthmus_models::OutcomesError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcomes {
+    labels: Vec<u32>,
+    points: Vec<PointOutcomes>,
+}
+
+impl Outcomes {
+    /// Reads a packed record: zstd over CSV.
+    pub fn unpack(packed: &[u8]) -> Result<Outcomes, OutcomesError> {
+        let unpack = || -> std::io::Result<String> {
+            let mut text = String::new();
+            let decoder = zstd::stream::read::Decoder::new(packed)?;
+            decoder.take(MAX_TEXT).read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = unpack().map_err(OutcomesError::Packed)?;
+        match text.len() as u64 {
+            MAX_TEXT => Err(OutcomesError::Incomplete("has more than 512 MiB of text".into())),
+            _ => Outcomes::parse(&text),
+        }
+    }
+
+    /// Reads a record: one row per frame and point, frames numbered from 0, the same points for
+    /// every frame.
+    pub fn parse(text: &str) -> Result<Outcomes, OutcomesError> {
+        let at = |line: usize, problem: String| OutcomesError::Line { line, problem };
+        let mut lines = text.lines().map(str::trim).zip(1..);
+        match lines.next() {
+            Some((HEAD, _)) => {}
+            found => {
+                let found = found.map_or("nothing", |(line, _)| line);
+                return Err(at(1, format!("expected {HEAD:?}, found {found:?}")));
+            }
+        }
+        let mut labels: Vec<u32> = Vec::new();
+        let mut points: BTreeMap<RecordedPoint, Vec<Outcome>> = BTreeMap::new();
+        for (text, line) in lines.filter(|(text, _)| !text.is_empty()) {
+            let fields: Vec<&str> = text.split(',').collect();
+            let &[frame, label, point, bytes, right, confidence] = fields.as_slice() else {
+                return Err(at(line, format!("expected 6 fields, found {}", fields.len())));
+            };
+            let bad = |name: &str, expected: &str, found: &str| {
+                at(line, format!("{name}: expected {expected}, found {found:?}"))
+            };
+            let frame: usize = frame.parse().map_err(|_| bad("frame", "a whole number", frame))?;
+            let label: u32 = label.parse().map_err(|_| bad("label", "a whole number", label))?;
+            let point: RecordedPoint = point.parse().map_err(|problem| at(line, problem))?;
+            let bytes = bytes.parse().map_err(|_| bad("bytes", "a whole number", bytes))?;
+            let right = match right {
+                "1" | "true" => true,
+                "0" | "false" => false,
+                other => return Err(bad("right", "0 or 1", other)),
+            };
+            let within = |value: &f32| (0.0..=1.0).contains(value);
+            let confidence = confidence.parse().ok().filter(within);
+            let confidence = confidence.ok_or_else(|| bad("confidence", "0 to 1", fields[5]))?;
+            match labels.get(frame) {
+                Some(&known) if known == label => {}
+                Some(known) => {
+                    let problem = format!("frame {frame} has label {known} above, {label} here");
+                    return Err(at(line, problem));
+                }
+                None if frame == labels.len() => labels.push(label),
+                None => {
+                    let next = labels.len();
+                    return Err(at(line, format!("expected frame {next} next, found {frame}")));
+                }
+            }
+            let rows = points.entry(point).or_default();
+            if rows.len() != frame {
+                let problem =
+                    format!("{}: {} rows come before frame {frame}", fields[2], rows.len());
+                return Err(at(line, problem));
+            }
+            rows.push(Outcome { bytes, right, confidence });
+        }
+        if labels.is_empty() {
+            return Err(OutcomesError::Incomplete("holds no frame".into()));
+        }
+        let points: Vec<_> =
+            points.into_iter().map(|(point, frames)| PointOutcomes { point, frames }).collect();
+        match points.iter().find(|point| point.frames.len() != labels.len()) {
+            None => Ok(Outcomes { labels, points }),
+            Some(PointOutcomes { point, frames }) => {
+                let (some, all) = (frames.len(), labels.len());
+                Err(OutcomesError::Incomplete(format!("{point} has {some} of {all} frames")))
+            }
+        }
+    }
+
+    /// Frames.
+    pub fn frames(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// True class of every frame.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// What every point made of them, in order of point.
+    pub fn points(&self) -> &[PointOutcomes] {
+        &self.points
+    }
+}
+
+impl PointOutcomes {
+    /// Share of frames that are right.
+    pub fn accuracy(&self) -> f64 {
+        let right = self.frames.iter().filter(|outcome| outcome.right).count();
+        right as f64 / self.frames.len() as f64
+    }
+}
+
+impl fmt::Display for RecordedPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordedPoint::Split(point) => point.fmt(f),
+            RecordedPoint::Exit { split, width } => write!(f, "{split}/{width}/exit"),
+            RecordedPoint::Full => f.write_str("full"),
+        }
+    }
+}
+
+impl FromStr for RecordedPoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |part: &str, letter| part.strip_prefix(letter)?.parse::<u16>().ok();
+        let parts: Vec<&str> = text.split('/').collect();
+        let point = match parts.as_slice() {
+            ["full"] => Some(RecordedPoint::Full),
+            &[split, width, "exit"] => {
+                Some(RecordedPoint::Exit { split: split.into(), width: width.into() })
+            }
+            &[split, width, channels, bits] => number(channels, 'c')
+                .zip(number(bits, 'b').and_then(|bits| u8::try_from(bits).ok()))
+                .map(|(channels, bits)| PointName {
+                    split: split.into(),
+                    width: width.into(),
+                    channels,
+                    bits,
+                })
+                .map(RecordedPoint::Split),
+            _ => None,
+        };
+        point.ok_or_else(|| {
+            format!("expected a point like s16/w100/c16/b6, s16/w100/exit or full, found {text:?}")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(rows: &str) -> Result<Outcomes, String> {
+        Outcomes::parse(&format!("{HEAD}\n{rows}")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_record_survives_packing() {
+        let text = format!(
+            "{HEAD}\n0,1,full,0,1,0.5\n0,1,s8/w25/c4/b3,99,0,0.25\n1,2,s8/w25/c4/b3,80,1,1\n1,2,full,0,1,0\n"
+        );
+        let packed = zstd::encode_all(text.as_bytes(), 3).expect("memory takes everything");
+        let outcomes = Outcomes::unpack(&packed).expect("well formed");
+        assert_eq!(outcomes, Outcomes::parse(&text).expect("well formed"));
+        assert_eq!(outcomes.labels(), [1, 2]);
+        let names: Vec<String> = outcomes.points().iter().map(|it| it.point.to_string()).collect();
+        assert_eq!(names, ["s8/w25/c4/b3", "full"]);
+        assert_eq!(outcomes.points()[0].accuracy(), 0.5);
+        assert!(Outcomes::unpack(&packed[..packed.len() / 2]).is_err());
+        assert!(Outcomes::unpack(b"frame,label").is_err());
+    }
+
+    #[test]
+    fn bad_rows_are_named() {
+        for (rows, expected) in [
+            ("", "holds no frame"),
+            ("0,1,full,0,1\n", "line 2: expected 6 fields, found 5"),
+            ("x,1,full,0,1,1\n", "line 2: frame: expected a whole number, found \"x\""),
+            ("0,-1,full,0,1,1\n", "line 2: label"),
+            ("0,1,half,0,1,1\n", "line 2: expected a point like"),
+            ("0,1,s/w/c4/b999,0,1,1\n", "line 2: expected a point like"),
+            ("0,1,full,1.5,1,1\n", "line 2: bytes"),
+            ("0,1,full,0,2,1\n", "line 2: right"),
+            ("0,1,full,0,1,nan\n", "line 2: confidence: expected 0 to 1, found \"nan\""),
+            ("0,1,full,0,1,1.01\n", "line 2: confidence"),
+            ("1,1,full,0,1,1\n", "line 2: expected frame 0 next, found 1"),
+            ("0,1,full,0,1,1\n0,2,a/b/exit,0,1,1\n", "line 3: frame 0 has label 1 above, 2 here"),
+            ("0,1,full,0,1,1\n0,1,full,0,1,1\n", "line 3: full: 1 rows come before frame 0"),
+            (
+                "0,1,full,0,1,1\n1,1,a/b/exit,0,1,1\n",
+                "line 3: a/b/exit: 0 rows come before frame 1",
+            ),
+            ("0,1,full,0,1,1\n0,1,a/b/exit,0,1,1\n1,1,full,0,1,1\n", "a/b/exit has 1 of 2 frames"),
+        ] {
+            let error = parse(rows).expect_err(rows);
+            assert!(error.starts_with(expected), "{rows:?}: {error}");
+        }
+        assert!(Outcomes::parse("bytes,frame\n").is_err());
+    }
+}

@@ -1,0 +1,305 @@
+//! One direction of a network path: queue, then serialise, then propagate.
+
+pub(crate) mod chance;
+mod channel;
+mod queue;
+mod rate;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use isthmus_proto::{Bitrate, DataSize, Timestamp};
+
+pub use channel::{Delay, Jitter, Loss};
+pub use queue::{Capacity, Discipline, QueueConfig};
+pub use rate::{AtEnd, MarkovRate, Outage, Playback, Rate, Schedule};
+
+use channel::{Channel, Passage};
+use queue::Queue;
+
+/// An instant that never comes.
+const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
+
+/// What a link is like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkConfig {
+    /// How fast packets leave the queue.
+    pub rate: Rate,
+    /// When none does.
+    pub outages: Vec<Outage>,
+    /// What waits before it.
+    pub queue: QueueConfig,
+    /// Time from leaving the queue to arriving.
+    pub delay: Delay,
+    /// Packets that leave and never arrive.
+    pub loss: Loss,
+    /// Probability that a packet arrives twice.
+    pub duplication: f64,
+    /// Probability that a packet arrives damaged.
+    pub corruption: f64,
+}
+
+impl LinkConfig {
+    /// Constant rate and delay, and a drop-tail queue of `queue`; nothing else goes wrong.
+    pub const fn constant(rate: Bitrate, delay: Duration, queue: DataSize) -> Self {
+        LinkConfig {
+            rate: Rate::Constant(rate),
+            outages: Vec::new(),
+            queue: QueueConfig {
+                capacity: Capacity::Bytes(queue),
+                discipline: Discipline::DropTail,
+            },
+            delay: Delay::constant(delay),
+            loss: Loss::None,
+            duplication: 0.0,
+            corruption: 0.0,
+        }
+    }
+}
+
+impl fmt::Display for LinkConfig {
+    /// Rate and delay, such as `2.00 Mbit/s, 20 ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.rate {
+            Rate::Constant(rate) => write!(f, "{rate}")?,
+            Rate::Trace(playback) => write!(f, "{} in the mean", playback.trace.mean_rate())?,
+        }
+        write!(f, ", {} ms", self.delay.base.as_millis())
+    }
+}
+
+/// Packets and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Tally {
+    fn count(&mut self, size: DataSize) {
+        self.packets += 1;
+        self.bytes += size.as_bytes();
+    }
+
+    fn plus(self, other: Tally) -> Tally {
+        Tally { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// What became of the packets; `offered + duplicated = delivered + dropped + lost + inside`, in
+/// packets as in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LinkCounters {
+    /// Handed to the link.
+    pub offered: Tally,
+    /// Second copies that the link made.
+    pub duplicated: Tally,
+    /// Arrived, damaged ones among them.
+    pub delivered: Tally,
+    /// Arrived damaged; a part of those delivered.
+    pub corrupted: Tally,
+    /// Dropped by the queue.
+    pub dropped: Tally,
+    /// Sent, and lost on the way.
+    pub lost: Tally,
+}
+
+impl LinkCounters {
+    /// Both together.
+    pub fn plus(&self, other: &LinkCounters) -> LinkCounters {
+        LinkCounters {
+            offered: self.offered.plus(other.offered),
+            duplicated: self.duplicated.plus(other.duplicated),
+            delivered: self.delivered.plus(other.delivered),
+            corrupted: self.corrupted.plus(other.corrupted),
+            dropped: self.dropped.plus(other.dropped),
+            lost: self.lost.plus(other.lost),
+        }
+    }
+}
+
+/// A packet that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered<T> {
+    /// What it carries.
+    pub content: T,
+    /// Whether it was damaged on the way.
+    pub corrupted: bool,
+}
+
+/// A link that carries packets of type `T`. Pure: it is told the time and never reads a clock.
+///
+/// Feed packets with [`Link::handle_packet`]; at [`Link::poll_timeout`], drain
+/// [`Link::poll_delivered`] and [`Link::poll_dropped`]. Instants never decrease from call to call.
+///
+/// ```
+/// use std::time::Duration;
+/// use isthmus_proto::{Bitrate, DataSize, Timestamp};
+/// use isthmus_simulator::link::{Link, LinkConfig};
+///
+/// let rate = Bitrate::from_bps(1_000_000);
+/// let queue = DataSize::from_bytes(10_000);
+/// let config = LinkConfig::constant(rate, Duration::from_millis(20), queue);
+/// let mut link = Link::new(config, 1);
+/// link.handle_packet(Timestamp::ZERO, DataSize::from_bytes(1_250), "frame");
+/// // An idle link still takes size ÷ rate (10 ms), and then the delay.
+/// let arrival = Timestamp::from_micros(30_000);
+/// assert_eq!(link.poll_timeout(), Some(arrival));
+/// assert_eq!(link.poll_delivered(Timestamp::from_micros(29_999)), None);
+/// assert_eq!(link.poll_delivered(arrival).map(|packet| packet.content), Some("frame"));
+/// ```
+#[derive(Debug)]
+pub struct Link<T> {
+    schedule: Schedule,
+    reordering: bool,
+    queue: Queue<T>,
+    channel: Channel,
+    /// When the latest packet that was taken from the queue has left, and its size.
+    busy_until: Timestamp,
+    serving: DataSize,
+    /// Taken from the queue and not yet arrived, in order of arrival.
+    under_way: VecDeque<UnderWay<T>>,
+    latest_arrival: Timestamp,
+    dropped: VecDeque<T>,
+    counters: LinkCounters,
+}
+
+#[derive(Debug)]
+struct UnderWay<T> {
+    passage: Passage,
+    size: DataSize,
+    content: T,
+}
+
+impl<T: Clone> Link<T> {
+    /// An idle link. Everything random in it hangs from `seed`.
+    pub fn new(config: LinkConfig, seed: u64) -> Self {
+        let LinkConfig { rate, outages, queue, delay, loss, duplication, corruption } = config;
+        Link {
+            schedule: Schedule::new(rate, &outages),
+            reordering: delay.reordering,
+            queue: Queue::new(queue, seed),
+            channel: Channel::new(delay, loss, duplication, corruption, seed),
+            busy_until: Timestamp::ZERO,
+            serving: DataSize::default(),
+            under_way: VecDeque::new(),
+            latest_arrival: Timestamp::ZERO,
+            dropped: VecDeque::new(),
+            counters: LinkCounters::default(),
+        }
+    }
+
+    /// Takes a packet.
+    pub fn handle_packet(&mut self, now: Timestamp, size: DataSize, content: T) {
+        self.advance(now);
+        self.counters.offered.count(size);
+        let idle = self.busy_until <= now;
+        let serving = (!idle).then_some(self.serving);
+        let (counters, drops) = (&mut self.counters.dropped, &mut self.dropped);
+        let mut drop = |size, content| {
+            counters.count(size);
+            drops.push_back(content);
+        };
+        self.queue.enqueue(now, size, content, serving, &mut drop);
+        if idle {
+            self.serve_next(now);
+        }
+    }
+
+    /// The next packet that has arrived by `now`, in order of arrival.
+    pub fn poll_delivered(&mut self, now: Timestamp) -> Option<Delivered<T>> {
+        self.advance(now);
+        loop {
+            let arrived = |next: &UnderWay<T>| next.passage.arrival <= now.min(NEVER - TICK);
+            self.under_way.front().filter(|next| arrived(next))?;
+            let UnderWay { passage, size, content } = self.under_way.pop_front()?;
+            if passage.lost {
+                self.counters.lost.count(size);
+                self.dropped.push_back(content);
+                continue;
+            }
+            self.counters.delivered.count(size);
+            if passage.corrupted {
+                self.counters.corrupted.count(size);
+            }
+            return Some(Delivered { content, corrupted: passage.corrupted });
+        }
+    }
+
+    /// The next packet that will not arrive: one that the queue dropped, or one that would have
+    /// arrived by the latest [`Link::poll_delivered`] and was lost. They are kept until drained.
+    pub fn poll_dropped(&mut self) -> Option<T> {
+        self.dropped.pop_front()
+    }
+
+    /// When there is something to do next.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let arrival = self.under_way.front().map(|next| next.passage.arrival);
+        let departure = (!self.queue.is_empty()).then_some(self.busy_until);
+        arrival.into_iter().chain(departure).min().filter(|&next| next < NEVER)
+    }
+
+    /// Bytes that wait or are being serialised at `now`.
+    pub fn queued(&mut self, now: Timestamp) -> DataSize {
+        self.advance(now);
+        let serving = if self.busy_until > now { self.serving.as_bytes() } else { 0 };
+        DataSize::from_bytes(self.queue.bytes() + serving)
+    }
+
+    /// The rate at `at`.
+    pub fn rate_at(&self, at: Timestamp) -> Bitrate {
+        self.schedule.rate_at(at)
+    }
+
+    /// What became of the packets so far.
+    pub fn counters(&self) -> LinkCounters {
+        self.counters
+    }
+
+    /// Serialises what could be by `now`.
+    fn advance(&mut self, now: Timestamp) {
+        while self.busy_until <= now && !self.queue.is_empty() {
+            self.serve_next(self.busy_until);
+        }
+    }
+
+    /// Takes the next packet from the queue, at an instant when the link is free.
+    fn serve_next(&mut self, now: Timestamp) {
+        let (counters, drops) = (&mut self.counters.dropped, &mut self.dropped);
+        let mut drop = |size, content| {
+            counters.count(size);
+            drops.push_back(content);
+        };
+        let Some(packet) = self.queue.dequeue(now, &mut drop) else { return };
+        let departure = self.schedule.departure(now, packet.size);
+        self.busy_until = departure.unwrap_or(NEVER);
+        self.serving = packet.size;
+        let mut passage = self.channel.pass(self.busy_until);
+        if !self.reordering {
+            passage.arrival = passage.arrival.max(self.latest_arrival);
+        }
+        self.latest_arrival = self.latest_arrival.max(passage.arrival);
+        let content = packet.content;
+        if passage.duplicated && !passage.lost {
+            self.counters.duplicated.count(packet.size);
+            let content = content.clone();
+            self.put_under_way(UnderWay { passage, size: packet.size, content });
+        }
+        self.put_under_way(UnderWay { passage, size: packet.size, content });
+    }
+
+    fn put_under_way(&mut self, packet: UnderWay<T>) {
+        let arrival = packet.passage.arrival;
+        let later = self.under_way.iter().rev().take_while(|other| other.passage.arrival > arrival);
+        let at = self.under_way.len() - later.count();
+        self.under_way.insert(at, packet);
+    }
+}
+
+/// The least time.
+const TICK: Duration = Duration::from_micros(1);

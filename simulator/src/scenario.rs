@@ -1,0 +1,655 @@
+//! Scenarios: what to simulate, as a file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_head_client::{Controller, Fixed, Greedy, Ladder, Mpc, MpcConfig};
+use isthmus_models::{Bundle, BundleError, Outcomes, OutcomesError};
+use isthmus_proto::{OperatingPoint, Timestamp};
+use isthmus_tail_server::batcher::BatcherConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::profile::{LinkSpec, PathSpec, ProfileError};
+use crate::world::oracle::{self, Knowledge, Plan};
+use crate::world::{
+    self, Device, DeviceError, DeviceSpec, Record, RecordError, RunResult, ServerConfig,
+    WorldConfig,
+};
+
+/// The bundle's file of outcomes.
+const OUTCOMES: &str = "outcomes.csv.zst";
+
+/// Why a scenario cannot be run. Every message names the file or the key.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// A file cannot be read.
+    #[error("{}: {cause}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// No TOML, or a key that is missing, unknown or of the wrong type.
+    #[error("{}: {cause}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Where and what.
+        cause: Box<toml::de::Error>,
+    },
+    /// A value that cannot be meant.
+    #[error("{}: {key}: {problem}", file.display())]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// What was found and what is expected.
+        problem: String,
+    },
+    /// The link.
+    #[error("link: {0}")]
+    Link(ProfileError),
+    /// The device.
+    #[error("device: {0}")]
+    Device(DeviceError),
+    /// The bundle.
+    #[error("bundle: {0}")]
+    Bundle(Box<BundleError>),
+    /// The record of outcomes.
+    #[error("{}: {cause}", file.display())]
+    Outcomes {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        cause: OutcomesError,
+    },
+    /// The record does not suit.
+    #[error("{}: {cause}", file.display())]
+    Record {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        cause: RecordError,
+    },
+}
+
+/// A scenario, as its file says it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// For people.
+    pub description: String,
+    /// A bundle's folder, or its name in `models/bundles`; its `outcomes.csv.zst` is played.
+    pub bundle: Option<PathBuf>,
+    /// A record of outcomes instead of a bundle's; the device's times must then be named.
+    pub record: Option<PathBuf>,
+    /// A built-in device or a TOML file.
+    pub device: String,
+    /// A built-in link or a TOML file.
+    pub link: String,
+    /// Replaces the link's uplink.
+    pub uplink: Option<LinkSpec>,
+    /// Replaces the link's downlink.
+    pub downlink: Option<LinkSpec>,
+    /// Devices behind the link; 1 by default.
+    #[serde(default = "one")]
+    pub cameras: u32,
+    /// Of each camera.
+    pub frames_per_second: f64,
+    /// From capture to output (ms).
+    pub deadline_ms: f64,
+    /// Frames of a device that may be sent and unanswered; 4 by default.
+    #[serde(default = "four")]
+    pub in_flight: usize,
+    /// For how long frames are captured (s).
+    pub seconds: f64,
+    /// Each decides everything random in one run.
+    pub seeds: Vec<u64>,
+    /// From some moment on the device takes longer.
+    #[serde(default)]
+    pub slowdowns: Vec<SlowdownSpec>,
+    /// The server.
+    #[serde(default)]
+    pub server: ServerSpec,
+    /// What to compare.
+    pub controllers: Vec<ControllerSpec>,
+}
+
+/// A change of the device's speed.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlowdownSpec {
+    /// From when on (s).
+    pub from_s: f64,
+    /// How many times as long everything takes.
+    pub factor: f64,
+}
+
+/// A server.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSpec {
+    /// Threads that run the tail.
+    pub workers: usize,
+    /// Most frames in one run of the tail.
+    pub max_batch: usize,
+    /// Most frames waiting.
+    pub queue: usize,
+    /// Most unanswered frames of a device.
+    pub max_in_flight: usize,
+    /// Entropy decoding of a frame (ms).
+    pub decode_ms: f64,
+    /// A run of the tail, whatever its batch (ms).
+    pub tail_ms: f64,
+    /// What each frame of a batch adds (ms).
+    pub tail_per_frame_ms: f64,
+}
+
+impl Default for ServerSpec {
+    fn default() -> Self {
+        ServerSpec {
+            workers: 1,
+            max_batch: 8,
+            queue: 256,
+            max_in_flight: 32,
+            decode_ms: 0.3,
+            tail_ms: 3.0,
+            tail_per_frame_ms: 4.0,
+        }
+    }
+}
+
+/// A controller to compare.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ControllerSpec {
+    /// Always the same operating point.
+    Fixed {
+        /// Its name; without one, every point of the record by itself.
+        point: Option<String>,
+    },
+    /// The most accurate that fits the smoothed throughput.
+    Greedy {},
+    /// Model-predictive control.
+    Mpc {
+        /// Share of frames that may miss their deadline; 0.01 by default.
+        target_miss: Option<f64>,
+        /// Frames a plan looks ahead; 4 by default.
+        horizon: Option<usize>,
+    },
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn four() -> usize {
+    4
+}
+
+/// A scenario that was checked, with all it needs.
+pub struct Prepared {
+    scenario: Scenario,
+    folder: PathBuf,
+    device: Device,
+    path: PathSpec,
+    path_folder: PathBuf,
+    record: Record,
+    ladder: Arc<Ladder>,
+    contestants: Vec<(String, Contestant)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Contestant {
+    Fixed(OperatingPoint),
+    Greedy,
+    Mpc(MpcConfig),
+}
+
+/// What one controller came to, over all seeds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Line {
+    /// The controller, or `oracle`.
+    pub controller: String,
+    /// Frames captured.
+    pub frames: u64,
+    /// Share of them that were right and in time.
+    pub on_time_accuracy: f64,
+    /// Share of the frames sent whose network answer did not arrive by the deadline.
+    pub miss_rate: f64,
+    /// Share of all frames that were sent.
+    pub sent: f64,
+    /// Bytes a frame, over all frames.
+    pub bytes: f64,
+    /// Changes of operating point, per 100 frames sent.
+    pub switches: f64,
+    /// Capture to output, median and 95th percentile (ms); none for the oracle.
+    pub p50_ms: Option<f64>,
+    /// 95th percentile.
+    pub p95_ms: Option<f64>,
+    /// Frames by how they ended.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+impl Scenario {
+    /// Reads a scenario file.
+    pub fn read(file: &Path) -> Result<Scenario, ScenarioError> {
+        let text = fs::read_to_string(file)
+            .map_err(|cause| ScenarioError::Io { file: file.to_owned(), cause })?;
+        toml::from_str(&text).map_err(|cause| ScenarioError::Syntax {
+            file: file.to_owned(),
+            cause: Box::new(cause),
+        })
+    }
+
+    /// Checks every value and reads what the scenario names; paths count from `file`.
+    pub fn prepare(self, file: &Path) -> Result<Prepared, ScenarioError> {
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let bad = |key: &str, problem: String| ScenarioError::Value {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            problem,
+        };
+        let within = |key: &str, value: f64, low: f64, high: f64| {
+            let problem = || format!("{value} is not within {low} to {high}");
+            if (low..=high).contains(&value) { Ok(()) } else { Err(bad(key, problem())) }
+        };
+        within("cameras", f64::from(self.cameras), 1.0, 100_000.0)?;
+        within("frames_per_second", self.frames_per_second, 0.001, 1_000.0)?;
+        within("deadline_ms", self.deadline_ms, 1.0, 3.6e6)?;
+        within("seconds", self.seconds, 0.001, 1e6)?;
+        within("in_flight", self.in_flight as f64, 1.0, 4_096.0)?;
+        if self.seeds.is_empty() {
+            return Err(bad("seeds", "at least one is needed".into()));
+        }
+        if self.controllers.is_empty() {
+            return Err(bad("controllers", "at least one is needed".into()));
+        }
+        let mut slowdowns = Vec::new();
+        for (at, SlowdownSpec { from_s, factor }) in self.slowdowns.iter().enumerate() {
+            within(&format!("slowdowns[{at}].from_s"), *from_s, 0.0, 1e6)?;
+            within(&format!("slowdowns[{at}].factor"), *factor, 0.01, 100.0)?;
+            slowdowns.push((Timestamp::from_micros((from_s * 1e6) as u64), *factor));
+        }
+        slowdowns.sort_by_key(|(from, _)| *from);
+        let ServerSpec { workers, decode_ms, tail_ms, tail_per_frame_ms, .. } = self.server;
+        within("server.workers", workers as f64, 1.0, 65_536.0)?;
+        within("server.decode_ms", decode_ms, 0.0, 1e6)?;
+        within("server.tail_ms", tail_ms, 0.0, 1e6)?;
+        within("server.tail_per_frame_ms", tail_per_frame_ms, 0.0, 1e6)?;
+
+        let (record, macs, place) = self.read_record(&folder, &bad)?;
+        let ladder = record
+            .ladder()
+            .map_err(|cause| ScenarioError::Record { file: place.clone(), cause })?;
+        let device = if self.device.ends_with(".toml") {
+            folder.join(&self.device).to_string_lossy().into_owned()
+        } else {
+            self.device.clone()
+        };
+        let head =
+            |(at, name): (&(u8, u8), &String)| (*at, (name.clone(), macs.get(name).copied()));
+        let heads = record.heads().iter().map(head).collect();
+        let device = DeviceSpec::find(&device)
+            .and_then(|spec| spec.to_device(&heads, slowdowns))
+            .map_err(ScenarioError::Device)?;
+        let link = if self.link.ends_with(".toml") {
+            folder.join(&self.link).to_string_lossy().into_owned()
+        } else {
+            self.link.clone()
+        };
+        let (mut path, mut path_folder) = PathSpec::find(&link).map_err(ScenarioError::Link)?;
+        if let Some(uplink) = &self.uplink {
+            path.uplink = uplink.clone();
+            path_folder.clone_from(&folder);
+        }
+        if let Some(downlink) = &self.downlink {
+            path.downlink = downlink.clone();
+        }
+        let mut contestants = Vec::new();
+        for (at, spec) in self.controllers.iter().enumerate() {
+            let key = format!("controllers[{at}]");
+            match spec {
+                ControllerSpec::Fixed { point: None } => {
+                    contestants.extend(record.points().map(|point| {
+                        (format!("fixed {}", record.name(point)), Contestant::Fixed(point))
+                    }));
+                }
+                ControllerSpec::Fixed { point: Some(name) } => {
+                    let point = record.point(name).ok_or_else(|| {
+                        let known: Vec<_> = record.points().map(|it| record.name(it)).collect();
+                        let problem =
+                            format!("{name} was not recorded; there is {}", known.join(", "));
+                        bad(&format!("{key}.point"), problem)
+                    })?;
+                    contestants.push((format!("fixed {name}"), Contestant::Fixed(point)));
+                }
+                ControllerSpec::Greedy {} => {
+                    contestants.push(("greedy".into(), Contestant::Greedy));
+                }
+                ControllerSpec::Mpc { target_miss, horizon } => {
+                    let default = MpcConfig::default();
+                    let config = MpcConfig {
+                        target_miss: target_miss.unwrap_or(default.target_miss),
+                        horizon: horizon.unwrap_or(default.horizon),
+                        interval: Some(Duration::from_secs_f64(1.0 / self.frames_per_second)),
+                    };
+                    within(&format!("{key}.target_miss"), config.target_miss, 0.001, 0.5)?;
+                    within(&format!("{key}.horizon"), config.horizon as f64, 1.0, 16.0)?;
+                    contestants.push(("mpc".into(), Contestant::Mpc(config)));
+                }
+            }
+        }
+        let ladder = Arc::new(ladder);
+        let prepared = Prepared {
+            scenario: self,
+            folder,
+            device,
+            path,
+            path_folder,
+            record,
+            ladder,
+            contestants,
+        };
+        // Every seed's link is built once, so that what is wrong shows before anything is run.
+        prepared.world(prepared.scenario.seeds[0])?;
+        Ok(prepared)
+    }
+
+    /// The record, the size of each head where it is known, and where the record was.
+    fn read_record(
+        &self,
+        folder: &Path,
+        bad: &impl Fn(&str, String) -> ScenarioError,
+    ) -> Result<(Record, BTreeMap<String, u64>, PathBuf), ScenarioError> {
+        let (packed, macs, file) = match (&self.bundle, &self.record) {
+            (Some(bundle), None) => {
+                let near = folder.join(bundle);
+                let named = Path::new("models/bundles").join(bundle);
+                let dir = if near.is_dir() { near } else { named };
+                let unusable = |error| ScenarioError::Bundle(Box::new(error));
+                let bundle = Bundle::open(&dir).map_err(unusable)?;
+                let packed = bundle.read(OUTCOMES).map_err(unusable)?;
+                let splits = bundle.manifest().splits.iter();
+                let macs = splits.flat_map(|split| {
+                    let name = |width: &str| format!("{}/{width}", split.name);
+                    split.widths.iter().map(move |width| (name(&width.name), width.head_macs))
+                });
+                (packed, macs.collect(), dir.join(OUTCOMES))
+            }
+            (None, Some(record)) => {
+                let file = folder.join(record);
+                let packed = fs::read(&file)
+                    .map_err(|cause| ScenarioError::Io { file: file.clone(), cause })?;
+                (packed, BTreeMap::new(), file)
+            }
+            _ => return Err(bad("bundle", "exactly one of bundle and record is needed".into())),
+        };
+        let outcomes = Outcomes::unpack(&packed)
+            .map_err(|cause| ScenarioError::Outcomes { file: file.clone(), cause })?;
+        let record = Record::new(&outcomes)
+            .map_err(|cause| ScenarioError::Record { file: file.clone(), cause })?;
+        Ok((record, macs, file))
+    }
+}
+
+impl Prepared {
+    /// Runs to come: controllers and oracle, each with every seed.
+    pub fn runs(&self) -> usize {
+        (self.contestants.len() + 1) * self.scenario.seeds.len()
+    }
+
+    /// What the scenario is about.
+    pub fn description(&self) -> &str {
+        &self.scenario.description
+    }
+
+    /// The world of one seed.
+    pub fn world(&self, seed: u64) -> Result<WorldConfig, ScenarioError> {
+        let Scenario { server, .. } = &self.scenario;
+        let ms = |ms: f64| Duration::from_micros((ms * 1e3).round() as u64);
+        let mut path = self.path.to_config(&self.path_folder, seed).map_err(ScenarioError::Link)?;
+        if let Some(downlink) = &self.scenario.downlink {
+            path.downlink =
+                downlink.to_config("downlink", &self.folder, !seed).map_err(ScenarioError::Link)?;
+        }
+        Ok(WorldConfig {
+            cameras: self.scenario.cameras,
+            interval: Duration::from_micros((1e6 / self.scenario.frames_per_second).round() as u64),
+            duration: Duration::from_secs_f64(self.scenario.seconds),
+            deadline: ms(self.scenario.deadline_ms),
+            in_flight: self.scenario.in_flight,
+            path,
+            device: self.device.clone(),
+            server: ServerConfig {
+                batcher: BatcherConfig {
+                    workers: server.workers,
+                    max_batch: server.max_batch,
+                    queue: server.queue,
+                },
+                max_in_flight: server.max_in_flight,
+                decode: ms(server.decode_ms),
+                tail: ms(server.tail_ms),
+                tail_per_frame: ms(server.tail_per_frame_ms),
+            },
+            seed,
+        })
+    }
+
+    /// Runs everything; `progress` is told after each run. Equal scenarios give equal lines.
+    pub fn run(&self, mut progress: impl FnMut(&str)) -> Result<Vec<Line>, ScenarioError> {
+        let mut lines = Vec::new();
+        for (name, contestant) in &self.contestants {
+            let mut total = RunResult::default();
+            for &seed in &self.scenario.seeds {
+                let world = self.world(seed)?;
+                total.merge(&world::run(&world, &self.record, |_| self.controller(*contestant)));
+                progress(name);
+            }
+            lines.push(Line::of_run(name, &total));
+        }
+        let mut total = Plan::default();
+        for &seed in &self.scenario.seeds {
+            let world = self.world(seed)?;
+            let plan = oracle::plan(&world, &self.record, &self.ladder, Knowledge::Expected);
+            total.frames += plan.frames;
+            total.right_in_time += plan.right_in_time;
+            total.sent += plan.sent;
+            total.bytes += plan.bytes;
+            progress("oracle");
+        }
+        lines.push(Line::of_plan(&total));
+        Ok(lines)
+    }
+
+    fn controller(&self, contestant: Contestant) -> Box<dyn Controller> {
+        match contestant {
+            Contestant::Fixed(point) => Box::new(Fixed(point)),
+            Contestant::Greedy => Box::new(Greedy::new(Arc::clone(&self.ladder))),
+            Contestant::Mpc(config) => Box::new(Mpc::new(config, Arc::clone(&self.ladder))),
+        }
+    }
+}
+
+impl Line {
+    fn of_run(name: &str, run: &RunResult) -> Line {
+        let frames = run.frames.max(1) as f64;
+        let ms = |q| run.latency.quantile(q).map(|micros| micros as f64 / 1e3);
+        Line {
+            controller: name.to_owned(),
+            frames: run.frames,
+            on_time_accuracy: run.on_time_accuracy(),
+            miss_rate: run.miss_rate(),
+            sent: run.sent as f64 / frames,
+            bytes: run.bytes as f64 / frames,
+            switches: 100.0 * run.switches as f64 / run.sent.max(1) as f64,
+            p50_ms: ms(0.5),
+            p95_ms: ms(0.95),
+            reasons: run.reasons.clone(),
+        }
+    }
+
+    fn of_plan(plan: &Plan) -> Line {
+        let frames = plan.frames.max(1) as f64;
+        Line {
+            controller: "oracle".into(),
+            frames: plan.frames,
+            on_time_accuracy: plan.on_time_accuracy(),
+            miss_rate: 0.0,
+            sent: plan.sent as f64 / frames,
+            bytes: plan.bytes as f64 / frames,
+            switches: 0.0,
+            p50_ms: None,
+            p95_ms: None,
+            reasons: BTreeMap::new(),
+        }
+    }
+}
+
+/// The lines as a table for people.
+pub fn table(lines: &[Line]) -> String {
+    let mut text = format!(
+        "{:<26} {:>9} {:>7} {:>6} {:>8} {:>9} {:>8} {:>8}\n",
+        "controller", "on-time %", "miss %", "sent %", "B/frame", "switch/%", "p50 ms", "p95 ms"
+    );
+    let ms = |ms: Option<f64>| ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1}"));
+    for line in lines {
+        text += &format!(
+            "{:<26} {:>9.2} {:>7.2} {:>6.1} {:>8.0} {:>9.1} {:>8} {:>8}\n",
+            line.controller,
+            100.0 * line.on_time_accuracy,
+            100.0 * line.miss_rate,
+            100.0 * line.sent,
+            line.bytes,
+            line.switches,
+            ms(line.p50_ms),
+            ms(line.p95_ms),
+        );
+    }
+    text
+}
+
+/// The lines as CSV.
+pub fn csv(lines: &[Line]) -> String {
+    let mut text = String::from(
+        "controller,frames,on_time_accuracy,miss_rate,sent,bytes,switches,p50_ms,p95_ms\n",
+    );
+    let ms = |ms: Option<f64>| ms.map_or_else(String::new, |ms| ms.to_string());
+    for line in lines {
+        let Line { controller, frames, on_time_accuracy, miss_rate, sent, bytes, .. } = line;
+        text += &format!(
+            "{controller},{frames},{on_time_accuracy},{miss_rate},{sent},{bytes},{},{},{}\n",
+            line.switches,
+            ms(line.p50_ms),
+            ms(line.p95_ms)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::synthetic;
+
+    const SMALL: &str = "description = 'x'\nrecord = 'record.csv.zst'\ndevice = 'device.toml'\n\
+        link = 'lte-driving'\ncameras = 2\nframes_per_second = 10\ndeadline_ms = 150\nseconds = 20\n\
+        seeds = [1, 2]\n[[controllers]]\nkind = 'fixed'\npoint = 's16/w100/c16/b6'\n\
+        [[controllers]]\nkind = 'greedy'\n[[controllers]]\nkind = 'mpc'\n";
+
+    const DEVICE: &str = "description = 'x'\nsource = 'made up'\n\
+        heads = { 's16/w50' = 10, 's16/w100' = 20 }\npreprocess_ms = 1\nencode_ms = 1\n\
+        p95_over_p50 = 1.1\n";
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let packed = zstd::encode_all(synthetic::csv(600, 1).as_bytes(), 3).expect("memory");
+        fs::write(folder.path().join("record.csv.zst"), packed).expect("written");
+        fs::write(folder.path().join("device.toml"), DEVICE).expect("written");
+        folder
+    }
+
+    fn prepare(folder: &Path, text: &str) -> Result<Prepared, ScenarioError> {
+        let file = folder.join("scenario.toml");
+        fs::write(&file, text).expect("written");
+        Scenario::read(&file)?.prepare(&file)
+    }
+
+    #[test]
+    fn every_shipped_scenario_is_valid_but_for_its_bundle() {
+        let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/scenarios");
+        let folder = folder();
+        let mut count = 0;
+        for entry in fs::read_dir(scenarios).expect("the folder") {
+            let file = entry.expect("an entry").path();
+            let mut scenario = Scenario::read(&file).expect("valid");
+            // The bundle is trained elsewhere; a record and a device with named times stand in.
+            (scenario.bundle, scenario.record) = (None, Some("record.csv.zst".into()));
+            DeviceSpec::find(&scenario.device).expect("built in");
+            scenario.device = "device.toml".into();
+            let prepared = scenario.prepare(&folder.path().join("x.toml"));
+            prepared.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            count += 1;
+        }
+        assert!(count >= 8);
+    }
+
+    #[test]
+    fn the_same_scenario_gives_the_same_bytes_twenty_times() {
+        let folder = folder();
+        let run = || {
+            let prepared = prepare(folder.path(), SMALL).expect("valid");
+            let mut runs = 0;
+            let lines = prepared.run(|_| runs += 1).expect("runs");
+            assert_eq!(runs, prepared.runs());
+            let json: Vec<String> =
+                lines.iter().map(|line| serde_json::to_string(line).expect("plain")).collect();
+            (table(&lines), csv(&lines), json)
+        };
+        let first = run();
+        assert_eq!(first.1.lines().count(), 5, "four lines under a head: {}", first.1);
+        (1..20).for_each(|_| assert_eq!(run(), first));
+        let other = SMALL.replace("seeds = [1, 2]", "seeds = [1, 3]");
+        let other = prepare(folder.path(), &other).expect("valid").run(|_| {}).expect("runs");
+        assert_ne!(csv(&other), first.1);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named_with_its_file() {
+        let folder = folder();
+        for (from, to, expected) in [
+            ("cameras = 2", "cameras = 0", "scenario.toml: cameras: 0 is not within"),
+            ("cameras = 2", "camera = 2", "unknown field `camera`"),
+            ("seconds = 20", "seconds = nan", "scenario.toml: seconds: NaN"),
+            ("seconds = 20", "seconds = -1", "scenario.toml: seconds: -1"),
+            ("deadline_ms = 150", "deadline_ms = 0", "scenario.toml: deadline_ms: 0"),
+            ("frames_per_second = 10", "frames_per_second = 0", "frames_per_second: 0"),
+            ("seeds = [1, 2]", "seeds = []", "scenario.toml: seeds: at least one"),
+            ("c16/b6", "c17/b6", "controllers[0].point: s16/w100/c17/b6 was not recorded"),
+            ("kind = 'mpc'", "kind = 'mpc'\ntarget_miss = 2", "controllers[2].target_miss: 2"),
+            ("kind = 'mpc'", "kind = 'mpc'\nspeed = 2", "unknown field `speed`"),
+            ("kind = 'mpc'", "kind = 'best'", "unknown variant `best`"),
+            ("lte-driving", "lte-diving", "link: lte-diving: no such link"),
+            ("device.toml", "pi4", "device: the device says nothing about head s16/w"),
+            ("device.toml", "pi7", "device: pi7: no such device"),
+            ("record.csv.zst", "none.csv.zst", "none.csv.zst: "),
+            ("record.csv.zst", "device.toml", "device.toml: cannot be unpacked"),
+            ("record = 'record.csv.zst'\n", "", "bundle: exactly one of bundle and record"),
+            (
+                "record = 'record.csv.zst'",
+                "bundle = 'none'",
+                "bundle: models/bundles/none/manifest.toml",
+            ),
+        ] {
+            assert!(SMALL.contains(from), "{from}");
+            let error =
+                prepare(folder.path(), &SMALL.replace(from, to)).err().expect(to).to_string();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! How long a device takes for a head.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use isthmus_proto::Timestamp;
+use serde::Deserialize;
+
+/// The built-in devices, by name.
+pub const BUILT_IN: [(&str, &str); 2] = [
+    ("pi4", include_str!("../../../configs/devices/pi4.toml")),
+    ("pi5", include_str!("../../../configs/devices/pi5.toml")),
+];
+
+/// Why a device cannot be simulated.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Neither a built-in device nor a file.
+    #[error("{name}: no such device; there is {}, or the path of a TOML file", names())]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// The file cannot be read.
+    #[error("{name}: {cause}")]
+    Io {
+        /// The file.
+        name: String,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// No TOML, or a key that is missing, unknown or of the wrong type.
+    #[error("{name}: {cause}")]
+    Syntax {
+        /// The file or name.
+        name: String,
+        /// Where and what.
+        cause: Box<toml::de::Error>,
+    },
+    /// A value that cannot be meant.
+    #[error("{0}")]
+    Value(String),
+    /// A head whose time is not known.
+    #[error(
+        "the device says nothing about head {0}: name its time under [heads], or give \
+         ms_per_mmac and a bundle, whose manifest has the head's size"
+    )]
+    Head(String),
+}
+
+/// A device, as its file says it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSpec {
+    /// For people.
+    pub description: String,
+    /// Where the numbers come from, or that they are assumed.
+    pub source: String,
+    /// Time of a head (ms for each million multiply-accumulates).
+    pub ms_per_mmac: Option<f64>,
+    /// Time of heads by name, such as `"s16/w100" = 12.5` (ms): it goes before `ms_per_mmac`.
+    #[serde(default)]
+    pub heads: BTreeMap<String, f64>,
+    /// Preprocessing (ms).
+    pub preprocess_ms: f64,
+    /// Quantising and coding (ms).
+    pub encode_ms: f64,
+    /// 95th percentile over median, at least 1.
+    pub p95_over_p50: f64,
+}
+
+impl DeviceSpec {
+    /// The built-in device of this name, or that of the TOML file at this path.
+    pub fn find(name: &str) -> Result<DeviceSpec, DeviceError> {
+        let built_in = BUILT_IN.iter().find(|(built_in, _)| *built_in == name);
+        let text = match built_in {
+            Some((_, text)) => (*text).to_owned(),
+            None if !name.ends_with(".toml") && !Path::new(name).exists() => {
+                return Err(DeviceError::Unknown { name: name.to_owned() });
+            }
+            None => fs::read_to_string(name)
+                .map_err(|cause| DeviceError::Io { name: name.to_owned(), cause })?,
+        };
+        toml::from_str(&text).map_err(|cause| {
+            let cause = Box::new(cause);
+            DeviceError::Syntax { name: name.to_owned(), cause }
+        })
+    }
+
+    /// The device for `heads`, by split and width, each with its name and, where known, its
+    /// multiply-accumulates.
+    pub fn to_device(
+        &self,
+        heads: &BTreeMap<(u8, u8), (String, Option<u64>)>,
+        slowdowns: Vec<(Timestamp, f64)>,
+    ) -> Result<Device, DeviceError> {
+        let ms = |name: &str, ms: f64| {
+            let bad = || DeviceError::Value(format!("{name}: {ms} is no time of 0 ms or more"));
+            if (0.0..1e7).contains(&ms) { Ok(ms) } else { Err(bad()) }
+        };
+        let spread = self.p95_over_p50;
+        if !(1.0..=10.0).contains(&spread) {
+            let problem = format!("p95_over_p50: {spread} is not within 1 to 10");
+            return Err(DeviceError::Value(problem));
+        }
+        let preprocess = ms("preprocess_ms", self.preprocess_ms)?;
+        let encode = ms("encode_ms", self.encode_ms)?;
+        let mut times = BTreeMap::new();
+        for (&head, (name, macs)) in heads {
+            let time = match (self.heads.get(name), self.ms_per_mmac, macs) {
+                (Some(&time), ..) => ms(&format!("heads.{name}"), time)?,
+                (None, Some(per_mmac), Some(macs)) => {
+                    ms("ms_per_mmac", per_mmac)? * *macs as f64 / 1e6
+                }
+                _ => return Err(DeviceError::Head(name.clone())),
+            };
+            times.insert(head, preprocess + time);
+        }
+        // A log-normal's 95th percentile is 1.645 deviations above its median.
+        let deviation = spread.ln() / 1.645;
+        Ok(Device { times, encode, deviation, slowdowns })
+    }
+}
+
+fn names() -> String {
+    BUILT_IN.map(|(name, _)| name).join(", ")
+}
+
+/// How long a device takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Device {
+    /// Preprocessing and head (ms), by split and width.
+    times: BTreeMap<(u8, u8), f64>,
+    /// ms.
+    encode: f64,
+    /// Of a time's logarithm.
+    deviation: f64,
+    /// From when on it takes so many times as long.
+    slowdowns: Vec<(Timestamp, f64)>,
+}
+
+impl Device {
+    /// Time of head and of coding, started at `now`; `luck` is standard normal.
+    pub fn times(&self, now: Timestamp, head: (u8, u8), luck: f64) -> (Duration, Duration) {
+        let past = self.slowdowns.iter().rev().find(|(from, _)| *from <= now);
+        let factor = past.map_or(1.0, |(_, factor)| *factor) * (self.deviation * luck).exp();
+        let time = |ms: f64| Duration::from_micros((ms * factor * 1e3).round() as u64);
+        (time(self.times.get(&head).copied().unwrap_or(0.0)), time(self.encode))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> DeviceSpec {
+        DeviceSpec {
+            description: "x".into(),
+            source: "x".into(),
+            ms_per_mmac: Some(0.5),
+            heads: [("s16/w100".to_owned(), 12.0)].into(),
+            preprocess_ms: 1.0,
+            encode_ms: 2.0,
+            p95_over_p50: 1.2,
+        }
+    }
+
+    #[test]
+    fn every_built_in_device_is_valid_and_says_its_source() {
+        let heads = [((0, 0), ("s16/w25".to_owned(), Some(10_000_000)))].into();
+        for (name, _) in BUILT_IN {
+            let spec = DeviceSpec::find(name).expect(name);
+            assert!(!spec.source.is_empty());
+            spec.to_device(&heads, Vec::new()).expect(name);
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/devices");
+        assert_eq!(fs::read_dir(folder).expect("the folder").count(), BUILT_IN.len());
+    }
+
+    #[test]
+    fn times_are_named_or_scale_with_the_head_s_size_and_the_heat() {
+        let heads = [
+            ((0, 0), ("s16/w100".to_owned(), None)),
+            ((0, 1), ("s16/w50".to_owned(), Some(20_000_000))),
+        ]
+        .into();
+        let hot = Timestamp::from_micros(1_000_000);
+        let device = spec().to_device(&heads, vec![(hot, 3.0)]).expect("known");
+        let ms = Duration::from_millis;
+        assert_eq!(device.times(Timestamp::ZERO, (0, 0), 0.0), (ms(13), ms(2)));
+        assert_eq!(device.times(Timestamp::ZERO, (0, 1), 0.0), (ms(11), ms(2)));
+        assert_eq!(device.times(hot, (0, 0), 0.0), (ms(39), ms(6)));
+        let (late, _) = device.times(Timestamp::ZERO, (0, 0), 1.645);
+        assert_eq!(late, Duration::from_micros(15_600));
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let heads = [((0, 0), ("s16/w25".to_owned(), None))].into();
+        let error = spec().to_device(&heads, Vec::new()).expect_err("no size").to_string();
+        assert!(error.contains("s16/w25") && error.contains("ms_per_mmac"), "{error}");
+        let wild = DeviceSpec { p95_over_p50: 0.5, ..spec() };
+        assert!(wild.to_device(&heads, Vec::new()).is_err());
+        assert!(DeviceSpec::find("pi9").expect_err("none").to_string().contains("pi4"));
+    }
+}
