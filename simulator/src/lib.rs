@@ -7,7 +7,6 @@
 //! them between real UDP sockets, and a [`world`] puts them between devices and a server in virtual
 //! time, as a [`scenario`] says.
 //!
-//!
 //! Read [`camera::Camera`] and [`Link`] first.
 
 #![forbid(unsafe_code)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::{
-    Choice, Controller, FrameReport, HeadDecision, HeadRun, LinkView, NetworkSample, SendDecision,
-    SendView, Sending, Work,
+    Choice, Controller, FrameReport, HeadDecision, HeadRun, HeadView, NetworkSample,
+    NetworkTimeout, SendDecision, SendView, Sending, Work,
 };
 use isthmus_models::{Preprocessor, TailItem, top_k};
 use isthmus_proto::wire::Detail;
@@ -110,7 +110,9 @@ struct Spread {
 }
 
 impl Controller for Spread {
-    fn decide_head(&mut self, _now: Timestamp, _link: &LinkView) -> HeadDecision {
+    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
+
+    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
         let OperatingPoint { split, width, layers, bits } =
             self.points[self.next % self.points.len()];
         self.next += 1;
@@ -124,7 +126,7 @@ impl Controller for Spread {
 
     fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
 
-    fn on_timeout(&mut self, _now: Timestamp, _bytes: usize, _waited: Duration) {}
+    fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
 }
 
 #[cfg(test)]

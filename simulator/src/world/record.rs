@@ -278,7 +278,7 @@ mod tests {
     fn the_ladder_knows_the_even_frames_and_not_the_odd_ones() {
         // Even frames are right exactly where the exit is sure; odd ones never.
         let row = |frame: usize| {
-            let sure = frame % 4 == 0;
+            let sure = frame.is_multiple_of(4);
             let right = u8::from(sure);
             let confidence = if sure { 0.9 } else { 0.1 };
             format!(
