@@ -29,7 +29,7 @@ from .quantise import dequantise, quantise, zero_point
 from .student import Student
 
 TABLE_PICTURES = 2048
-GOLDENS = 8
+GOLDENS = 6
 
 
 def write(
