@@ -1,9 +1,5 @@
 //! From a picture to a network's input.
 
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-
 use crate::manifest::InputSpec;
 use crate::picture::Picture;
 
@@ -48,25 +44,31 @@ impl Preprocessor {
         let pixels = self.resize(picture);
         out.clear();
         for (channel, levels) in self.levels.iter().enumerate() {
-            out.extend(pixels.iter().map(|pixel| levels[usize::from(pixel.0[channel])]));
+            out.extend(pixels.iter().map(|pixel| levels[usize::from(pixel[channel])]));
         }
     }
 
     /// Crops and resizes `picture`: `height × width` pixels, row by row.
-    fn resize(&self, picture: &Picture) -> Vec<U8x3> {
+    ///
+    /// Columns first, then rows, each rounded to u8: step by step what Pillow does, because a level
+    /// more or less moves features across the quantiser's steps.
+    fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
         let (left, top, width, height) = self.crop(picture.width(), picture.height());
-        let source =
-            TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.rgb())
-                .expect("a picture's bytes fill its pixels");
-        let source = TypedCroppedImage::from_ref(&source, left, top, width, height)
-            .expect("the crop lies inside its picture");
-        let mut resized = TypedImage::<U8x3>::new(self.width, self.height);
-        let bilinear =
-            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        Resizer::new()
-            .resize_typed(&source, &mut resized, &bilinear)
-            .expect("neither picture is empty");
-        resized.pixels().to_vec()
+        let [left, top, width, height] = [left, top, width, height].map(|side| side as usize);
+        let row_bytes = 3 * picture.width() as usize;
+        let rows = picture.rgb().chunks_exact(row_bytes).skip(top).take(height);
+        let columns = Taps::all(width, self.width as usize);
+        let mut narrowed = Vec::with_capacity(height * columns.len());
+        for row in rows {
+            let (pixels, _) = row[3 * left..3 * (left + width)].as_chunks::<3>();
+            narrowed.extend(columns.iter().map(|taps| taps.sum(|at| pixels[at])));
+        }
+        let mut resized = Vec::with_capacity(columns.len() * self.height as usize);
+        for taps in Taps::all(height, self.height as usize) {
+            let column = |x: usize| taps.sum(|y| narrowed[y * columns.len() + x]);
+            resized.extend((0..columns.len()).map(column));
+        }
+        resized
     }
 
     /// Left, top, width and height of the centre crop of a `width × height` picture.
@@ -80,6 +82,48 @@ impl Preprocessor {
         ((width - crop_width) / 2, (height - crop_height) / 2, crop_width, crop_height)
     }
 }
+
+/// The source pixels of one target pixel along one axis, with their weights as fractions of
+/// 2^[`PRECISION`].
+struct Taps {
+    first: usize,
+    weights: Vec<i32>,
+}
+
+impl Taps {
+    /// For each of `to` pixels made of `from`: a triangle as wide as the scale, cut off at the
+    /// edges.
+    fn all(from: usize, to: usize) -> Vec<Taps> {
+        let scale = from as f64 / to as f64;
+        let support = scale.max(1.0);
+        let taps = |at: usize| {
+            let centre = (at as f64 + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            let triangle =
+                |x: usize| (1.0 - ((x as f64 - centre + 0.5) * (1.0 / support)).abs()).max(0.0);
+            let sum: f64 = (first..end).map(triangle).sum();
+            let one = f64::from(1 << PRECISION);
+            let weights = (first..end).map(|x| (0.5 + triangle(x) / sum * one) as i32).collect();
+            Taps { first, weights }
+        };
+        (0..to).map(taps).collect()
+    }
+
+    /// The weighted sum of the pixels that `pixel` gives by position.
+    fn sum(&self, pixel: impl Fn(usize) -> [u8; 3]) -> [u8; 3] {
+        let mut sums = [1 << (PRECISION - 1); 3];
+        for (at, &weight) in (self.first..).zip(&self.weights) {
+            for (sum, value) in sums.iter_mut().zip(pixel(at)) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        sums.map(|sum| (sum >> PRECISION).clamp(0, 255) as u8)
+    }
+}
+
+/// Fractional bits of a weight: a byte and two bits less than an i32 has.
+const PRECISION: u32 = 22;
 
 #[cfg(test)]
 mod tests {
@@ -108,7 +152,7 @@ mod tests {
         let rgb = (0..64 * 64).flat_map(|at| [if at % 2 == 0 { 0 } else { 255 }; 3]).collect();
         let picture = Picture::new(64, 64, rgb).expect("64 × 64");
         let levels: Vec<u8> =
-            preprocessor(4, 4).resize(&picture).iter().map(|pixel| pixel.0[0]).collect();
+            preprocessor(4, 4).resize(&picture).iter().map(|pixel| pixel[0]).collect();
         assert_eq!(levels, [125, 128, 128, 130].repeat(4));
     }
 }

@@ -76,7 +76,7 @@ def _export(options: argparse.Namespace) -> None:
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
     limit = options.limit
-    export.write(config, split, train_set, val_set, options.bundle, goldens, card, options.threads, limit)
+    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads, limit)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from .bundle import Bundle
 from .config import Config
 from .data import Augmentation, Pictures, preprocess, random_views
 from .graph import Graph, round_weights
-from .network import plain
+from .network import Backbone, plain
 from .quantise import dequantise, quantise, zero_point
 from .student import Student
 
@@ -34,6 +34,7 @@ GOLDENS = 6
 
 def write(
     config: Config,
+    network: Backbone,
     student: Student,
     train_set: Pictures,
     val_set: Pictures,
@@ -50,7 +51,7 @@ def write(
     root = target.with_name(target.name + ".partial")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    manifest = _graphs(config, student.cpu().eval(), train_set.classes, root)
+    manifest = _graphs(config, network.cpu().eval(), student.cpu().eval(), train_set.classes, root)
     bundle = Bundle(root, manifest, threads)
     _tables(config, bundle, train_set)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(val_set))[:limit])
@@ -68,13 +69,15 @@ def write(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _graphs(config: Config, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
+def _graphs(config: Config, network: Backbone, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
     """Writes every graph, weights rounded to f16. Gives the manifest without what has to be measured."""
     (width, height), split = config.data.size, config.split
     picture = (3, height, width)
 
     full = Graph("full", "picture", picture, "N")
-    layers = nn.Sequential(student.prefix(), student.trunk)
+    # The split network's trunk serves the whole one only where it went on learning for it.
+    shared = config.stage3.enabled and config.stage3.whole
+    layers = nn.Sequential(student.prefix(), student.trunk) if shared else nn.Sequential(network.prefix(), network.trunk())
     full.output(full.add(round_weights(plain(layers)), "picture"), "logits")
     full.save(root / "onnx/full.onnx")
 

@@ -173,6 +173,10 @@ class Backbone(nn.Module):
         """Pictures [N, 3, H, W] to the trunk's input [N, C', h, w]."""
         return self.entry(self.encoder(x, self.encoder.widest))
 
+    def prefix(self) -> nn.Sequential:
+        """`features` as plain modules, for export; the encoder's are copies with their batch norms folded in."""
+        return nn.Sequential(self.encoder.plain(self.encoder.widest), self.entry)
+
     def trunk(self) -> nn.Sequential:
         """What follows `features`: [N, C', h, w] to logits [N, K]. Shares this network's weights."""
         return nn.Sequential(self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
