@@ -174,8 +174,10 @@ def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
 
 
 def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
-    """Fills in what the manifest says was measured, and writes every single result as `outcomes.csv.zst`."""
+    """Fills in what the manifest says was measured, and writes every single result on the `chosen` pictures as
+    `outcomes.csv.zst`."""
     labels, points, rows = val_set.labels.numpy(), [], ["frame,label,point,bytes,right,confidence"]
+    ordinals = {int(frame): ordinal for ordinal, frame in enumerate(chosen)}
     exits = {
         f"{split['name']}/{width['name']}/exit": width for split in bundle.manifest["splits"] for width in split["widths"]
     }
@@ -188,7 +190,8 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
         else:
             points.append(result.entry())
         for frame, size, right, confidence in zip(*result[1:]):
-            rows.append(f"{frame},{labels[frame]},{result.point},{size},{int(right)},{confidence:.4f}")
+            if frame in ordinals:
+                rows.append(f"{ordinals[frame]},{labels[frame]},{result.point},{size},{int(right)},{confidence:.4f}")
     bundle.manifest["points"] = points
     content = "\n".join([*rows, ""]).encode()
     (bundle.root / "outcomes.csv.zst").write_bytes(zstandard.ZstdCompressor(level=19).compress(content))
