@@ -29,9 +29,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """The trunk behind the head's encoder: channels and residual blocks per stage. The first stage keeps the latent
-    grid's stride, each later one halves the grid."""
+    """The full network. Its trunk, which the split one shares: channels and residual blocks per stage. The first stage
+    keeps the latent grid's stride, each later one halves the grid."""
 
+    prefix_channels: list[int] = field(default_factory=list)
+    """Channels at strides 2, 4 and so on before the trunk. Empty: the head's encoder stands there."""
+    prefix_blocks: list[int] = field(default_factory=list)
+    """Residual blocks at each of these strides; at stride 2 a convolution goes before them."""
     channels: list[int] = field(default_factory=lambda: [256, 448])
     blocks: list[int] = field(default_factory=lambda: [3, 1])
 
@@ -172,6 +176,12 @@ class Config:
                 f"split.name: {self.split.name} must name the head's stride, s{stride}, and the trunk's stages must"
                 f" bring it to {LAST_STRIDE}"
             )
+        if len(self.network.prefix_channels) != len(self.network.prefix_blocks):
+            raise ValueError("network.prefix_channels and network.prefix_blocks differ in length")
+        if self.network.prefix_channels and 2 << len(self.network.prefix_channels) != stride:
+            raise ValueError(f"network.prefix_channels: {len(self.network.prefix_channels)} strides do not lead to {stride}")
+        if any(count < 1 for count in self.network.prefix_blocks[1:]):
+            raise ValueError("network.prefix_blocks: every stride but the first needs a block")
         for key in ("full", "stage1", "stage2", "stage3"):
             if getattr(self, key).unit not in ("epochs", "minutes"):
                 raise ValueError(f"{key}.unit: {getattr(self, key).unit!r} is neither epochs nor minutes")

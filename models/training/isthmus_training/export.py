@@ -77,7 +77,7 @@ def _graphs(config: Config, network: Backbone, student: Student, labels: list[st
     full = Graph("full", "picture", picture, "N")
     # The split network's trunk serves the whole one only where it went on learning for it.
     shared = config.stage3.enabled and config.stage3.whole
-    layers = nn.Sequential(student.prefix(), student.trunk) if shared else nn.Sequential(network.prefix(), network.trunk())
+    layers = nn.Sequential(student.prefix.plain(), student.trunk) if shared else nn.Sequential(network.prefix.plain(), network.trunk())
     full.output(full.add(round_weights(plain(layers)), "picture"), "logits")
     full.save(root / "onnx/full.onnx")
 

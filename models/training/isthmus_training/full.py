@@ -13,15 +13,23 @@ from torch.nn import functional as F
 from . import loop
 from .config import Config
 from .data import Augmentation, Pictures, Views, normalise, random_views, shuffled
-from .network import Backbone, Encoder
+from .network import Backbone, Encoder, Inherited, Prefix
 from .teacher import LabelMaps
 
 MICRO_BATCH = 32
 
 
 def build(config: Config, classes: int) -> Backbone:
-    encoder = Encoder(config.split.head, config.split.strides, config.split.widths)
-    return Backbone(encoder, config.network.channels, config.network.blocks, classes)
+    settings = config.network
+    if settings.prefix_channels:
+        prefix = Prefix(settings.prefix_channels, settings.prefix_blocks, settings.channels[0])
+    else:
+        prefix = Inherited(encoder(config), settings.channels[0])
+    return Backbone(prefix, settings.channels, settings.blocks, classes)
+
+
+def encoder(config: Config) -> Encoder:
+    return Encoder(config.split.head, config.split.strides, config.split.widths)
 
 
 def train(

@@ -147,17 +147,59 @@ class PlainHead(nn.Module):
         return self.latent(x), self.exit(x)
 
 
-class Backbone(nn.Module):
-    """The full network over pictures [N, 3, H, W]: the device's encoder at its full width, an entry that brings its
-    output to the trunk's features, and the residual trunk.
+class Prefix(nn.Module):
+    """The full network's own layers before the trunk: pictures [N, 3, H, W] to the trunk's features [N, C', h, w].
 
-    The split network inherits the encoder, so that only what lies between the two machines has to be learned anew.
+    A convolution to stride 2, then for each further stride as many residual blocks as `blocks` says, the first of them
+    strided; a last strided block gives the features.
     """
 
-    def __init__(self, encoder: Encoder, channels: Sequence[int], blocks: Sequence[int], classes: int) -> None:
+    def __init__(self, channels: Sequence[int], blocks: Sequence[int], features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(conv_norm(3, channels[0], 3, 2), nn.ReLU())
+        inputs = channels[0]
+        for stage, (outputs, count) in enumerate(zip(channels, blocks)):
+            for number in range(count):
+                self.layers.append(block(inputs, outputs, 2 if stage and number == 0 else 1))
+                inputs = outputs
+        self.layers.append(block(inputs, features, 2))
+        _initialise(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+    def plain(self) -> nn.Sequential:
+        """The same as plain modules, for export."""
+        return self.layers
+
+
+class Inherited(nn.Module):
+    """The device's encoder at its full width and an entry in place of layers of the full network's own: pictures
+    [N, 3, H, W] to the trunk's features [N, C', h, w].
+
+    The split network then starts from a trained encoder, and the full one is bound by what the device can afford.
+    """
+
+    def __init__(self, encoder: Encoder, features: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.entry = nn.Sequential(conv_norm(encoder.channels, channels[0], 3), nn.ReLU())
+        self.entry = nn.Sequential(conv_norm(encoder.channels, features, 3), nn.ReLU())
+        _initialise(self.entry)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.entry(self.encoder(x, self.encoder.widest))
+
+    def plain(self) -> nn.Sequential:
+        """The same as plain modules, for export; the encoder's are copies with their batch norms folded in."""
+        return nn.Sequential(self.encoder.plain(self.encoder.widest), self.entry)
+
+
+class Backbone(nn.Module):
+    """The full network over pictures [N, 3, H, W]: a prefix that gives the trunk's features, and the residual trunk."""
+
+    def __init__(self, prefix: Prefix | Inherited, channels: Sequence[int], blocks: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.prefix = prefix
         self.stages = nn.Sequential()
         inputs = channels[0]
         for stage, (outputs, count) in enumerate(zip(channels, blocks)):
@@ -165,25 +207,15 @@ class Backbone(nn.Module):
                 self.stages.append(block(inputs, outputs, 2 if stage and number == 0 else 1))
                 inputs = outputs
         self.classifier = nn.Linear(inputs, classes)
-        for module in (*self.entry.modules(), *self.stages.modules()):
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, 3, H, W] to the trunk's input [N, C', h, w]."""
-        return self.entry(self.encoder(x, self.encoder.widest))
-
-    def prefix(self) -> nn.Sequential:
-        """`features` as plain modules, for export; the encoder's are copies with their batch norms folded in."""
-        return nn.Sequential(self.encoder.plain(self.encoder.widest), self.entry)
+        _initialise(self.stages)
 
     def trunk(self) -> nn.Sequential:
-        """What follows `features`: [N, C', h, w] to logits [N, K]. Shares this network's weights."""
+        """What follows the prefix: [N, C', h, w] to logits [N, K]. Shares this network's weights."""
         return nn.Sequential(self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
 
     def last_map(self, x: torch.Tensor) -> torch.Tensor:
         """Pictures [N, 3, H, W] to the last feature map [N, C'', H/32, W/32]."""
-        return self.stages(self.features(x))
+        return self.stages(self.prefix(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.last_map(x).mean((2, 3)))
@@ -239,6 +271,12 @@ def fold(conv: nn.Conv2d, weight: torch.Tensor, norm: nn.BatchNorm2d) -> None:
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     conv.weight.copy_(weight * gain[:, None, None, None])
     conv.bias.copy_(norm.bias - norm.running_mean * gain)
+
+
+def _initialise(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _folded(module: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from . import full, loop
 from .config import Config, Stage
 from .data import Pictures, Views, normalise, random_views, shuffled
-from .network import Adapter, Backbone, Head
+from .network import Adapter, Backbone, Head, Inherited
 from .quantise import Quantiser
 from .teacher import LabelMaps
 
@@ -31,7 +31,7 @@ WHOLE: Point = (0, 0, 0)
 
 
 class Student(nn.Module):
-    """The split network, and the full one around the same encoder and trunk.
+    """The split network, and the full one around the same trunk.
 
     `outputs` learns the teacher's outputs, as in the full network, and is not exported.
     """
@@ -40,26 +40,23 @@ class Student(nn.Module):
         super().__init__()
         split, classes = config.split, network.classifier.out_features
         features, latents = config.network.channels[0], split.channels[-1]
-        encoder = copy.deepcopy(network.encoder)
-        encoder.inherit()
+        prefix = copy.deepcopy(network.prefix)
+        if isinstance(prefix, Inherited):
+            prefix.encoder.inherit()
+            encoder = prefix.encoder
+        else:
+            encoder = full.encoder(config)
         self.head = Head(encoder, latents, split.exit_units, classes, split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
         self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, split.widths)
-        self.entry = copy.deepcopy(network.entry)
+        self.prefix = prefix
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
 
-    def prefix(self) -> nn.Sequential:
-        """Pictures to the trunk's features without a bottleneck, as plain modules for export."""
-        encoder = self.head.encoder
-        return nn.Sequential(encoder.plain(encoder.widest), self.entry)
-
-    def forward(self, x: torch.Tensor, point: Point, noise: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, point: Point, noise: bool) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Pictures to the trunk's features [N, C', h, w], the exit's logits [N, K], and kilobits a picture []."""
         if point == WHOLE:
-            encoder = self.head.encoder
-            x = encoder(x, encoder.widest)
-            return self.entry(x), self.head.exits[str(encoder.widest)](x.detach()).float(), x.new_zeros(())
+            return self.prefix(x), None, x.new_zeros(())
         width, channels, bits = point
         # Quantising and rates are counted in f32, whatever precision the convolutions run in.
         latents, exit_logits = (values.float() for values in self.head(x, width))
@@ -122,13 +119,15 @@ def _stage(
     if "head" in stage.trains:
         trained.append(student.quantiser)
     if stage.whole:
-        trained.append(student.entry)
+        trained.append(student.prefix)
     if "trunk" in stage.trains and student.outputs is not None:
         trained.append(student.outputs)
-    groups = [
-        dict(params=list(module.parameters()), share=stage.trunk_rate if module in (student.trunk, student.outputs) else 1.0)
-        for module in trained
-    ]
+    groups, grouped = [], set()
+    for module in trained:
+        # An inherited encoder stands in the head and in the prefix.
+        own = [parameter for parameter in module.parameters() if parameter not in grouped]
+        grouped.update(own)
+        groups.append(dict(params=own, share=stage.trunk_rate if module in (student.trunk, student.outputs) else 1.0))
     optimiser = torch.optim.AdamW(groups, stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
     steps = len(shuffled(len(train_set), stage.batch, 0))
     schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)
@@ -165,7 +164,7 @@ def _stage(
                 x, features, soft = views.pictures.to(workers.device), None, None
                 with torch.no_grad(), workers.autocast():
                     if stage.feature or stage.soft:
-                        features = network.features(x)
+                        features = network.prefix(x)
                     if stage.soft:
                         soft = (network.trunk()(features).float() / stage.temperature).softmax(1)
                 targets = Targets(views, train_set.labels, features, soft)
@@ -191,7 +190,8 @@ def _stage(
             if schedule.done:
                 break
         seconds = schedule.seconds - began
-        values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums])) for key in sums[0]}
+        keys = dict.fromkeys(key for values in sums for key in values)
+        values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums if key in s])) for key in keys}
         if schedule.done or epoch % 4 == 3:
             values["accuracy"], values["exit_accuracy"] = accuracy(student, widest, val_set, config, workers)
             if stage.whole:
@@ -224,7 +224,7 @@ def _losses(
     """Each part of the loss with its weight."""
     features, exit_logits, kilobits = student(x, point, noise)
     losses = {"rate": (stage.rate, kilobits)}
-    if stage.exit:
+    if stage.exit and exit_logits is not None:
         hard = F.one_hot(targets.labels[targets.views.index], exit_logits.shape[1]).float()
         losses["exit"] = (stage.exit, F.cross_entropy(exit_logits, targets.views.mix(hard).to(x.device)))
     if stage.feature:
@@ -253,7 +253,8 @@ def accuracy(
             x = normalise(torch.from_numpy(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
             features, exit_logits, _ = student(x.to(workers.device), point, False)
             logits, labels = student.trunk(features).cpu(), pictures.labels[at : at + batch]
-        return int((logits.argmax(1) == labels).sum()), int((exit_logits.cpu().argmax(1) == labels).sum())
+        exits = 0 if exit_logits is None else int((exit_logits.cpu().argmax(1) == labels).sum())
+        return int((logits.argmax(1) == labels).sum()), exits
 
     counts = workers.map(correct, range(0, len(pictures), batch))
     return sum(c for c, _ in counts) / len(pictures), sum(c for _, c in counts) / len(pictures)

@@ -61,11 +61,11 @@ def test_the_exit_does_not_change_the_head() -> None:
 def test_prefix_and_trunk_make_the_whole_and_fold() -> None:
     network = unsettled(backbone())
     x = torch.randn(2, 3, 64, 64)
-    features = network.features(x)
+    features = network.prefix(x)
     assert features.shape == (2, 24, 4, 4)
     assert network.last_map(x).shape == (2, 32, 2, 2)
     torch.testing.assert_close(network.trunk()(features), network(x))
-    prefix = torch.nn.Sequential(network.encoder.plain(100), network.entry)
+    prefix = network.prefix.plain()
     torch.testing.assert_close(plain(network.trunk())(plain(prefix)(x)), network(x), atol=1e-4, rtol=1e-4)
 
 
@@ -79,7 +79,7 @@ def test_narrower_widths_begin_as_the_widest() -> None:
 
 def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
     network = unsettled(backbone())
-    module = round_weights(plain(torch.nn.Sequential(network.encoder.plain(100), network.entry, network.trunk())))
+    module = round_weights(plain(torch.nn.Sequential(network.prefix.plain(), network.trunk())))
     graph = Graph("full", "picture", (3, 64, 64), "N")
     graph.output(graph.add(module, "picture"), "logits")
     graph.save(tmp_path / "full.onnx")
