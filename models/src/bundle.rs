@@ -279,6 +279,24 @@ impl Bundle {
         self.codecs.get(&(split, width, bits))
     }
 
+    /// The same with one table a channel, whatever contexts the bundle codes with: to tell what
+    /// they save. `None` if there is no such quantiser.
+    pub fn codec_by_channel(
+        &self,
+        split: u8,
+        width: u8,
+        bits: u8,
+    ) -> Result<Option<FeatureCodec>, BundleError> {
+        let Some(spec) = self.split(split) else { return Ok(None) };
+        let quantisers = spec.widths.get(usize::from(width)).map(|width| &width.quantisers);
+        let Some(quantiser) = quantisers.and_then(|all| all.iter().find(|q| q.bits == bits)) else {
+            return Ok(None);
+        };
+        let by_channel = QuantiserSpec { contexts: None, ..quantiser.clone() };
+        let key = format!("splits[{split}].widths[{width}]");
+        self.build_codec(spec, &by_channel, key).map(Some)
+    }
+
     /// The measured operating points, in the manifest's order.
     pub fn points(&self) -> &[Rung] {
         &self.ladder
@@ -347,10 +365,14 @@ impl Bundle {
             source,
         })?;
         let [channels, height, width] = split.latent;
-        let bytes = self.read(&spec.tables)?;
-        let tables = FrequencyTables::from_bytes(spec.bits, channels.into(), &bytes);
-        let tables = tables
-            .map_err(|source| BundleError::Tables { file: self.dir.join(&spec.tables), source })?;
+        let file = spec.contexts.as_ref().unwrap_or(&spec.tables);
+        let bytes = self.read(file)?;
+        let tables = match spec.contexts {
+            Some(_) => FrequencyTables::with_contexts(spec.bits, channels.into(), &bytes),
+            None => FrequencyTables::from_bytes(spec.bits, channels.into(), &bytes),
+        };
+        let tables =
+            tables.map_err(|source| BundleError::Tables { file: self.dir.join(file), source })?;
         let shape = LatentShape { channels: split.channels.clone(), height, width };
         FeatureCodec::new(shape, quantiser, tables).map_err(|source| BundleError::Codec {
             file: manifest(),

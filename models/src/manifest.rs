@@ -137,8 +137,11 @@ pub struct QuantiserSpec {
     pub zero_point: Vec<i32>,
     /// Value of a channel that was not sent, of each channel.
     pub prior_mean: Vec<f32>,
-    /// File of frequencies.
+    /// File of frequencies, one table a channel.
     pub tables: String,
+    /// File of frequencies by context, which then code the symbols in place of `tables`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contexts: Option<String>,
 }
 
 /// A measured operating point.
@@ -204,7 +207,10 @@ impl Manifest {
                 files.push((format!("{key}.head"), &width.head));
                 files.push((format!("{key}.adapter"), &width.adapter));
                 for (q, quantiser) in width.quantisers.iter().enumerate() {
-                    files.push((format!("{key}.quantisers[{q}].tables"), &quantiser.tables));
+                    let key = format!("{key}.quantisers[{q}]");
+                    files.push((format!("{key}.tables"), &quantiser.tables));
+                    let contexts = quantiser.contexts.iter();
+                    files.extend(contexts.map(|file| (format!("{key}.contexts"), file.as_str())));
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! The feature codec: latents ⇄ symbols ⇄ one layered stream.
 
 use crate::OperatingPoint;
+use crate::context::Surroundings;
 use crate::quantiser::Quantiser;
 use crate::range_coder::{RangeDecoder, RangeEncoder};
-use crate::tables::FrequencyTables;
+use crate::tables::{FrequencyTables, PRECISION};
 
 /// Why the codec was not built, or refused its input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -191,16 +192,15 @@ impl FeatureCodec {
         let layers = layers.map_or(0, |last| last + 1);
         expect_length("symbols", self.channels(layers)? * plane, symbols.len())?;
         let bits = self.quantiser.bits();
+        if let Some(&symbol) = symbols.iter().find(|&&symbol| usize::from(symbol) >> bits != 0) {
+            return Err(CodecError::Symbol { symbol, bits });
+        }
         let mut encoder = RangeEncoder::new(symbols.len());
+        let mut surroundings = self.surroundings(channels);
         for (channel, symbols) in symbols.chunks_exact(plane).enumerate() {
-            let cumulative = self.tables.cumulative(channel);
-            for &symbol in symbols {
-                let at = usize::from(symbol);
-                if at >> bits != 0 {
-                    return Err(CodecError::Symbol { symbol, bits });
-                }
-                encoder.encode(cumulative[at], cumulative[at + 1]);
-            }
+            self.intervals(channel, symbols, &mut surroundings, |start, end| {
+                encoder.encode(start, end);
+            });
             if self.shape.channels.contains(&(channel as u16 + 1)) {
                 encoder.mark();
             }
@@ -217,9 +217,21 @@ impl FeatureCodec {
         let (plane, channels) = (self.shape.plane(), self.channels(layers)?);
         let mut decoder = RangeDecoder::new(stream);
         let mut symbols = Vec::with_capacity(channels * plane);
+        let mut surroundings = self.surroundings(channels);
         for channel in 0..channels {
-            let cumulative = self.tables.cumulative(channel);
-            symbols.extend((0..plane).map(|_| decoder.decode(cumulative)));
+            let Some(context) = self.tables.context(channel) else {
+                let cumulative = self.tables.cumulative(channel, 0);
+                symbols.extend((0..plane).map(|_| decoder.decode(cumulative)));
+                continue;
+            };
+            let zero_point = self.quantiser.zero_points()[channel];
+            surroundings.begin(context);
+            for place in 0..plane {
+                let at = surroundings.context(context, place);
+                let symbol = decoder.decode(self.tables.cumulative(channel, at));
+                surroundings.set(place, i32::from(symbol) - zero_point);
+                symbols.push(symbol);
+            }
         }
         Ok(symbols)
     }
@@ -257,8 +269,47 @@ impl FeatureCodec {
 
     /// Ideal code length of `symbols` `[c, height, width]` under the tables (bits).
     pub fn ideal_bits(&self, symbols: &[u8]) -> f64 {
-        let planes = symbols.chunks(self.shape.plane()).enumerate();
-        planes.map(|(channel, symbols)| self.tables.ideal_bits(channel, symbols)).sum()
+        let (plane, mut bits) = (self.shape.plane(), 0.0);
+        let mut surroundings = self.surroundings(symbols.len() / plane);
+        for (channel, symbols) in symbols.chunks(plane).enumerate() {
+            self.intervals(channel, symbols, &mut surroundings, |start, end| {
+                bits += f64::from(PRECISION) - f64::from(end - start).log2();
+            });
+        }
+        bits
+    }
+
+    fn surroundings(&self, channels: usize) -> Surroundings {
+        let LatentShape { height, width, .. } = self.shape;
+        // Without contexts nothing is ever noted, and nothing reserved.
+        let channels = if self.tables.context(0).is_some() { channels } else { 0 };
+        Surroundings::new(height.into(), width.into(), channels)
+    }
+
+    /// Visits the interval of 2^16 that each of a channel's symbols is coded as, in coding order.
+    fn intervals(
+        &self,
+        channel: usize,
+        symbols: &[u8],
+        surroundings: &mut Surroundings,
+        mut visit: impl FnMut(u32, u32),
+    ) {
+        let mut code = |symbol: u8, cumulative: &[u32]| {
+            let at = usize::from(symbol);
+            visit(cumulative[at], cumulative[at + 1]);
+        };
+        let Some(context) = self.tables.context(channel) else {
+            let cumulative = self.tables.cumulative(channel, 0);
+            return symbols.iter().for_each(|&symbol| code(symbol, cumulative));
+        };
+        let zero_point = self.quantiser.zero_points()[channel];
+        surroundings.begin(context);
+        for (place, &symbol) in symbols.iter().enumerate() {
+            surroundings.set(place, i32::from(symbol) - zero_point);
+        }
+        for (place, &symbol) in symbols.iter().enumerate() {
+            code(symbol, self.tables.cumulative(channel, surroundings.context(context, place)));
+        }
     }
 
     fn channels(&self, layers: usize) -> Result<usize, CodecError> {

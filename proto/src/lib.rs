@@ -17,6 +17,7 @@ pub mod framer;
 pub mod packet;
 
 mod codec;
+mod context;
 mod point;
 mod quantiser;
 mod range_coder;

@@ -2,31 +2,36 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 1 | version (high 4 bits, 1), bit depth − 1 (low 4 bits) |
+//! | 1 | version (high 4 bits, 2), bit depth − 1 (low 4 bits) |
 //! | 1 | bundle's position in the hello (high 4 bits), layers − 1 (low 4 bits) |
 //! | 1 | split (high 4 bits), width (low 4 bits) |
-//! | 3 to 6 per layer | length as a variable-length integer (RFC 9000, 16), then CRC-16 |
+//! | 1 to 4 per layer | length as a variable-length integer (RFC 9000, 16) |
+//! | 2 | CRC-16 over header and first layer |
+//! | 1 per further layer | its CRC-8 |
 //! | … | the layers' bytes |
 //!
-//! With four layers and an envelope that is at most 24 bytes. Each layer's CRC-16/IBM-3740 starts
-//! over the bundle's digest and the first three bytes, so a packet that was made for another
-//! bundle, or whose operating point was altered, fails before anything is decoded: an entropy
-//! decoder that is fed the wrong table returns plausible rubbish.
+//! With five layers of up to 16 kB and an envelope that is at most 24 bytes. Every checksum starts
+//! over the bundle's digest, the CRC-16/IBM-3740 then covers all that comes before it and the first
+//! layer: a packet that was made for another bundle, or whose operating point was altered, fails
+//! before anything is decoded. An entropy decoder that is fed the wrong table returns plausible
+//! rubbish. A further layer's CRC-8/AUTOSAR also covers its position; the transport has checked
+//! its bytes before.
 
-use crc::{CRC_16_IBM_3740, Crc};
+use crc::{CRC_8_AUTOSAR, CRC_16_IBM_3740, Crc};
 
 use crate::codec::Coded;
 use crate::point::{BundleDigest, OperatingPoint};
 use crate::varint;
 
 /// The version this crate writes and reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Most bundles that a hello may bind, because a packet has four bits to name one.
 pub const MAX_BUNDLES: usize = 16;
 
 const FIXED: usize = 3;
-const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
+const CRC_16: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
+const CRC_8: Crc<u8> = Crc::<u8>::new(&CRC_8_AUTOSAR);
 
 /// Why bytes are no packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,16 +65,12 @@ pub struct PacketHeader {
     pub bundle: u8,
     /// What was run and sent.
     pub point: OperatingPoint,
-    fixed: [u8; FIXED],
-    layers: Vec<Layer>,
-    length: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layer {
-    /// Bytes of the stream up to this layer's end.
-    end: usize,
-    crc: u16,
+    /// Bytes of the stream up to each layer's end.
+    ends: Vec<usize>,
+    /// Bytes before the checksums.
+    checked: usize,
+    first: u16,
+    further: Vec<u8>,
 }
 
 /// Appends a packet with the first `point.layers` layers of `coded`.
@@ -93,14 +94,18 @@ pub fn write_packet(
     let fixed = [VERSION << 4 | (bits - 1), bundle << 4 | (layers - 1), split << 4 | width];
     out.extend_from_slice(&fixed);
     let ends = &coded.layer_ends[..usize::from(layers)];
-    let mut start = 0;
-    for (layer, &end) in ends.iter().enumerate() {
+    let from = out.len() - FIXED;
+    let starts = || std::iter::once(0).chain(ends.iter().copied());
+    for (start, &end) in starts().zip(ends) {
         varint::write(out, (end - start) as u64);
-        let crc = checksum(digest, &fixed, layer, &coded.stream[start..end]);
-        out.extend_from_slice(&crc.to_be_bytes());
-        start = end;
     }
-    out.extend_from_slice(&coded.stream[..start]);
+    let stream = &coded.stream[..coded.size_of(ends.len())];
+    let first = first_checksum(digest, &out[from..], &stream[..ends[0]]);
+    out.extend_from_slice(&first.to_be_bytes());
+    for (layer, (start, &end)) in starts().zip(ends).enumerate().skip(1) {
+        out.push(further_checksum(digest, layer, &stream[start..end]));
+    }
+    out.extend_from_slice(stream);
 }
 
 impl PacketHeader {
@@ -116,26 +121,25 @@ impl PacketHeader {
 
     /// Bytes of the header itself.
     pub fn header_len(&self) -> usize {
-        self.length
+        self.checked + 2 + self.further.len()
     }
 
     /// Bytes of the whole packet, saturating: check it against a limit before reserving memory.
     pub fn packet_len(&self) -> usize {
-        let stream = self.layers.last().map_or(0, |last| last.end);
-        self.length.saturating_add(stream)
+        let stream = self.ends.last().copied().unwrap_or(0);
+        self.header_len().saturating_add(stream)
     }
 
     /// How many layers have fully arrived when `received` bytes of the packet have.
     pub fn whole_layers(&self, received: usize) -> usize {
-        let stream = received.saturating_sub(self.length);
-        match received < self.length {
-            true => 0,
-            false => self.layers.iter().take_while(|layer| layer.end <= stream).count(),
+        match received.checked_sub(self.header_len()) {
+            None => 0,
+            Some(stream) => self.ends.iter().take_while(|&&end| end <= stream).count(),
         }
     }
 
     /// The stream of the layers that have fully arrived and how many they are, after checking
-    /// each one's CRC. `packet` starts with this header and may be cut off anywhere.
+    /// each one's checksum. `packet` starts with this header and may be cut off anywhere.
     pub fn verify<'a>(
         &self,
         packet: &'a [u8],
@@ -145,11 +149,16 @@ impl PacketHeader {
             let (expected, actual) = (self.packet_len(), packet.len());
             return Err(PacketError::TooLong { expected, actual });
         }
-        let stream = packet.get(self.length..).unwrap_or_default();
         let whole = self.whole_layers(packet.len());
+        let stream = packet.get(self.header_len()..).unwrap_or_default();
         let mut start = 0;
-        for (layer, &Layer { end, crc }) in self.layers[..whole].iter().enumerate() {
-            if checksum(digest, &self.fixed, layer, &stream[start..end]) != crc {
+        for (layer, &end) in self.ends[..whole].iter().enumerate() {
+            let bytes = &stream[start..end];
+            let intact = match layer.checked_sub(1) {
+                None => first_checksum(digest, &packet[..self.checked], bytes) == self.first,
+                Some(at) => further_checksum(digest, layer, bytes) == self.further[at],
+            };
+            if !intact {
                 return Err(PacketError::Corrupt { layer });
             }
             start = end;
@@ -166,23 +175,33 @@ fn parse(bytes: &[u8]) -> Option<PacketHeader> {
         layers: (fixed[1] & 0xf) + 1,
         bits: (fixed[0] & 0xf) + 1,
     };
-    let mut layers = Vec::with_capacity(usize::from(point.layers));
+    let mut ends = Vec::with_capacity(usize::from(point.layers));
     let mut end = 0usize;
     for _ in 0..point.layers {
         let length = varint::read(&mut rest)?;
         end = end.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
-        let (crc, after) = rest.split_first_chunk()?;
-        rest = after;
-        layers.push(Layer { end, crc: u16::from_be_bytes(*crc) });
+        ends.push(end);
     }
-    let length = bytes.len() - rest.len();
-    Some(PacketHeader { bundle: fixed[1] >> 4, point, fixed, layers, length })
+    let checked = bytes.len() - rest.len();
+    let (first, rest) = rest.split_first_chunk()?;
+    let further = rest.get(..usize::from(point.layers) - 1)?.to_vec();
+    let (bundle, first) = (fixed[1] >> 4, u16::from_be_bytes(*first));
+    Some(PacketHeader { bundle, point, ends, checked, first, further })
 }
 
-fn checksum(digest: &BundleDigest, fixed: &[u8; FIXED], layer: usize, bytes: &[u8]) -> u16 {
-    let mut crc = CRC.digest();
+/// Of the header up to the checksums and the first layer.
+fn first_checksum(digest: &BundleDigest, header: &[u8], layer: &[u8]) -> u16 {
+    let mut crc = CRC_16.digest();
     crc.update(&digest.0);
-    crc.update(fixed);
+    crc.update(header);
+    crc.update(layer);
+    crc.finalize()
+}
+
+/// Of a layer behind the first.
+fn further_checksum(digest: &BundleDigest, layer: usize, bytes: &[u8]) -> u8 {
+    let mut crc = CRC_8.digest();
+    crc.update(&digest.0);
     crc.update(&[layer as u8]);
     crc.update(bytes);
     crc.finalize()
@@ -210,8 +229,9 @@ mod tests {
     #[test]
     fn layout_is_fixed() {
         let (packet, _) = sample();
-        assert_eq!(packet[..4], [0x15, 0x23, 0x13, 0x00]);
+        assert_eq!(packet[..8], [0x25, 0x23, 0x13, 0x00, 0x40, 0x46, 0x01, 0x40]);
         let header = header(&packet);
+        assert_eq!(header.header_len(), 3 + 6 + 2 + 3);
         assert_eq!((header.bundle, header.point.bits, header.point.layers), (2, 6, 4));
         assert_eq!(header.packet_len(), packet.len());
     }
@@ -241,8 +261,22 @@ mod tests {
 
     #[test]
     fn versions_and_depths_are_checked() {
-        assert_eq!(PacketHeader::parse(&[0x25]), Err(PacketError::Version(2)));
-        assert_eq!(PacketHeader::parse(&[0x18]), Err(PacketError::Bits(9)));
+        assert_eq!(PacketHeader::parse(&[0x15]), Err(PacketError::Version(1)));
+        assert_eq!(PacketHeader::parse(&[0x28]), Err(PacketError::Bits(9)));
+    }
+
+    #[test]
+    fn five_layers_and_an_envelope_cost_at_most_24_bytes() {
+        let coded = Coded {
+            stream: vec![1; 5 * 16_383],
+            layer_ends: (1..=5).map(|n| n * 16_383).collect(),
+        };
+        let point = OperatingPoint { split: 0, width: 0, layers: 5, bits: 8 };
+        let mut frame = Vec::new();
+        let time_left = std::time::Duration::from_secs(16);
+        crate::Envelope { frame: 0, time_left, trace: None }.write(&mut frame);
+        write_packet(&mut frame, 0, &DIGEST, point, &coded);
+        assert_eq!(frame.len() - coded.stream.len(), 24);
     }
 
     proptest! {

@@ -140,6 +140,11 @@ impl Quantiser {
         self.scale.len()
     }
 
+    /// The symbol that stands for zero, of each channel.
+    pub(crate) fn zero_points(&self) -> &[i32] {
+        &self.zero_point
+    }
+
     /// What a channel that was not sent is taken to be everywhere, one value per channel.
     pub fn prior_mean(&self) -> &[f32] {
         &self.prior_mean

@@ -1,5 +1,7 @@
 //! Integer frequency tables of the entropy coder.
 
+use crate::context::{CONTEXTS, ChannelContext};
+
 /// Sum of a table's frequencies, as a power of two.
 pub(crate) const PRECISION: u32 = 16;
 
@@ -10,10 +12,10 @@ pub enum TableError {
     #[error("tables are for 1 to 8 bits, not {0}")]
     Bits(u8),
     /// The byte string has the wrong length.
-    #[error("{channels} tables of {symbols} frequencies take {expected} bytes, not {actual}")]
+    #[error("{tables} tables of {symbols} frequencies take {expected} bytes, not {actual}")]
     Length {
-        /// Channels asked for.
-        channels: usize,
+        /// Tables asked for.
+        tables: usize,
         /// Symbols of the alphabet.
         symbols: usize,
         /// Bytes needed.
@@ -37,47 +39,62 @@ pub enum TableError {
         /// What they sum to.
         sum: u32,
     },
+    /// Bins of contexts that are out of order.
+    #[error("channel {channel}: the thresholds of its contexts decrease")]
+    Thresholds {
+        /// The channel.
+        channel: usize,
+    },
 }
 
-/// One distribution over the symbols of a quantiser per channel, in integers: two machines that
-/// hold the same bytes code the same way.
+/// Distributions over the symbols of a quantiser, in integers: two machines that hold the same
+/// bytes code the same way. A channel has one of them, or one for each context of a symbol.
 #[derive(Clone, Debug)]
 pub struct FrequencyTables {
     bits: u8,
-    /// Per channel, `2^bits + 1` cumulative frequencies from 0 to 65536.
+    /// Per channel and context, `2^bits + 1` cumulative frequencies from 0 to 65536.
     cumulative: Vec<u32>,
+    /// Per channel, how contexts are found; empty with one distribution a channel.
+    contexts: Vec<ChannelContext>,
 }
 
 impl FrequencyTables {
-    /// Reads `channels × 2^bits` little-endian `u16` frequencies, channel-major; each at least 1,
-    /// each channel's sum 65536.
+    /// Reads one distribution a channel: `channels × 2^bits` little-endian `u16` frequencies,
+    /// channel-major; each at least 1, each channel's sum 65536.
     pub fn from_bytes(bits: u8, channels: usize, bytes: &[u8]) -> Result<Self, TableError> {
-        if !(1..=8).contains(&bits) {
-            return Err(TableError::Bits(bits));
-        }
-        let symbols = 1usize << bits;
+        let symbols = alphabet(bits)?;
         let expected = channels.saturating_mul(symbols * 2);
-        if bytes.len() != expected {
-            let actual = bytes.len();
-            return Err(TableError::Length { channels, symbols, expected, actual });
-        }
+        expect_length(channels, symbols, expected, bytes.len())?;
         let mut cumulative = Vec::with_capacity(channels * (symbols + 1));
         for (channel, table) in bytes.chunks_exact(symbols * 2).enumerate() {
-            let mut sum = 0;
-            cumulative.push(sum);
-            for (symbol, frequency) in table.chunks_exact(2).enumerate() {
-                let frequency = u32::from(u16::from_le_bytes([frequency[0], frequency[1]]));
-                if frequency == 0 {
-                    return Err(TableError::Zero { channel, symbol });
-                }
-                sum += frequency;
-                cumulative.push(sum);
-            }
-            if sum != 1 << PRECISION {
-                return Err(TableError::Sum { channel, sum });
-            }
+            push_cumulative(&mut cumulative, channel, table)?;
         }
-        Ok(FrequencyTables { bits, cumulative })
+        Ok(FrequencyTables { bits, cumulative, contexts: Vec::new() })
+    }
+
+    /// Reads distributions by context. Per channel c, from 0, little-endian: 4 weights `i8` of the
+    /// neighbours left, above, above left and above right; c weights `i8` of the channels before;
+    /// 7 thresholds `i32` of the prediction and 2 of the activity; 24 × `2^bits` frequencies `u16`,
+    /// those of a prediction's bin together, which hold to the same rules as without contexts.
+    pub fn with_contexts(bits: u8, channels: usize, bytes: &[u8]) -> Result<Self, TableError> {
+        let symbols = alphabet(bits)?;
+        let tables = CONTEXTS * symbols * 2;
+        let parameters = (0..channels).map(ChannelContext::len).sum::<usize>();
+        let expected = parameters.saturating_add(channels.saturating_mul(tables));
+        expect_length(channels * CONTEXTS, symbols, expected, bytes.len())?;
+        let mut cumulative = Vec::with_capacity(channels * CONTEXTS * (symbols + 1));
+        let (mut contexts, mut rest) = (Vec::with_capacity(channels), bytes);
+        for channel in 0..channels {
+            let (parameters, after) = rest.split_at(ChannelContext::len(channel));
+            let (frequencies, after) = after.split_at(tables);
+            let context = ChannelContext::from_bytes(channel, parameters);
+            contexts.push(context.ok_or(TableError::Thresholds { channel })?);
+            for table in frequencies.chunks_exact(symbols * 2) {
+                push_cumulative(&mut cumulative, channel, table)?;
+            }
+            rest = after;
+        }
+        Ok(FrequencyTables { bits, cumulative, contexts })
     }
 
     /// Symbol depth (bits).
@@ -85,34 +102,68 @@ impl FrequencyTables {
         self.bits
     }
 
-    /// Channels that have a table.
+    /// Channels that have tables.
     pub fn channels(&self) -> usize {
-        self.cumulative.len() / self.stride()
+        let each = if self.contexts.is_empty() { 1 } else { CONTEXTS };
+        self.cumulative.len() / self.stride() / each
     }
 
-    /// Ideal code length (bits) of `symbols`, all of one channel: Σ −log₂ p.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such channel or symbol.
-    pub fn ideal_bits(&self, channel: usize, symbols: &[u8]) -> f64 {
-        let cumulative = self.cumulative(channel);
-        let bits = |&symbol: &u8| {
-            let at = usize::from(symbol);
-            f64::from(PRECISION) - f64::from(cumulative[at + 1] - cumulative[at]).log2()
-        };
-        symbols.iter().map(bits).sum()
+    /// How a channel's contexts are found; `None` with one distribution a channel.
+    pub(crate) fn context(&self, channel: usize) -> Option<&ChannelContext> {
+        self.contexts.get(channel)
     }
 
-    /// The `2^bits + 1` cumulative frequencies of a channel.
-    pub(crate) fn cumulative(&self, channel: usize) -> &[u32] {
-        let stride = self.stride();
-        &self.cumulative[channel * stride..(channel + 1) * stride]
+    /// The `2^bits + 1` cumulative frequencies of a channel in a context; the only one without
+    /// contexts is 0.
+    #[inline]
+    pub(crate) fn cumulative(&self, channel: usize, context: usize) -> &[u32] {
+        let each = if self.contexts.is_empty() { 1 } else { CONTEXTS };
+        let (at, stride) = (channel * each + context, self.stride());
+        &self.cumulative[at * stride..(at + 1) * stride]
     }
 
     fn stride(&self) -> usize {
         (1 << self.bits) + 1
     }
+}
+
+/// Symbols of `bits` bits.
+fn alphabet(bits: u8) -> Result<usize, TableError> {
+    if (1..=8).contains(&bits) { Ok(1 << bits) } else { Err(TableError::Bits(bits)) }
+}
+
+fn expect_length(
+    tables: usize,
+    symbols: usize,
+    expected: usize,
+    actual: usize,
+) -> Result<(), TableError> {
+    match expected == actual {
+        true => Ok(()),
+        false => Err(TableError::Length { tables, symbols, expected, actual }),
+    }
+}
+
+/// Appends the running sums, from 0, of the little-endian frequencies in `table`.
+fn push_cumulative(
+    cumulative: &mut Vec<u32>,
+    channel: usize,
+    table: &[u8],
+) -> Result<(), TableError> {
+    let mut sum = 0;
+    cumulative.push(sum);
+    for (symbol, frequency) in table.chunks_exact(2).enumerate() {
+        let frequency = u32::from(u16::from_le_bytes([frequency[0], frequency[1]]));
+        if frequency == 0 {
+            return Err(TableError::Zero { channel, symbol });
+        }
+        sum += frequency;
+        cumulative.push(sum);
+    }
+    if sum != 1 << PRECISION {
+        return Err(TableError::Sum { channel, sum });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -134,8 +185,21 @@ mod tests {
     }
 
     #[test]
-    fn ideal_length_of_a_fair_coin_is_a_bit_a_throw() {
-        let tables = FrequencyTables::from_bytes(1, 1, &bytes(&[32768; 2])).expect("fair");
-        assert_eq!(tables.ideal_bits(0, &[0, 1, 1]), 3.0);
+    fn contexts_are_read_channel_by_channel() {
+        let mut table = Vec::new();
+        for channel in 0..2u8 {
+            table.extend([1, 2, 3, 4]);
+            table.extend(std::iter::repeat_n(5, channel.into()));
+            table.extend([0; 9 * 4]);
+            table.extend(bytes(&[16_384, 49_152]).repeat(CONTEXTS));
+        }
+        let read = |table: &[u8]| FrequencyTables::with_contexts(1, 2, table);
+        let tables = read(&table).expect("whole");
+        assert_eq!(tables.channels(), 2);
+        assert_eq!(tables.context(1).map(|it| it.before.as_slice()), Some([5].as_slice()));
+        assert_eq!(tables.cumulative(1, CONTEXTS - 1), [0, 16_384, 65_536]);
+        assert!(matches!(read(&table[1..]).err(), Some(TableError::Length { .. })));
+        table[4..8].copy_from_slice(&1i32.to_le_bytes());
+        assert_eq!(read(&table).err(), Some(TableError::Thresholds { channel: 0 }));
     }
 }

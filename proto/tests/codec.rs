@@ -27,10 +27,48 @@ fn table(bits: u8, weights: &[u32]) -> Vec<u8> {
 
 fn codec(bits: u8, channels: Vec<u16>, height: u16, width: u16, weights: &[u32]) -> FeatureCodec {
     let count = usize::from(*channels.last().expect("a layer"));
-    let quantiser = Quantiser::new(bits, vec![0.5; count], vec![0; count], vec![0.0; count]);
     let tables = FrequencyTables::from_bytes(bits, count, &table(bits, weights).repeat(count));
+    with_tables(bits, channels, height, width, tables.expect("valid"))
+}
+
+/// The same with a table for each context, all different.
+fn context_codec(
+    bits: u8,
+    channels: Vec<u16>,
+    height: u16,
+    width: u16,
+    weights: &[u32],
+) -> FeatureCodec {
+    let count = usize::from(*channels.last().expect("a layer"));
+    let mut bytes = Vec::new();
+    for channel in 0..count {
+        let weight = |at: usize| weights[at % weights.len()] as u8;
+        bytes.extend((0..4 + channel).map(|at| weight(channel + at)));
+        let step = 1 << bits;
+        let thresholds = (-3..=3).map(|n| n * step).chain([step, 2 * step]);
+        bytes.extend(thresholds.flat_map(i32::to_le_bytes));
+        for context in 0..24 {
+            let rotated: Vec<u32> =
+                weights.iter().cycle().skip(context).copied().take(40).collect();
+            bytes.extend(table(bits, &rotated));
+        }
+    }
+    let tables = FrequencyTables::with_contexts(bits, count, &bytes);
+    with_tables(bits, channels, height, width, tables.expect("valid"))
+}
+
+fn with_tables(
+    bits: u8,
+    channels: Vec<u16>,
+    height: u16,
+    width: u16,
+    tables: FrequencyTables,
+) -> FeatureCodec {
+    let count = usize::from(*channels.last().expect("a layer"));
+    let zero = vec![1 << (bits - 1); count];
+    let quantiser = Quantiser::new(bits, vec![0.5; count], zero, vec![0.0; count]);
     let shape = LatentShape { channels, height, width };
-    FeatureCodec::new(shape, quantiser.expect("valid"), tables.expect("valid")).expect("agree")
+    FeatureCodec::new(shape, quantiser.expect("valid"), tables).expect("agree")
 }
 
 prop_compose! {
@@ -41,10 +79,12 @@ prop_compose! {
         width in 1u16..12,
         weights in prop::collection::vec(1u32..1000, 1..40),
         noise in prop::collection::vec(any::<u8>(), 64),
+        contexts in any::<bool>(),
     ) -> (FeatureCodec, Vec<u8>) {
         let mut sum = 0;
         let channels = steps.iter().map(|step| { sum += step; sum }).collect();
-        let codec = codec(bits, channels, height, width, &weights);
+        let build = if contexts { context_codec } else { codec };
+        let codec = build(bits, channels, height, width, &weights);
         let count = codec.shape().all_channels() * codec.shape().plane();
         let mask = ((1u16 << bits) - 1) as u8;
         let symbols = (0..count).map(|at| noise[at * 7 % 61] & mask).collect();
@@ -120,7 +160,10 @@ struct Vector {
     channels: Vec<u16>,
     height: u16,
     width: u16,
-    frequencies: Vec<u16>,
+    /// Whether the tables are by context.
+    contexts: bool,
+    /// The tables' file, in hexadecimal.
+    tables: String,
     symbols: Vec<u8>,
     layer_lengths: Vec<usize>,
     stream: String,
@@ -132,15 +175,16 @@ struct Vector {
 #[test]
 fn the_reference_coder_writes_the_same_bytes() {
     let vectors: Vec<Vector> = serde_json::from_str(include_str!("vectors.json")).expect("vectors");
-    assert!(vectors.len() >= 6);
+    assert!(vectors.iter().filter(|vector| vector.contexts).count() >= 2);
     for vector in vectors {
         let Vector { name, bits, channels, height, width, symbols, .. } = vector;
         let count = usize::from(*channels.last().expect("a layer"));
-        let quantiser = Quantiser::new(bits, vec![0.5; count], vec![0; count], vec![0.0; count]);
-        let table: Vec<u8> = vector.frequencies.iter().flat_map(|f| f.to_le_bytes()).collect();
-        let tables = FrequencyTables::from_bytes(bits, count, &table).expect(&name);
-        let shape = LatentShape { channels, height, width };
-        let codec = FeatureCodec::new(shape, quantiser.expect(&name), tables).expect(&name);
+        let table = bytes(&vector.tables);
+        let tables = match vector.contexts {
+            true => FrequencyTables::with_contexts(bits, count, &table),
+            false => FrequencyTables::from_bytes(bits, count, &table),
+        };
+        let codec = with_tables(bits, channels, height, width, tables.expect(&name));
 
         let coded = codec.encode(&symbols).expect(&name);
         assert_eq!(hex(&coded.stream), vector.stream, "{name}");
@@ -167,4 +211,9 @@ fn the_reference_coder_writes_the_same_bytes() {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+    (0..hex.len()).step_by(2).map(digits).collect()
 }

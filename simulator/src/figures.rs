@@ -87,6 +87,7 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "overhead_grpc_p50", unit: "ratio", target: overhead::P50, better: Lower, measure: overhead::grpc_p50 },
     Figure { name: "codec_symbols_per_second", unit: "symbols/s", target: 20e6, better: Higher, measure: codec::symbols_per_second },
     Figure { name: "codec_over_entropy", unit: "ratio", target: 1.02, better: Lower, measure: codec::over_entropy },
+    Figure { name: "context_gain", unit: "share", target: 0.10, better: Higher, measure: codec::context_gain },
     Figure { name: "full_top1", unit: "share", target: 0.92, better: Higher, measure: accuracy::full_top1 },
     Figure { name: "best_point_top1", unit: "share", target: 0.90, better: Higher, measure: accuracy::best_point_top1 },
     Figure { name: "best_point_bytes", unit: "bytes", target: lab::BEST_POINT_BYTES, better: Lower, measure: accuracy::best_point_bytes },

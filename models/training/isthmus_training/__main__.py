@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--config", type=Path, required=True)
     train.add_argument("--teacher", type=Path, help="ONNX classifier whose labels are learnt too")
     train.add_argument("--only", choices=["full", "split"], help="stop before the split network, or start at it")
+    train.add_argument("--start", type=Path, help="another run, whose head the split network's starts as")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
     write = commands.add_parser("export", help="write a run as a bundle")
@@ -65,7 +66,7 @@ def _train(options: argparse.Namespace) -> None:
         full.train(config, train_set, val_set, teacher, workers, options.run)
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     if options.only != "full":
-        student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run)
+        student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run, options.start)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -14,13 +14,13 @@ from .quantise import dequantise, quantise
 
 
 class Quantisation(NamedTuple):
-    """One width and bit depth: `scale`, `zero`, `prior` [C], and frequencies u16 [C, 2^bits]."""
+    """One width and bit depth: `scale`, `zero`, `prior` [C], and the tables that code its symbols."""
 
     bits: int
     scale: np.ndarray
     zero: np.ndarray
     prior: np.ndarray
-    frequencies: np.ndarray
+    tables: entropy.Tables
 
 
 class Measurement(NamedTuple):
@@ -92,9 +92,12 @@ class Bundle:
 
     def quantisation(self, entry: dict[str, Any]) -> Quantisation:
         """An entry of `[[splits.widths.quantisers]]` with its tables."""
-        values = [np.array(entry[key], np.float32) for key in ("scale", "zero_point", "prior_mean")]
-        flat = np.frombuffer((self.root / entry["tables"]).read_bytes(), "<u2")
-        return Quantisation(entry["bits"], *values, flat.reshape(-1, 2 ** entry["bits"]))
+        scale, zero, prior = (np.array(entry[key], np.float32) for key in ("scale", "zero_point", "prior_mean"))
+        if "contexts" in entry:
+            data, read = (self.root / entry["contexts"]).read_bytes(), entropy.Tables.contexts_from_bytes
+        else:
+            data, read = (self.root / entry["tables"]).read_bytes(), entropy.Tables.from_bytes
+        return Quantisation(entry["bits"], scale, zero, prior, read(data, zero.astype(np.int64), 2 ** entry["bits"]))
 
     def measure(
         self, pixels: np.ndarray, labels: np.ndarray, chosen: np.ndarray | slice = slice(None)
@@ -110,8 +113,8 @@ class Bundle:
                 yield judged(f"{name}/exit", everyone, none, exits, labels)
                 for q in map(self.quantisation, width["quantisers"]):
                     symbols = quantise(latents[chosen], q.scale, q.zero, q.bits)
-                    cost = np.take_along_axis(entropy.bits(q.frequencies)[None], symbols.reshape(*symbols.shape[:2], -1), 2)
-                    ends = np.ceil(cost.sum(2).cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
+                    cost = q.tables.cost(symbols).sum((2, 3))
+                    ends = np.ceil(cost.cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
                     for layers, channels in enumerate(split["channels"], 1):
                         values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
                         sizes, logits = sent_bytes(ends[:, :layers]), self.tail(split, width, values)
@@ -126,8 +129,8 @@ def judged(point: str, frames: np.ndarray, sizes: np.ndarray, logits: np.ndarray
 def sent_bytes(ends: np.ndarray) -> np.ndarray:
     """Bytes [n] of envelope and packet, from where each layer ends in the stream [n, layers].
 
-    The envelope takes 5 bytes with a time left from 64 ms to 16 s, the packet's fixed part 3, each layer a checksum of
-    2 and a length of 1 below 64 bytes and of 2 from there.
+    The envelope takes 5 bytes with a time left from 64 ms to 16 s, the packet's fixed part 3, each layer's length 1 below
+    64 bytes and 2 from there, the first layer's checksum 2 and each further one's 1.
     """
     lengths = np.diff(ends, axis=1, prepend=0)
-    return ends[:, -1] + 8 + (3 + (lengths >= 64)).sum(1)
+    return ends[:, -1] + 9 + (2 + (lengths >= 64)).sum(1)

@@ -111,11 +111,11 @@ class Stage:
     batch: int = 64
     learning_rate: float = 1e-3
     trunk_rate: float = 0.2
-    """The trunk's share of the learning rate: it has been trained, what stands before it has not."""
+    """The share of the learning rate that what the full network has trained gets: trunk, and prefix of its own."""
     trains: list[str] = field(default_factory=lambda: ["head", "adapter"])
     """Of head (with its quantiser), adapter, trunk. The others keep their weights and statistics."""
     whole: bool = False
-    """Every fourth micro-batch trains the full network, which shares encoder and trunk with the split one."""
+    """Every fourth micro-batch trains the full network, which shares the trunk with the split one."""
     weight_decay: float = 1e-4
     passes: int = 2
     """Passes a micro-batch: the widest with all channels and most bits, the others drawn. With 1 they take turns."""

@@ -153,6 +153,7 @@ def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str,
         "zero_point": [int(value) for value in zero_point(centre, scale, bits)],
         "prior_mean": _floats(centre),
         "tables": f"tables/{tag}_b{bits}.cdf",
+        "contexts": f"tables/{tag}_b{bits}.ctx",
     }
 
 
@@ -168,9 +169,9 @@ def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
             latents = bundle.run(width["head"], x.contiguous().numpy())[0]
             for entry in width["quantisers"]:
                 scale, zero = np.array(entry["scale"], np.float32), np.array(entry["zero_point"], np.float32)
-                symbols = quantise(latents, scale, zero, entry["bits"])
-                counts = [np.bincount(channel.ravel(), minlength=2 ** entry["bits"]) for channel in symbols.swapaxes(0, 1)]
-                (bundle.root / entry["tables"]).write_bytes(entropy.table(np.array(counts)).tobytes())
+                symbols, size = quantise(latents, scale, zero, entry["bits"]), 2 ** entry["bits"]
+                for key, count in (("tables", entropy.Tables.count), ("contexts", entropy.Tables.count_contexts)):
+                    (bundle.root / entry[key]).write_bytes(count(symbols, zero.astype(np.int64), size).to_bytes())
 
 
 def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
@@ -224,8 +225,8 @@ def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
         symbols = quantise(latents[0, :channels], q.scale[:channels], q.zero[:channels], q.bits)
         ends = [c for c in split["channels"] if c <= channels]
         layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
-        stream, lengths = entropy.encode(layers, q.frequencies)
-        decoded = np.concatenate(entropy.decode(stream, [layer.shape for layer in layers], q.frequencies))
+        stream, lengths = entropy.encode(layers, q.tables)
+        decoded = np.concatenate(entropy.decode(stream, [layer.shape for layer in layers], q.tables))
         if not np.array_equal(decoded, symbols):
             raise AssertionError("the range coder does not invert itself")
         logits = bundle.tail(split, width, dequantise(symbols, q.scale, q.zero, q.prior)[None])

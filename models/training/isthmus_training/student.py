@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from . import full, loop
 from .config import Config, Stage
 from .data import Pictures, Views, normalise, random_views, shuffled
-from .network import Adapter, Backbone, Head, Inherited
+from .network import Adapter, Backbone, Head, Inherited, Prefix
 from .quantise import Quantiser
 from .teacher import LabelMaps
 
@@ -81,11 +81,21 @@ def train(
     teacher: LabelMaps | None,
     workers: loop.Workers,
     out: Path,
+    start: Path | None = None,
 ) -> None:
-    """Runs the enabled stages; `out/stage1.pt` and so on are the checkpoints that a stopped run continues."""
+    """Runs the enabled stages; `out/stage1.pt` and so on are the checkpoints that a stopped run continues.
+
+    The head and its quantiser start as those of the run in `start`, of the same shapes.
+    """
     torch.manual_seed(config.seed + 1)
     network = network.to(workers.device).eval().requires_grad_(False)
-    student = Student(config, network, outputs).to(workers.device, memory_format=torch.channels_last)
+    student = Student(config, network, outputs)
+    if start:
+        began = _latest(start)
+        for part in ("head", "quantiser"):
+            values = {key.removeprefix(f"{part}."): value for key, value in began.items() if key.startswith(f"{part}.")}
+            getattr(student, part).load_state_dict(values)
+    student.to(workers.device, memory_format=torch.channels_last)
     for number in (1, 2, 3):
         stage: Stage = getattr(config, f"stage{number}")
         if stage.enabled:
@@ -94,12 +104,16 @@ def train(
 
 def restore(config: Config, network: Backbone, outputs: nn.Conv2d | None, out: Path) -> Student:
     """The split network of a run's last stage that has a checkpoint."""
+    student = Student(config, network, outputs)
+    student.load_state_dict(_latest(out))
+    return student
+
+
+def _latest(run: Path) -> dict[str, torch.Tensor]:
     for number in (3, 2, 1):
-        if state := loop.restore(out / f"stage{number}.pt"):
-            student = Student(config, network, outputs)
-            student.load_state_dict(state["student"])
-            return student
-    raise ValueError(f"{out} holds no stage1.pt, stage2.pt or stage3.pt: train the split network first")
+        if state := loop.restore(run / f"stage{number}.pt"):
+            return state["student"]
+    raise ValueError(f"{run} holds no stage1.pt, stage2.pt or stage3.pt: train the split network first")
 
 
 def _stage(
@@ -122,12 +136,13 @@ def _stage(
         trained.append(student.prefix)
     if "trunk" in stage.trains and student.outputs is not None:
         trained.append(student.outputs)
+    learnt = [student.trunk, student.outputs, *([student.prefix] if isinstance(student.prefix, Prefix) else [])]
     groups, grouped = [], set()
     for module in trained:
         # An inherited encoder stands in the head and in the prefix.
         own = [parameter for parameter in module.parameters() if parameter not in grouped]
         grouped.update(own)
-        groups.append(dict(params=own, share=stage.trunk_rate if module in (student.trunk, student.outputs) else 1.0))
+        groups.append(dict(params=own, share=stage.trunk_rate if module in learnt else 1.0))
     optimiser = torch.optim.AdamW(groups, stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
     steps = len(shuffled(len(train_set), stage.batch, 0))
     schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)

@@ -52,6 +52,13 @@ def test_the_rate_bounds_the_entropy_of_rounded_latents() -> None:
         assert spread < 1 or rate_bound(steps)[0] < measured + 0.1
 
 
+def test_the_rate_counts_only_what_neighbours_and_channels_before_leave() -> None:
+    torch.manual_seed(2)
+    steps = torch.randn(8, 1, 20, 20).repeat(1, 2, 1, 1) * 5
+    first, second = rate_bound(steps)
+    assert second < 1 < first
+
+
 @pytest.mark.parametrize("symbols", [4, 16, 256])
 def test_tables_sum_exactly_and_leave_no_symbol_out(symbols: int) -> None:
     rng = np.random.default_rng(symbols)
@@ -73,23 +80,49 @@ def test_the_coder_inverts_itself_and_its_layers_are_prefixes(seed: int) -> None
     bits, ends = int(rng.integers(1, 9)), np.cumsum(rng.integers(1, 4, 3))
     spread = rng.uniform(0.01, 3, (ends[-1], 1)) ** -2
     counts = np.round(1e4 * np.exp(-spread * (np.arange(2**bits) - 2 ** (bits - 1)) ** 2)).astype(np.int64)
-    tables = entropy.table(counts)
-    draw = [rng.choice(2**bits, (5, 7), p=row / 65536).astype(np.uint8) for row in tables]
+    tables = entropy.Tables(entropy.table(counts)[:, None], np.full(ends[-1], 2 ** (bits - 1)))
+    draw = [rng.choice(2**bits, (5, 7), p=row / 65536).astype(np.uint8) for row in tables.frequencies[:, 0]]
     # The rarest symbols as well, which no sample would hold.
     draw[0][0] = rng.integers(0, 2**bits, 7)
     symbols = np.stack(draw)
+    if seed % 2:
+        sample = rng.integers(0, 2**bits, (20, *symbols.shape))
+        tables = entropy.Tables.count_contexts(sample, tables.zero, 2**bits)
     layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
     stream, lengths = entropy.encode(layers, tables)
     assert sum(lengths) == len(stream)
-    ideal = -np.log2(np.take_along_axis(tables / 65536, symbols.reshape(len(symbols), -1).astype(int), 1)).sum()
-    assert len(stream) <= ideal / 8 + 2
+    assert len(stream) <= tables.cost(symbols[None]).sum() / 8 + 2
     for count in range(1, len(layers) + 1):
         decoded = entropy.decode(stream[: sum(lengths[:count])], [layer.shape for layer in layers[:count]], tables)
         for layer, expected in zip(decoded, layers):
             np.testing.assert_array_equal(layer, expected)
 
 
+def test_contexts_of_all_places_are_those_of_each_and_survive_the_file() -> None:
+    rng = np.random.default_rng(3)
+    zero, symbols = np.array([7, 8, 9, 8, 8, 8]), rng.integers(0, 16, (30, 6, 4, 5))
+    tables = entropy.Tables.count_contexts(symbols, zero, 16)
+    deviations = symbols[0] - zero[:, None, None]
+    chosen = tables.contexts.of(deviations[None])[0]
+    assert all(tables.contexts.at(deviations, *place) == chosen[place] for place in np.ndindex(*chosen.shape))
+    # What comes later in coding order does not matter.
+    np.testing.assert_array_equal(tables.contexts.of(deviations[None, :3])[0], chosen[:3])
+    read = entropy.Tables.contexts_from_bytes(tables.to_bytes(), zero, 16)
+    np.testing.assert_array_equal(read.frequencies, tables.frequencies)
+    np.testing.assert_array_equal(read.contexts.of(deviations[None])[0], chosen)
+
+
+def test_contexts_save_what_neighbours_and_channels_share() -> None:
+    rng = np.random.default_rng(4)
+    base = rng.normal(0, 2, (300, 1, 6, 6)).repeat(2, 1).repeat(2, 3)
+    symbols = np.clip(np.rint(base + rng.normal(0, 0.4, base.shape)) + 8, 0, 15).astype(np.int64)
+    zero = np.array([8, 8])
+    plain, by_context = (count(symbols, zero, 16) for count in (entropy.Tables.count, entropy.Tables.count_contexts))
+    first, second = (by_context.cost(symbols).sum((0, 2, 3)) / plain.cost(symbols).sum((0, 2, 3))).tolist()
+    assert first < 0.95 and second < 0.7
+
+
 def test_a_stream_of_certain_symbols_is_nearly_empty() -> None:
-    tables = entropy.table(np.array([[0, 10**9, 0, 0]]))
+    tables = entropy.Tables(entropy.table(np.array([[0, 10**9, 0, 0]]))[None], np.array([1]))
     stream, lengths = entropy.encode([np.ones((1, 10, 10), np.uint8)], tables)
     assert len(stream) <= 1 and lengths == [len(stream)]

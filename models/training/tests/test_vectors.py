@@ -35,6 +35,8 @@ def text() -> str:
         vector(dice, "eight bits, a length of two bytes", 8, [1, 2], (9, 9), [ramp, ramp[::-1]]),
         vector(dice, "hardly any information", 2, [1, 2], (16, 16), [[0, 10**9, 0, 0]] * 2, rarely=1),
         vector(dice, "nothing but the rarest symbol", 2, [2], (6, 6), [[0, 10**9, 0, 0]] * 2, rarely=3),
+        vector(dice, "contexts, two bits", 2, [1, 3, 6], (5, 7), [[1, 2, 6, 1]] * 6, contexts=True),
+        vector(dice, "contexts, eight bits, one row", 8, [2], (1, 12), [ramp, ramp[::-1]], contexts=True),
     ]
     return "[\n" + ",\n".join(json.dumps(vector) for vector in vectors) + "\n]\n"
 
@@ -47,9 +49,18 @@ def vector(
     plane: tuple[int, int],
     counts: Sequence[Sequence[int]],
     rarely: int | None = None,
+    contexts: bool = False,
 ) -> dict[str, Any]:
     """Symbols drawn by their counts; or, but for one place in a hundred, all of them the symbol `rarely`."""
-    tables = entropy.table(np.array(counts))
+    zero = np.full(len(counts), 1 << bits - 1)
+    tables = entropy.Tables(entropy.table(np.array(counts))[:, None], zero)
+    if contexts:
+        sample = [[dice.choices(range(1 << bits), row, k=plane[0] * plane[1]) for row in counts] for _ in range(40)]
+        sample = np.array(sample).reshape(40, len(counts), *plane)
+        # Neighbours and channels that have much to do with each other.
+        sample[..., 1:] = (sample[..., 1:] + sample[..., :-1] + 1) // 2
+        sample[:, 1:] = (sample[:, 1:] + sample[:, :-1] + 1) // 2
+        tables = entropy.Tables.count_contexts(sample, zero, 1 << bits)
     places = plane[0] * plane[1]
     symbols = np.array([dice.choices(range(1 << bits), row, k=places) for row in counts], np.uint8)
     if rarely is not None:
@@ -64,7 +75,8 @@ def vector(
         "channels": list(channels),
         "height": plane[0],
         "width": plane[1],
-        "frequencies": tables.ravel().tolist(),
+        "contexts": contexts,
+        "tables": tables.to_bytes().hex(),
         "symbols": symbols.ravel().tolist(),
         "layer_lengths": lengths,
         "stream": stream.hex(),
@@ -74,13 +86,21 @@ def vector(
 
 def packet(bits: int, lengths: Sequence[int], stream: bytes) -> bytes:
     """All layers, of the hello's bundle 2 with the digest 0, 1, 2, …, split 1, width 3."""
-    fixed = bytes([1 << 4 | bits - 1, 2 << 4 | len(lengths) - 1, 1 << 4 | 3])
-    head, start = fixed, 0
-    for layer, length in enumerate(lengths):
-        covered = DIGEST + fixed + bytes([layer]) + stream[start : start + length]
-        head += varint(length) + crc_hqx(covered, 0xFFFF).to_bytes(2, "big")
-        start += length
-    return head + stream
+    head = bytes([2 << 4 | bits - 1, 2 << 4 | len(lengths) - 1, 1 << 4 | 3]) + b"".join(map(varint, lengths))
+    first, *further = (stream[end - length : end] for length, end in zip(lengths, np.cumsum(lengths)))
+    sums = crc_hqx(DIGEST + head + first, 0xFFFF).to_bytes(2, "big")
+    sums += bytes(crc_8(DIGEST + bytes([layer]) + part) for layer, part in enumerate(further, 1))
+    return head + sums + stream
+
+
+def crc_8(data: bytes) -> int:
+    """CRC-8/AUTOSAR: polynomial 0x2f, all ones before and inverted after."""
+    remainder = 0xFF
+    for byte in data:
+        remainder ^= byte
+        for _ in range(8):
+            remainder = (remainder << 1 ^ 0x2F if remainder & 0x80 else remainder << 1) & 0xFF
+    return remainder ^ 0xFF
 
 
 def varint(value: int) -> bytes:

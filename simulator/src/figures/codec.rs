@@ -43,7 +43,8 @@ pub(super) fn symbols_per_second(lab: &Lab) -> anyhow::Result<Measurement> {
 pub(super) fn over_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
     let frames = lab.once(Symbols::collect)?;
     let (coded, ideal) = sizes(codec_of(lab, frames.point)?, &frames.symbols)?;
-    let (worst, ratio) = worst_point(lab)?;
+    let trials = lab.once(trials)?;
+    let (worst, ratio) = worst(lab, &trials, |trial| trial.coded as f64 / trial.ideal);
     let detail = format!(
         "{coded} bytes over Σ −log₂ p = {ideal:.0} bytes, {} {} at {}; of all points \
          the worst is {worst} with {ratio:.4}",
@@ -105,10 +106,20 @@ fn sizes(codec: &FeatureCodec, frames: &[Vec<u8>]) -> anyhow::Result<(usize, f64
     Ok((coded, ideal))
 }
 
-/// The operating point that codes worst, and its coded bytes over the ideal.
-fn worst_point(lab: &Lab) -> anyhow::Result<(String, f64)> {
-    let mut worst = (String::new(), 0.0);
-    let mut run = None;
+/// How an operating point codes some pictures.
+struct Trial {
+    point: OperatingPoint,
+    /// Bytes of the streams.
+    coded: usize,
+    /// Σ −log₂ p under the tables that code (bytes).
+    ideal: f64,
+    /// Bytes of the streams with one table a channel.
+    by_channel: usize,
+}
+
+/// Tries every operating point.
+fn trials(lab: &Lab) -> anyhow::Result<Vec<Trial>> {
+    let (mut trials, mut run) = (Vec::new(), None);
     let mut points = lab.shuffled_points();
     points.sort_unstable();
     for point in points {
@@ -118,15 +129,39 @@ fn worst_point(lab: &Lab) -> anyhow::Result<(String, f64)> {
             _ => latents(lab, point, PICTURES_PER_POINT)?,
         };
         let codec = codec_of(lab, point)?;
+        let plain = lab.bundle().codec_by_channel(point.split, point.width, point.bits)?;
+        let plain = plain.with_context(|| format!("the bundle has no codec for {point}"))?;
         let symbols = latents.iter().map(|latents| codec.quantise(latents, point.layers.into()));
-        let (coded, ideal) = sizes(codec, &symbols.collect::<Result<Vec<_>, _>>()?)?;
-        let ratio = coded as f64 / ideal;
-        if ratio > worst.1 {
-            worst = (lab.bundle().describe_point(point).to_string(), ratio);
-        }
+        let symbols = symbols.collect::<Result<Vec<_>, _>>()?;
+        let (coded, ideal) = sizes(codec, &symbols)?;
+        trials.push(Trial { point, coded, ideal, by_channel: sizes(&plain, &symbols)?.0 });
         run = Some((head, latents));
     }
-    Ok(worst)
+    Ok(trials)
+}
+
+/// The trial with the highest `ratio`, by name.
+fn worst(lab: &Lab, trials: &[Trial], ratio: impl Fn(&Trial) -> f64) -> (String, f64) {
+    let ratios = trials.iter().map(|trial| (trial.point, ratio(trial)));
+    let worst = ratios.max_by(|a, b| a.1.total_cmp(&b.1));
+    let name = |(point, ratio)| (lab.bundle().describe_point(point).to_string(), ratio);
+    worst.map_or_else(Default::default, name)
+}
+
+pub(super) fn context_gain(lab: &Lab) -> anyhow::Result<Measurement> {
+    let trials = lab.once(trials)?;
+    let sum = |of: fn(&Trial) -> usize| trials.iter().map(of).sum::<usize>();
+    let (coded, by_channel) = (sum(|trial| trial.coded), sum(|trial| trial.by_channel));
+    let left = |trial: &Trial| trial.coded as f64 / trial.by_channel as f64;
+    let (worst, most) = worst(lab, &trials, left);
+    let detail = format!(
+        "{coded} bytes of streams with contexts, {by_channel} with one table a channel, at all {} \
+         points of {PICTURES_PER_POINT} {}; least at {worst}, {:.4}",
+        trials.len(),
+        lab.origin(),
+        1.0 - most,
+    );
+    Ok(Measurement::of(1.0 - coded as f64 / by_channel as f64, detail))
 }
 
 /// 0 of none.

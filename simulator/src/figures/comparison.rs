@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, ensure};
 use constriction::stream::model::ContiguousCategoricalEntropyModel;
 use constriction::stream::queue::{RangeDecoder, RangeEncoder};
 use constriction::stream::{Decode, Encode};
-use isthmus_proto::Coded;
+use isthmus_proto::{Coded, FeatureCodec};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::codec::{Symbols, codec_of, median};
@@ -63,23 +63,30 @@ pub fn table(lab: &Lab) -> anyhow::Result<String> {
     let frequencies = frequencies(lab, &frames)?;
     let plane = codec.shape().plane();
     let trial = Trial { frames: &frames.symbols };
-    let rows = [
+    let by_channel = lab.bundle().codec_by_channel(point.split, point.width, bits)?;
+    let by_channel = by_channel.with_context(|| format!("no tables for {point}"))?;
+    let own = |name: &str, codec: &FeatureCodec| {
         trial.row(
-            "Isthmus range coder",
+            name,
             |symbols| Ok(codec.encode(symbols)?),
             |coded: &Coded| coded.stream.len(),
             |coded, _| Ok(codec.decode(&coded.stream, layers)?),
-        )?,
+        )
+    };
+    let rows = [
+        own("Isthmus, as the bundle codes", codec)?,
+        own("Isthmus, one table a channel", &by_channel)?,
         constriction!(u32, "constriction range coder, 32-bit words", trial, frequencies, plane),
         constriction!(u16, "constriction range coder, 16-bit words", trial, frequencies, plane),
         zstd(&trial, 3)?,
         zstd(&trial, 19)?,
         trial.row("bit packing", |s| Ok(pack(s, bits)), Vec::len, |p, n| Ok(unpack(p, n, bits)))?,
     ];
-    let ideal: f64 = frames.symbols.iter().map(|symbols| codec.ideal_bits(symbols) / 8.0).sum();
+    let ideal = frames.symbols.iter().map(|symbols| by_channel.ideal_bits(symbols) / 8.0);
+    let ideal: f64 = ideal.sum();
     let bundle = lab.bundle();
     let mut text = format!(
-        "Bundle {} {} at {}, {} {} of {} symbols. Σ −log₂ p under the bundle's tables is {:.1} \
+        "Bundle {} {} at {}, {} {} of {} symbols. Σ −log₂ p under one table a channel is {:.1} \
          bytes per frame. One core; a symbol counts as one byte, medians over frames.\n\n\
          | coder | bytes per frame | over Σ −log₂ p | encodes (MB/s) | decodes (MB/s) |\n\
          |---|---:|---:|---:|---:|\n",

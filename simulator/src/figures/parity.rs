@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::{
-    Choice, Controller, FrameReport, HeadDecision, HeadRun, HeadView, NetworkSample,
-    NetworkTimeout, SendDecision, SendView, Sending, Work,
+    Choice, Controller, Fixed, FrameReport, HeadDecision, HeadView, NetworkSample, NetworkTimeout,
+    SendDecision, SendView, Sending,
 };
 use isthmus_models::{Preprocessor, TailItem, top_k};
 use isthmus_proto::wire::Detail;
@@ -112,12 +112,10 @@ struct Spread {
 impl Controller for Spread {
     fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
 
-    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
-        let OperatingPoint { split, width, layers, bits } =
-            self.points[self.next % self.points.len()];
+    fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
+        let point = self.points[self.next % self.points.len()];
         self.next += 1;
-        let work = Work::Head(HeadRun { split, width, bits, layers });
-        HeadDecision { work, reason: Choice::Fixed }
+        Fixed(point).decide_head(now, view)
     }
 
     fn decide_send(&mut self, _now: Timestamp, view: &SendView<'_>) -> SendDecision {
