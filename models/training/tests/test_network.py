@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from isthmus_training.graph import Graph, round_weights
-from isthmus_training.network import Adapter, Backbone, Encoder, Head, SlimConv, narrowed, plain
+from isthmus_training.network import Adapter, Backbone, Encoder, Head, Inherited, Prefix, SlimConv, narrowed, plain
 
 WIDTHS = [25, 50, 100]
 
 
-def backbone() -> Backbone:
-    return Backbone(Encoder([8, 12, 16, 16], [2, 2, 2, 2], WIDTHS), [24, 32], [2, 1], 5)
+def backbone(own: bool) -> Backbone:
+    encoder = Encoder([8, 12, 16, 16], [2, 2, 2, 2], WIDTHS)
+    prefix = Prefix([8, 12, 16], [0, 1, 2], 24) if own else Inherited(encoder, 24)
+    return Backbone(prefix, [24, 32], [2, 1], 5)
 
 
 def unsettled(module: torch.nn.Module) -> torch.nn.Module:
@@ -58,8 +60,9 @@ def test_the_exit_does_not_change_the_head() -> None:
     assert all(p.grad is not None for p in head.exits["100"].parameters())
 
 
-def test_prefix_and_trunk_make_the_whole_and_fold() -> None:
-    network = unsettled(backbone())
+@pytest.mark.parametrize("own", [True, False])
+def test_prefix_and_trunk_make_the_whole_and_fold(own: bool) -> None:
+    network = unsettled(backbone(own))
     x = torch.randn(2, 3, 64, 64)
     features = network.prefix(x)
     assert features.shape == (2, 24, 4, 4)
@@ -78,7 +81,7 @@ def test_narrower_widths_begin_as_the_widest() -> None:
 
 
 def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
-    network = unsettled(backbone())
+    network = unsettled(backbone(True))
     module = round_weights(plain(torch.nn.Sequential(network.prefix.plain(), network.trunk())))
     graph = Graph("full", "picture", (3, 64, 64), "N")
     graph.output(graph.add(module, "picture"), "logits")

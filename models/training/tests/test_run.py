@@ -65,7 +65,8 @@ def test_train_resume_export_evaluate(
         q = quantisers[about["width"], bits]
         scale, zero = np.array(q["scale"][:channels]), np.array(q["zero_point"][:channels])
         np.testing.assert_array_equal(tensors["symbols"], quantise(tensors["latents"][:channels], scale, zero, bits))
-        tables = np.frombuffer((bundle / q["tables"]).read_bytes(), "<u2").reshape(-1, 2**bits)
+        zeros = np.array(q["zero_point"])
+        tables = entropy.Tables.contexts_from_bytes((bundle / q["contexts"]).read_bytes(), zeros, 2**bits)
         decoded = entropy.decode(tensors["stream"].tobytes(), [tensors["symbols"].shape], tables)[0]
         np.testing.assert_array_equal(decoded, tensors["symbols"])
         assert tensors["layer_bytes"].sum() == len(tensors["stream"])
