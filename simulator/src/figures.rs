@@ -14,6 +14,7 @@ mod overhead;
 mod parity;
 
 pub mod comparison;
+pub mod rate_accuracy;
 
 use std::io::Write;
 use std::path::PathBuf;

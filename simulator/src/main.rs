@@ -24,6 +24,7 @@ use isthmus_simulator::camera::{
     Camera, CameraConfig, LabelledFrame, Stream, StreamFormat, dataset,
 };
 use isthmus_simulator::demo::{self, DemoConfig};
+use isthmus_simulator::figures::rate_accuracy::{self, RateAccuracyArgs};
 use isthmus_simulator::figures::{self, Lab};
 use isthmus_simulator::report;
 use serde_json::json;
@@ -48,6 +49,9 @@ enum Command {
     Figures(figures::Options),
     /// Compare the range coder with other coders on a bundle's symbols, as a Markdown table.
     CodecComparison(figures::Subject),
+    /// Measure accuracy against bytes on pictures sorted by class: operating points through the real
+    /// codec, JPEG and WebP through the same uncut network.
+    RateAccuracy(RateAccuracyArgs),
     /// Play a scenario in virtual time: devices, link and server, each controller against the oracle.
     Run(commands::RunArgs),
     /// List the built-in links.
@@ -135,6 +139,7 @@ fn main() -> ExitCode {
         Command::Camera(args) => camera(&args),
         Command::Figures(options) => figures(&options),
         Command::CodecComparison(subject) => codec_comparison(&subject),
+        Command::RateAccuracy(args) => rate_accuracy(&args),
         Command::Run(args) => commands::run(&args),
         Command::List(args) => commands::list(&args),
         Command::Convert(args) => commands::convert(&args),
@@ -252,6 +257,21 @@ fn figures(options: &figures::Options) -> anyhow::Result<()> {
 
 fn codec_comparison(subject: &figures::Subject) -> anyhow::Result<()> {
     print!("{}", figures::comparison::table(&lab(subject)?)?);
+    Ok(())
+}
+
+fn rate_accuracy(args: &RateAccuracyArgs) -> anyhow::Result<()> {
+    let subject = args.subject();
+    ensure!(subject.images.is_some(), "needs pictures of the bundle's classes: --images DIR");
+    let measured = rate_accuracy::measure(&lab(subject)?, args)?;
+    if let Some(file) = &args.plot {
+        fs::write(file, rate_accuracy::plot(&measured))
+            .with_context(|| file.display().to_string())?;
+    }
+    match args.format {
+        figures::Format::Text => print!("{}", measured.text()),
+        figures::Format::Json => println!("{}", serde_json::to_string(&measured)?),
+    }
     Ok(())
 }
 

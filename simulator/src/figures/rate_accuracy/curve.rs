@@ -1,0 +1,191 @@
+//! What is read off the measured ways: the Pareto front, sizes at a loss, BD-rate.
+
+use rand::RngExt as _;
+use rand_pcg::Pcg32;
+use serde::Serialize;
+
+use super::{Family, Trial, Way, share};
+
+/// Resamples of a bootstrap.
+const RESAMPLES: usize = 2000;
+/// Steps of the integral of a BD-rate.
+const STEPS: usize = 400;
+
+/// The smallest way within a loss of accuracy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Choice {
+    /// The way.
+    pub name: String,
+    /// Its mean size (bytes) on the pictures that did not choose it.
+    pub bytes: f64,
+    /// What it loses on them (points).
+    pub drop: f64,
+    /// 95% interval of `drop`, by a bootstrap over pictures with both answers of each.
+    pub interval: (f64, f64),
+}
+
+/// Marks the ways of a family that none of it beats; `ways` are in order of size.
+pub(super) fn pareto(ways: &mut [Way], family: Family) {
+    let mut best = f64::MIN;
+    for way in ways.iter_mut().filter(|way| way.family == family) {
+        way.pareto = way.accuracy > best;
+        best = best.max(way.accuracy);
+    }
+}
+
+/// The smallest way of `family` that on every other picture, from the first, loses at most `points`
+/// against the uncut network (`full`, right or not of each picture), as it does on the rest.
+pub(super) fn choose(ways: &[Way], family: Family, full: &[bool], points: f64) -> Option<Choice> {
+    let half = |way: &Way, odd: usize| -> (Vec<Trial>, Vec<bool>) {
+        let pairs = way.trials.iter().copied().zip(full.iter().copied());
+        pairs.skip(odd).step_by(2).unzip()
+    };
+    let of_half = |way: &Way, odd: usize| {
+        let (trials, full) = half(way, odd);
+        let half = Way::new(way.family, String::new(), trials);
+        (half.bytes, 100.0 * (share(&full) - half.accuracy))
+    };
+    let fits = ways.iter().filter(|way| way.family == family);
+    let fits = fits.filter(|way| of_half(way, 0).1 <= points + 1e-9);
+    let best = fits.min_by(|a, b| of_half(a, 0).0.total_cmp(&of_half(b, 0).0))?;
+    let (bytes, drop) = of_half(best, 1);
+    let (trials, full) = half(best, 1);
+    let losses: Vec<f64> = trials
+        .iter()
+        .zip(&full)
+        .map(|(trial, &full)| f64::from(u8::from(full)) - f64::from(u8::from(trial.right)))
+        .collect();
+    Some(Choice { name: best.name.clone(), bytes, drop, interval: interval(&losses) })
+}
+
+/// 95% interval of 100 times the mean.
+fn interval(losses: &[f64]) -> (f64, f64) {
+    if losses.is_empty() {
+        return (0.0, 0.0);
+    }
+    let mut rng = Pcg32::new(1, 1);
+    let mut mean = || {
+        let drawn = (0..losses.len()).map(|_| losses[rng.random_range(0..losses.len())]);
+        100.0 * drawn.sum::<f64>() / losses.len() as f64
+    };
+    let mut means: Vec<f64> = (0..RESAMPLES).map(|_| mean()).collect();
+    means.sort_by(f64::total_cmp);
+    (means[RESAMPLES / 40], means[RESAMPLES - 1 - RESAMPLES / 40])
+}
+
+/// Bytes that the cut network needs more (percent) than `family` at equal accuracy, in the mean of
+/// log size over the accuracies that both reach; `None` where their fronts do not overlap.
+pub(super) fn bd_rate(ways: &[Way], family: Family) -> Option<f64> {
+    let front = |family: Family| -> Vec<(f64, f64)> {
+        let front = ways.iter().filter(|way| way.family == family && way.pareto);
+        front.map(|way| (way.accuracy, way.bytes.max(1.0).ln())).collect()
+    };
+    let (ours, theirs) = (front(Family::Split), front(family));
+    let low = ours.first()?.0.max(theirs.first()?.0);
+    let high = ours.last()?.0.min(theirs.last()?.0);
+    if ours.len() < 2 || theirs.len() < 2 || high <= low {
+        return None;
+    }
+    let (ours, theirs) = (Cubic::through(ours), Cubic::through(theirs));
+    let gap = |step: usize| {
+        let accuracy = low + (high - low) * (step as f64 + 0.5) / STEPS as f64;
+        ours.at(accuracy) - theirs.at(accuracy)
+    };
+    let mean = (0..STEPS).map(gap).sum::<f64>() / STEPS as f64;
+    Some(100.0 * mean.exp_m1())
+}
+
+/// A monotone piecewise cubic (Fritsch and Carlson, 1980, with the harmonic mean of slopes).
+struct Cubic {
+    knots: Vec<(f64, f64)>,
+    slopes: Vec<f64>,
+}
+
+impl Cubic {
+    /// At least two knots with increasing x.
+    fn through(knots: Vec<(f64, f64)>) -> Cubic {
+        let rise: Vec<f64> =
+            knots.windows(2).map(|k| (k[1].1 - k[0].1) / (k[1].0 - k[0].0)).collect();
+        let slope = |at: usize| {
+            let (before, after) = (rise[at.saturating_sub(1)], rise[at.min(rise.len() - 1)]);
+            let same_way = before * after > 0.0;
+            if same_way { 2.0 * before * after / (before + after) } else { 0.0 }
+        };
+        let slopes = (0..knots.len()).map(slope).collect();
+        Cubic { knots, slopes }
+    }
+
+    fn at(&self, x: f64) -> f64 {
+        let after = self.knots.partition_point(|knot| knot.0 <= x).clamp(1, self.knots.len() - 1);
+        let ((x0, y0), (x1, y1)) = (self.knots[after - 1], self.knots[after]);
+        let (width, t) = (x1 - x0, (x - x0) / (x1 - x0));
+        let (m0, m1) = (self.slopes[after - 1] * width, self.slopes[after] * width);
+        let (t2, t3) = (t * t, t * t * t);
+        (2.0 * t3 - 3.0 * t2 + 1.0) * y0
+            + (t3 - 2.0 * t2 + t) * m0
+            + (3.0 * t2 - 2.0 * t3) * y1
+            + (t3 - t2) * m1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A way of 100 pictures of `bytes` each, the first `right` of them right.
+    fn way(family: Family, bytes: u32, right: usize) -> Way {
+        let trials = (0..100).map(|at| Trial { bytes, right: at < right }).collect();
+        Way::new(family, format!("{bytes}"), trials)
+    }
+
+    fn ways(sizes: &[(u32, usize)], family: Family) -> Vec<Way> {
+        let mut ways: Vec<Way> =
+            sizes.iter().map(|&(bytes, right)| way(family, bytes, right)).collect();
+        pareto(&mut ways, family);
+        ways
+    }
+
+    #[test]
+    fn what_is_larger_and_no_better_is_off_the_front() {
+        let ways = ways(&[(100, 50), (200, 45), (300, 50), (400, 60)], Family::Split);
+        assert_eq!(
+            ways.iter().map(|way| way.pareto).collect::<Vec<_>>(),
+            [true, false, false, true]
+        );
+    }
+
+    #[test]
+    fn a_tenth_of_the_bytes_at_every_accuracy_is_a_rate_of_minus_ninety() {
+        let points = [(1000, 50), (2000, 70), (4000, 80), (9000, 84)];
+        let tenth: Vec<_> = points.iter().map(|&(bytes, right)| (bytes / 10, right)).collect();
+        let mut both = ways(&points, Family::Webp);
+        both.extend(ways(&tenth, Family::Split));
+        let rate = bd_rate(&both, Family::Webp).expect("they overlap");
+        assert!((rate + 90.0).abs() < 1e-9, "{rate}");
+        assert_eq!(bd_rate(&both, Family::Jpeg), None);
+    }
+
+    #[test]
+    fn the_smallest_way_within_a_loss_is_chosen_on_one_half_and_judged_on_the_other() {
+        let full = vec![true; 100];
+        let ways = ways(&[(100, 90), (200, 98), (300, 100)], Family::Split);
+        let chosen = |points| choose(&ways, Family::Split, &full, points).map(|choice| choice.name);
+        assert_eq!(chosen(0.0), Some("300".into()));
+        assert_eq!(chosen(2.0), Some("200".into()));
+        assert_eq!(chosen(50.0), Some("100".into()));
+        let choice = choose(&ways, Family::Split, &full, 2.0).expect("one");
+        assert_eq!((choice.bytes, choice.drop), (200.0, 2.0));
+        assert!(choice.interval.0 <= 2.0 && choice.interval.1 >= 2.0, "{choice:?}");
+        assert_eq!(choose(&ways, Family::Jpeg, &full, 3.0), None);
+    }
+
+    #[test]
+    fn the_cubic_passes_its_knots_and_does_not_overshoot() {
+        let cubic = Cubic::through(vec![(0.0, 0.0), (1.0, 1.0), (2.0, 1.1), (3.0, 5.0)]);
+        for (x, y) in [(0.0, 0.0), (1.0, 1.0), (2.0, 1.1), (3.0, 5.0)] {
+            assert!((cubic.at(x) - y).abs() < 1e-12);
+        }
+        let values: Vec<f64> = (0..=300).map(|at| cubic.at(f64::from(at) / 100.0)).collect();
+        assert!(values.is_sorted(), "{values:?}");
+    }
+}
