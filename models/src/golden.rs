@@ -43,8 +43,8 @@ pub struct Golden {
     pub input: Vec<f32>,
     /// The head's latents: f32 `[C, h, w]`.
     pub latents: Vec<f32>,
-    /// The exit's logits: f32 `[K]`.
-    pub exit: Vec<f32>,
+    /// The exit's logits, if the head has one: f32 `[K]`.
+    pub exit: Option<Vec<f32>>,
     /// Quantised latents of the channels sent: u8 `[c, h, w]`.
     pub symbols: Vec<u8>,
     /// Length of each layer in the stream (bytes).
@@ -84,7 +84,10 @@ impl Golden {
             picture,
             input: floats(&tensors, "input", 3)?,
             latents: floats(&tensors, "latents", 3)?,
-            exit: floats(&tensors, "exit", 1)?,
+            exit: match tensors.tensor("exit") {
+                Err(SafeTensorError::TensorNotFound(_)) => None,
+                _ => Some(floats(&tensors, "exit", 1)?),
+            },
             symbols: tensor(&tensors, "symbols", Dtype::U8, 3)?.1.to_vec(),
             layer_bytes: words(tensor(&tensors, "layer_bytes", Dtype::U32, 1)?.1)
                 .map(u32::from_le_bytes)
