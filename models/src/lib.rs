@@ -24,6 +24,7 @@ mod profile;
 mod tail;
 #[cfg(feature = "tract")]
 mod tract;
+mod verify;
 
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
@@ -42,3 +43,4 @@ pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
 pub use tail::{Full, Tail, TailItem};
 #[cfg(feature = "tract")]
 pub use tract::Tract;
+pub use verify::{GoldenProblem, Verified, VerifyError, verify};
