@@ -136,6 +136,8 @@ pub enum DropCause {
     HeadLate,
     /// The head failed; the log says how.
     HeadFailed,
+    /// The server did not answer, and the head has no exit that could.
+    NoExit,
     /// The controller decided not to spend anything on it.
     Skipped,
 }
@@ -185,6 +187,7 @@ impl fmt::Display for DropCause {
             DropCause::Expired => "expired",
             DropCause::HeadLate => "head late",
             DropCause::HeadFailed => "head failed",
+            DropCause::NoExit => "no exit",
             DropCause::Skipped => "skipped",
         })
     }

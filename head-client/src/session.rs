@@ -516,7 +516,7 @@ impl Session {
         }
         let verdict = match coded.exit {
             Some(answer) => Verdict::Answered { arm: Arm::Exit, answer, reason },
-            None => Verdict::Dropped(DropCause::HeadFailed),
+            None => Verdict::Dropped(DropCause::NoExit),
         };
         let (run, timing) = (Some(coded.run), coded.timing);
         self.finish(now, FrameOutcome { run, sent, timing, ..blank(now, coded.captured, verdict) });

@@ -81,7 +81,7 @@ impl Bench {
             codec.quantise(&output.latents, layers.into()).map_err(|error| error.to_string())?;
         let coded = codec.encode(&symbols).map_err(|error| error.to_string())?;
         let (head, encode) = (ran - start, ran.elapsed());
-        let exit = top_k(&output.exit, 1).first().copied();
+        let exit = output.exit.and_then(|logits| top_k(&logits, 1).first().copied());
         let exit = exit
             .filter(|(_, confidence)| confidence.is_finite())
             .map(|(class, confidence)| Answer { class, confidence });

@@ -21,8 +21,8 @@ pub struct Head {
 pub struct HeadOutput {
     /// The bottleneck's latents: f32 `[C, h, w]`.
     pub latents: Vec<f32>,
-    /// Logits of the early exit: f32 `[K]`.
-    pub exit: Vec<f32>,
+    /// Logits of the early exit, if the head has one: f32 `[K]`.
+    pub exit: Option<Vec<f32>>,
 }
 
 impl Head {
@@ -32,9 +32,11 @@ impl Head {
         let (input, classes) = (bundle.manifest().input.shape(), [bundle.labels().len()]);
         for (s, split) in bundle.manifest().splits.iter().enumerate() {
             for (w, width) in split.widths.iter().enumerate() {
-                let outputs: [&[usize]; 2] = [&split.latent_shape()[1..], &classes];
+                let latents = split.latent_shape();
+                let outputs: [&[usize]; 2] = [&latents[1..], &classes];
+                let outputs = if width.exit { &outputs[..] } else { &outputs[..1] };
                 let graph =
-                    Prepared::load(&bundle, engine, &width.head, input, &outputs, Batch::One)?;
+                    Prepared::load(&bundle, engine, &width.head, input, outputs, Batch::One)?;
                 graphs.insert((s as u8, w as u8), graph);
             }
         }
@@ -46,10 +48,8 @@ impl Head {
         let graph = self.graphs.get(&(split, width)).ok_or(RunError::Point { split, width })?;
         graph.expect_input(graph.picture_len(), input.len())?;
         let mut outputs = graph.run(input)?.into_iter().map(|tensor| tensor.data);
-        // `Prepared` has checked that there are two.
-        let (latents, exit) =
-            (outputs.next().unwrap_or_default(), outputs.next().unwrap_or_default());
-        Ok(HeadOutput { latents, exit })
+        // `Prepared` has checked that there are as many as the manifest says.
+        Ok(HeadOutput { latents: outputs.next().unwrap_or_default(), exit: outputs.next() })
     }
 
     /// The bundle it was loaded from.

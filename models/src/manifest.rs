@@ -80,7 +80,7 @@ pub struct FullSpec {
     pub macs: u64,
     /// Weights.
     pub parameters: u64,
-    /// Share of validation pictures that are right, 0..=1.
+    /// Share of validation pictures that are right, 0..=1; 0 where it was not measured.
     pub accuracy: f64,
 }
 
@@ -109,10 +109,15 @@ pub struct SplitSpec {
 pub struct WidthSpec {
     /// Name: `w` and the percentage of the encoder's channels.
     pub name: String,
-    /// ONNX file, picture → latents, exit logits.
+    /// ONNX file, picture → latents and, where there is an exit, its logits.
     pub head: String,
-    /// ONNX file, latents → features.
-    pub adapter: String,
+    /// ONNX file, latents → features; without one the latents are the features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// Whether the head has an early exit. Without one, `exit_parameters` and `exit_accuracy` are 0,
+    /// and a frame that the server does not answer stays without an answer.
+    #[serde(default = "has_exit", skip_serializing_if = "Clone::clone")]
+    pub exit: bool,
     /// Multiply-accumulates of the head for one picture.
     pub head_macs: u64,
     /// Weights of the head without its exit.
@@ -205,7 +210,9 @@ impl Manifest {
             for (w, width) in split.widths.iter().enumerate() {
                 let key = format!("splits[{s}].widths[{w}]");
                 files.push((format!("{key}.head"), &width.head));
-                files.push((format!("{key}.adapter"), &width.adapter));
+                if let Some(adapter) = &width.adapter {
+                    files.push((format!("{key}.adapter"), adapter));
+                }
                 for (q, quantiser) in width.quantisers.iter().enumerate() {
                     let key = format!("{key}.quantisers[{q}]");
                     files.push((format!("{key}.tables"), &quantiser.tables));
@@ -343,7 +350,13 @@ impl SplitSpec {
         let names = self.widths.iter().map(|width| width.name.as_str());
         check_distinct(&format!("{key}.widths"), names)?;
         for (w, width) in self.widths.iter().enumerate() {
-            width.check(&format!("{key}.widths[{w}]"))?;
+            let key = format!("{key}.widths[{w}]");
+            width.check(&key)?;
+            let adapted = width.adapter.is_some() || self.latent == self.features;
+            ensure(adapted, &format!("{key}.adapter"), || {
+                let SplitSpec { latent, features, .. } = self;
+                format!("is needed where latent, {latent:?}, and features, {features:?}, differ")
+            })?;
         }
         Ok(())
     }
@@ -353,12 +366,20 @@ impl WidthSpec {
     fn check(&self, key: &str) -> Result<(), ManifestError> {
         check_name(&format!("{key}.name"), &self.name)?;
         check_share(&format!("{key}.exit_accuracy"), self.exit_accuracy)?;
+        let nothing = self.exit_parameters == 0 && self.exit_accuracy == 0.0;
+        ensure(self.exit || nothing, &format!("{key}.exit"), || {
+            "is false, so exit_parameters and exit_accuracy must be 0".into()
+        })?;
         let depths: BTreeSet<u8> = self.quantisers.iter().map(|q| q.bits).collect();
         let distinct = depths.len() == self.quantisers.len() && !depths.is_empty();
         ensure(distinct, &format!("{key}.quantisers"), || {
             "needs at least one quantiser, and no two of the same bits".into()
         })
     }
+}
+
+fn has_exit() -> bool {
+    true
 }
 
 fn syntax(error: toml::de::Error) -> ManifestError {
@@ -374,7 +395,7 @@ fn ensure(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<()
 }
 
 /// Names end up in paths, on command lines and, joined by `/`, in the names of points.
-fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
+pub(crate) fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     let sane = plain && (1..=64).contains(&name.len()) && !name.starts_with('.');
     ensure(sane, key, || {

@@ -13,7 +13,8 @@ use crate::prepared::{Batch, LoadError, Prepared, RunError};
 /// but one trunk serves every width of a split. Several threads may run one `Tail` at once.
 pub struct Tail {
     bundle: Arc<Bundle>,
-    adapters: BTreeMap<(u8, u8), Prepared>,
+    /// `None` where the latents are the trunk's features as they are.
+    adapters: BTreeMap<(u8, u8), Option<Prepared>>,
     /// In the manifest's order of splits.
     trunks: Vec<Prepared>,
 }
@@ -40,7 +41,9 @@ impl Tail {
                 Prepared::load(&bundle, engine, file, input, &[output], Batch::Any)
             };
             for (w, width) in split.widths.iter().enumerate() {
-                let adapter = load(&width.adapter, latents, &features[1..])?;
+                let adapter = width.adapter.as_deref();
+                let adapter =
+                    adapter.map(|file| load(file, latents, &features[1..])).transpose()?;
                 adapters.insert((s as u8, w as u8), adapter);
             }
             trunks.push(load(&split.trunk, features, &classes)?);
@@ -55,7 +58,8 @@ impl Tail {
         for (at, &TailItem { split, width, latents }) in items.iter().enumerate() {
             let adapter = self.adapters.get(&(split, width));
             let adapter = adapter.ok_or(RunError::Point { split, width })?;
-            adapter.expect_input(adapter.picture_len(), latents.len())?;
+            let first = adapter.as_ref().unwrap_or(&self.trunks[usize::from(split)]);
+            first.expect_input(first.picture_len(), latents.len())?;
             splits.entry(split).or_default().entry(width).or_default().push(at);
         }
         let mut logits = vec![Vec::new(); items.len()];
@@ -64,7 +68,10 @@ impl Tail {
             for (width, group) in widths {
                 let latents: Vec<f32> =
                     group.iter().flat_map(|&at| items[at].latents).copied().collect();
-                let adapted = only(self.adapters[&(split, width)].run(&latents)?);
+                let adapted = match &self.adapters[&(split, width)] {
+                    Some(adapter) => only(adapter.run(&latents)?),
+                    None => latents,
+                };
                 if features.is_empty() {
                     features = adapted;
                 } else {

@@ -260,6 +260,8 @@ fn values_that_cannot_be_meant_are_named() {
         ("channels = [1, 2]", "channels = [0, 2]", "splits[0].channels: "),
         ("\"w100\"\nhead", "\"a/b\"\nhead", "splits[0].widths[0].name: "),
         ("exit_accuracy = 0.5", "exit_accuracy = -0.5", "splits[0].widths[0].exit_accuracy: "),
+        ("exit_accuracy = 0.5", "exit_accuracy = 0.5\nexit = false", "splits[0].widths[0].exit: "),
+        ("adapter = \"onnx/adapter.onnx\"\n", "", "splits[0].widths[0].adapter: "),
         ("scale = [1.0, 1.0]", "scale = [1.0]", "splits[0].widths[0].quantisers[0]: "),
         ("scale = [1.0, 1.0]", "scale = [1.0, -1.0]", "quantisers[0]: channel 1: scale"),
         ("zero_point = [0, 1]", "zero_point = [0, 2]", "quantisers[0]: channel 1: zero_point"),

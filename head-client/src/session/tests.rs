@@ -169,6 +169,25 @@ fn every_frame_waits_its_turn_when_asked_to() {
 }
 
 #[test]
+fn without_an_exit_a_frame_that_the_server_does_not_answer_has_none() {
+    let mut session = connected(Pace::Live);
+    session.handle_input(at(0), captured(0));
+    let outcome = HeadOutcome {
+        exit: None,
+        layer_ends: vec![300, 700],
+        head: Duration::from_millis(4),
+        encode: Duration::from_millis(1),
+    };
+    let head_done = Input::HeadDone { frame: FrameId(0), outcome };
+    assert!(done(&mut session, 5, head_done).is_empty(), "it is sent");
+    let [end] = &done(&mut session, 20, refusal(0, wire::Reason::Overloaded, 0))[..] else {
+        panic!("one frame ends");
+    };
+    assert_eq!(end.verdict, Verdict::Dropped(DropCause::NoExit));
+    assert!(!end.on_time);
+}
+
+#[test]
 fn live_frames_take_the_exit_when_too_many_are_unanswered() {
     let mut session = connected(Pace::Live);
     for frame in 0..2 {
