@@ -244,6 +244,7 @@ impl Import {
                 zero_point: calibrated.zero_point,
                 prior_mean: calibrated.prior_mean,
                 tables: folder.put(format!("tables/{tag}_b{bits}.cdf"), &calibrated.tables)?,
+                contexts: None,
             });
         }
         let width = WidthSpec {

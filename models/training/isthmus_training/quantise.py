@@ -64,10 +64,13 @@ def rate_bound(steps: torch.Tensor) -> torch.Tensor:
     """
     x = steps - steps.mean((0, 2, 3), keepdim=True)
     left, above = F.pad(x, (1, 0))[..., :-1], F.pad(x, (0, 0, 1, 0))[..., :-1, :]
-    known = torch.stack([left, above, x], 2).flatten(1, 2).transpose(0, 1).flatten(1)
-    covariance = known @ known.T / known.shape[1] + torch.eye(len(known), device=x.device) / 12
+    # In f64, whatever the convolutions run in: at eight bits variances span six orders of magnitude.
+    known = torch.stack([left, above, x], 2).flatten(1, 2).transpose(0, 1).flatten(1).double()
+    with torch.autocast(x.device.type, enabled=False):
+        covariance = known @ known.T / known.shape[1]
+    covariance = covariance + torch.eye(len(known), dtype=torch.float64, device=x.device) / 12
     left_over = torch.linalg.cholesky(covariance).diagonal()[2::3]
-    return 0.5 * torch.log2(2 * math.pi * math.e * left_over.square())
+    return 0.5 * torch.log2(2 * math.pi * math.e * left_over.square()).float()
 
 
 def quantise(latents: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int) -> np.ndarray:

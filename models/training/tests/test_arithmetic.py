@@ -57,6 +57,9 @@ def test_the_rate_counts_only_what_neighbours_and_channels_before_leave() -> Non
     steps = torch.randn(8, 1, 20, 20).repeat(1, 2, 1, 1) * 5
     first, second = rate_bound(steps)
     assert second < 1 < first
+    # In a run of lower precision too, and where channels differ by orders of magnitude.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rate_bound(torch.cat([steps * 200, steps[:, :1] * 200, steps / 500], 1)).isfinite().all()
 
 
 @pytest.mark.parametrize("symbols", [4, 16, 256])
