@@ -31,8 +31,8 @@ pub enum GoldenError {
     Picture(#[from] PictureError),
 }
 
-/// One picture's way through a bundle as the exporter computed it, with ONNX Runtime and its own
-/// codec.
+/// One picture's way through a bundle as its maker computed it: the training kit with ONNX Runtime
+/// and a codec of its own, `bundle cut` with what this crate runs.
 #[derive(Clone, Debug)]
 pub struct Golden {
     /// The operating point.
@@ -96,6 +96,56 @@ impl Golden {
             logits: floats(&tensors, "logits", 1)?,
             full_logits: floats(&tensors, "full_logits", 1)?,
         })
+    }
+}
+
+impl Golden {
+    /// The file that [`Golden::parse`] reads: the same bytes for the same values, which a map in
+    /// the library's order would not give.
+    #[cfg(feature = "shell")]
+    pub(crate) fn to_bytes(&self, bundle: &crate::Manifest) -> Vec<u8> {
+        let PointName { split, width, channels, bits } = &self.point;
+        let [_, input @ ..] = bundle.input.shape();
+        let spec = bundle.splits.iter().find(|spec| spec.name == *split);
+        let [c, h, w] = spec.map_or([0; 3], |spec| spec.latent.map(usize::from));
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let sides = [self.picture.height(), self.picture.width()].map(|side| side as usize);
+        let layers = self.layer_bytes.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut tensors: Vec<(&str, &str, Vec<usize>, Vec<u8>)> = vec![
+            ("picture", "U8", vec![sides[0], sides[1], 3], self.picture.rgb().to_vec()),
+            ("input", "F32", input.to_vec(), bytes(&self.input)),
+            ("latents", "F32", vec![c, h, w], bytes(&self.latents)),
+            ("symbols", "U8", vec![usize::from(*channels), h, w], self.symbols.clone()),
+            ("layer_bytes", "U32", vec![self.layer_bytes.len()], layers),
+            ("stream", "U8", vec![self.stream.len()], self.stream.clone()),
+            ("logits", "F32", vec![self.logits.len()], bytes(&self.logits)),
+            ("full_logits", "F32", vec![self.full_logits.len()], bytes(&self.full_logits)),
+        ];
+        if let Some(exit) = &self.exit {
+            tensors.push(("exit", "F32", vec![exit.len()], bytes(exit)));
+        }
+        // What is aligned to four bytes comes first.
+        tensors.sort_by_key(|(_, dtype, ..)| *dtype == "U8");
+        // Names of splits and widths need no escape.
+        let mut header = format!(
+            "{{\"__metadata__\":{{\"bits\":\"{bits}\",\"channels\":\"{channels}\",\
+             \"split\":\"{split}\",\"width\":\"{width}\"}}"
+        );
+        let mut start = 0;
+        for (name, dtype, shape, data) in &tensors {
+            let end = start + data.len();
+            header += &format!(
+                ",\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\
+                 \"data_offsets\":[{start},{end}]}}"
+            );
+            start = end;
+        }
+        header.push('}');
+        header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.into_bytes());
+        file.extend(tensors.into_iter().flat_map(|(.., data)| data));
+        file
     }
 }
 

@@ -4,17 +4,24 @@
 //! device's [`Head`] and the server's [`Tail`], both prepared once for all operating points by an
 //! [`Engine`], and one feature codec for each of them. Around the graphs: [`Picture`] and
 //! [`Preprocessor`] before, [`softmax`] and [`top_k`] after, and a [`Profile`] of how long it all
-//! takes on this machine.
+//! takes on this machine. With the feature `shell`, a [`WholeModel`] is cut and [`Import`]ed as a
+//! bundle.
 //!
-//! This crate does no networking, starts no thread and reads a clock only to measure a profile.
+//! This crate does no networking, starts no thread and reads a clock only to measure times.
 //!
 //! Read [`Bundle`] and [`Head`] first; the format is in `BUNDLE.md` beside this crate.
 
 mod bundle;
+#[cfg(feature = "shell")]
+mod calibrate;
 mod classify;
+#[cfg(feature = "shell")]
+mod cut;
 mod engine;
 mod golden;
 mod head;
+#[cfg(feature = "shell")]
+mod import;
 mod manifest;
 mod outcomes;
 mod picture;
@@ -28,9 +35,13 @@ mod verify;
 
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
+#[cfg(feature = "shell")]
+pub use cut::{Cut, CutError, Parts, WholeModel};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
+#[cfg(feature = "shell")]
+pub use import::{Import, ImportError, Photo, find_photos};
 pub use manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
     QuantiserSpec, SplitSpec, WidthSpec,

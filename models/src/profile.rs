@@ -99,7 +99,7 @@ impl Profile {
         let runs = runs.max(1);
         let head = Head::load(Arc::clone(bundle), engine)?;
         let (preprocessor, picture) =
-            (Preprocessor::new(&bundle.manifest().input), test_picture()?);
+            (Preprocessor::new(&bundle.manifest().input), test_picture(640, 480)?);
         let mut input = Vec::new();
         let preprocess = time(runs, || -> Result<(), ProfileError> {
             preprocessor.run(&picture, &mut input);
@@ -176,8 +176,8 @@ fn time<T, E>(runs: u32, mut work: impl FnMut() -> Result<T, E>) -> Result<Timin
 }
 
 /// Smooth shading under a fine pattern: neither flat, which would code to nothing, nor noise.
-fn test_picture() -> Result<Picture, PictureError> {
-    let (width, height) = (640, 480);
+/// Sides are in pixels.
+pub(crate) fn test_picture(width: u32, height: u32) -> Result<Picture, PictureError> {
     let rgb = (0..height).flat_map(|y: u32| {
         (0..width).flat_map(move |x: u32| {
             let pattern = ((x * 7) ^ (y * 13)) & 63;
