@@ -354,7 +354,7 @@ fn an_altered_golden_is_named() {
     let golden = out.join("goldens/000.safetensors");
     let mut bytes = fs::read(&golden).expect("golden");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-    bytes[8 + header + 3 * 16 * 16 * 4 + 2] ^= 0x40; // of the first of the latents
+    bytes[8 + header + 3 * 16 * 16 * 4 + 3] ^= 0x40; // the first latent, by a power of two
     fs::write(&golden, &bytes).expect("written");
     let error = Bundle::open(&out).expect_err("altered").to_string();
     assert!(error.contains("000.safetensors: altered"), "{error}");
