@@ -170,7 +170,7 @@ impl Default for ServerSpec {
 pub enum ControllerSpec {
     /// Always the same operating point.
     Fixed {
-        /// Its name; without one, every point of the record by itself.
+        /// Its name; without one, every rung of the ladder by itself.
         point: Option<String>,
     },
     /// The most accurate that fits the smoothed throughput.
@@ -220,6 +220,8 @@ pub struct Line {
     pub frames: u64,
     /// Share of them that were right and in time.
     pub on_time_accuracy: f64,
+    /// The same as it could be expected; no controller's exceeds the oracle's.
+    pub expected_accuracy: f64,
     /// Share of the frames sent whose network answer did not arrive by the deadline.
     pub miss_rate: f64,
     /// Share of all frames that were sent.
@@ -283,10 +285,7 @@ impl Scenario {
         within("server.tail_ms", tail_ms, 0.0, 1e6)?;
         within("server.tail_per_frame_ms", tail_per_frame_ms, 0.0, 1e6)?;
 
-        let (record, macs, place) = self.read_record(&folder, &bad)?;
-        let ladder = record
-            .ladder()
-            .map_err(|cause| ScenarioError::Record { file: place.clone(), cause })?;
+        let (record, macs) = self.read_record(&folder, &bad)?;
         let device = if self.device.ends_with(".toml") {
             folder.join(&self.device).to_string_lossy().into_owned()
         } else {
@@ -316,9 +315,9 @@ impl Scenario {
             let key = format!("controllers[{at}]");
             match spec {
                 ControllerSpec::Fixed { point: None } => {
-                    contestants.extend(record.points().map(|point| {
-                        (format!("fixed {}", record.name(point)), Contestant::Fixed(point))
-                    }));
+                    let points = record.ladder().rungs().iter().map(|rung| rung.point);
+                    let name = |point| format!("fixed {}", record.name(point));
+                    contestants.extend(points.map(|point| (name(point), Contestant::Fixed(point))));
                 }
                 ControllerSpec::Fixed { point: Some(name) } => {
                     let point = record.point(name).ok_or_else(|| {
@@ -345,7 +344,7 @@ impl Scenario {
                 }
             }
         }
-        let ladder = Arc::new(ladder);
+        let ladder = Arc::new(record.ladder().clone());
         let prepared = Prepared {
             scenario: self,
             folder,
@@ -361,12 +360,12 @@ impl Scenario {
         Ok(prepared)
     }
 
-    /// The record, the size of each head where it is known, and where the record was.
+    /// The record, and the size of each head where it is known.
     fn read_record(
         &self,
         folder: &Path,
         bad: &impl Fn(&str, String) -> ScenarioError,
-    ) -> Result<(Record, BTreeMap<String, u64>, PathBuf), ScenarioError> {
+    ) -> Result<(Record, BTreeMap<String, u64>), ScenarioError> {
         let (packed, macs, file) = match (&self.bundle, &self.record) {
             (Some(bundle), None) => {
                 let near = folder.join(bundle);
@@ -394,7 +393,7 @@ impl Scenario {
             .map_err(|cause| ScenarioError::Outcomes { file: file.clone(), cause })?;
         let record = Record::new(&outcomes)
             .map_err(|cause| ScenarioError::Record { file: file.clone(), cause })?;
-        Ok((record, macs, file))
+        Ok((record, macs))
     }
 }
 
@@ -457,10 +456,7 @@ impl Prepared {
         for &seed in &self.scenario.seeds {
             let world = self.world(seed)?;
             let plan = oracle::plan(&world, &self.record, &self.ladder, Knowledge::Expected);
-            total.frames += plan.frames;
-            total.right_in_time += plan.right_in_time;
-            total.sent += plan.sent;
-            total.bytes += plan.bytes;
+            total = total.plus(plan);
             progress("oracle");
         }
         lines.push(Line::of_plan(&total));
@@ -484,6 +480,7 @@ impl Line {
             controller: name.to_owned(),
             frames: run.frames,
             on_time_accuracy: run.on_time_accuracy(),
+            expected_accuracy: run.expected_accuracy(),
             miss_rate: run.miss_rate(),
             sent: run.sent as f64 / frames,
             bytes: run.bytes as f64 / frames,
@@ -500,6 +497,7 @@ impl Line {
             controller: "oracle".into(),
             frames: plan.frames,
             on_time_accuracy: plan.on_time_accuracy(),
+            expected_accuracy: plan.expected_accuracy(),
             miss_rate: 0.0,
             sent: plan.sent as f64 / frames,
             bytes: plan.bytes as f64 / frames,
@@ -514,15 +512,24 @@ impl Line {
 /// The lines as a table for people.
 pub fn table(lines: &[Line]) -> String {
     let mut text = format!(
-        "{:<26} {:>9} {:>7} {:>6} {:>8} {:>9} {:>8} {:>8}\n",
-        "controller", "on-time %", "miss %", "sent %", "B/frame", "switch/%", "p50 ms", "p95 ms"
+        "{:<26} {:>9} {:>10} {:>7} {:>6} {:>8} {:>9} {:>8} {:>8}\n",
+        "controller",
+        "on-time %",
+        "expected %",
+        "miss %",
+        "sent %",
+        "B/frame",
+        "switch/%",
+        "p50 ms",
+        "p95 ms"
     );
     let ms = |ms: Option<f64>| ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1}"));
     for line in lines {
         text += &format!(
-            "{:<26} {:>9.2} {:>7.2} {:>6.1} {:>8.0} {:>9.1} {:>8} {:>8}\n",
+            "{:<26} {:>9.2} {:>10.2} {:>7.2} {:>6.1} {:>8.0} {:>9.1} {:>8} {:>8}\n",
             line.controller,
             100.0 * line.on_time_accuracy,
+            100.0 * line.expected_accuracy,
             100.0 * line.miss_rate,
             100.0 * line.sent,
             line.bytes,
@@ -537,13 +544,14 @@ pub fn table(lines: &[Line]) -> String {
 /// The lines as CSV.
 pub fn csv(lines: &[Line]) -> String {
     let mut text = String::from(
-        "controller,frames,on_time_accuracy,miss_rate,sent,bytes,switches,p50_ms,p95_ms\n",
+        "controller,frames,on_time_accuracy,expected_accuracy,miss_rate,sent,bytes,switches,p50_ms,p95_ms\n",
     );
     let ms = |ms: Option<f64>| ms.map_or_else(String::new, |ms| ms.to_string());
     for line in lines {
         let Line { controller, frames, on_time_accuracy, miss_rate, sent, bytes, .. } = line;
         text += &format!(
-            "{controller},{frames},{on_time_accuracy},{miss_rate},{sent},{bytes},{},{},{}\n",
+            "{controller},{frames},{on_time_accuracy},{},{miss_rate},{sent},{bytes},{},{},{}\n",
+            line.expected_accuracy,
             line.switches,
             ms(line.p50_ms),
             ms(line.p95_ms)

@@ -20,13 +20,13 @@ pub struct Conformal {
 }
 
 /// Step of the margin (η): a miss widens it by so many deviations.
-const GAIN: f64 = 1.5;
+const GAIN: f64 = 0.5;
 
 /// What an answer in time narrows the margin by that had not been expected in time.
 const TOO_WIDE: f64 = 0.25;
 
 /// Margin before anything is known, and the least and greatest ever.
-const FIRST_MARGIN: f64 = 3.0;
+const FIRST_MARGIN: f64 = 2.0;
 const LEAST_MARGIN: f64 = 0.5;
 const GREATEST_MARGIN: f64 = 6.0;
 
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_margin_that_was_too_wide_shrinks() {
         let mut conformal = Conformal::new(0.01);
-        (0..4).for_each(|_| conformal.on_score(0.1, true));
+        (0..12).for_each(|_| conformal.on_score(0.1, true));
         assert_eq!(conformal.margin(), GREATEST_MARGIN);
         (0..8).for_each(|_| conformal.on_unexpected());
         assert!(conformal.margin() <= 4.0);

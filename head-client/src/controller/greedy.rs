@@ -77,14 +77,16 @@ impl Controller for Greedy {
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
         self.device = now.saturating_since(self.head_at);
+        let known = |layers: u8| self.ladder.position(view.run.point(layers)).is_some();
         let size = |layers: u8| view.layer_ends.get(usize::from(layers).max(1) - 1).copied();
         let fits =
             |layers: u8| size(layers).is_some_and(|bytes| self.fits(bytes as f64, view.time_left));
         let probe = now.saturating_since(self.sent_at) >= RETRY || self.throughput.is_none();
-        let layers = (1..=view.run.layers).rev().find(|&layers| fits(layers));
-        let (sending, reason) = match layers {
+        let mut rungs = (1..=view.run.layers).filter(|&layers| known(layers));
+        let smallest = rungs.clone().next().unwrap_or(view.run.layers);
+        let (sending, reason) = match rungs.rfind(|&layers| fits(layers)) {
             Some(layers) => (Sending::Layers(layers), Choice::InTime),
-            None if probe => (Sending::Layers(1), Choice::Probe),
+            None if probe => (Sending::Layers(smallest), Choice::Probe),
             None => (Sending::Exit, Choice::TooSlow),
         };
         if sending != Sending::Exit {

@@ -78,6 +78,14 @@ pub struct Ladder {
 /// Least expected gain in accuracy for which a frame is sent.
 const WORTH: f64 = 0.002;
 
+/// Rungs of a ladder that a controller climbs: more are not worth their noise, nor the time of
+/// looking at each.
+const MOST_RUNGS: usize = 12;
+
+/// What a rung must gain on cheaper ones to be worth a place. Less is within the error of
+/// accuracies that were measured on some hundred frames.
+const LEAST_GAIN: f64 = 0.005;
+
 impl Ladder {
     /// Checks that every rung's head has an exit, by split and width, with the same bands. Rungs
     /// are kept in order of size.
@@ -117,8 +125,8 @@ impl Ladder {
         Ok(Ladder { rungs, exits, policies, exit_means, runs })
     }
 
-    /// The measured points of a bundle, with what its manifest says of them and of the exits: one
-    /// band for all frames.
+    /// The measured points of a bundle that are worth a place, with what its manifest says of them
+    /// and of the exits: one band for all frames.
     pub fn of_bundle(bundle: &Bundle) -> Result<Ladder, LadderError> {
         let mut exits = BTreeMap::new();
         for (s, split) in (0..).zip(&bundle.manifest().splits) {
@@ -133,7 +141,38 @@ impl Ladder {
             bytes: rung.bytes_mean,
             accuracy: vec![rung.accuracy],
         };
-        Ladder::new(bundle.points().iter().map(rung).collect(), exits)
+        Ok(Ladder::new(bundle.points().iter().map(rung).collect(), exits)?.thinned())
+    }
+
+    /// The same without the rungs that gain next to nothing on cheaper ones, and with at most
+    /// twelve. Cheaper is what takes no more bytes and, of the same split, no wider head; the exit
+    /// is cheaper than every rung of its head.
+    #[must_use]
+    pub fn thinned(&self) -> Ladder {
+        let mut rungs = self.rungs.clone();
+        while rungs.len() > 1 {
+            let gains = rungs.iter().map(|rung| self.gain(rung, &rungs)).enumerate();
+            let Some((at, least)) = gains.min_by(|a, b| a.1.total_cmp(&b.1)) else { break };
+            if least >= LEAST_GAIN && rungs.len() <= MOST_RUNGS {
+                break;
+            }
+            rungs.remove(at);
+        }
+        // Rungs of a ladder are a ladder.
+        Ladder::new(rungs, self.exits.clone()).unwrap_or_else(|_| self.clone())
+    }
+
+    /// Mean accuracy that `rung` adds to the best of the cheaper ones among `rungs`.
+    fn gain(&self, rung: &LadderRung, rungs: &[LadderRung]) -> f64 {
+        let exit = &self.exits[&(rung.point.split, rung.point.width)].accuracy;
+        let cheaper = rungs.iter().filter(|other| {
+            let (it, other_point) = (rung.point, other.point);
+            let narrower = other_point.split == it.split && other_point.width <= it.width;
+            other_point != it && narrower && other.bytes <= rung.bytes
+        });
+        let cheaper = cheaper.map(|other| self.mean(other.point, &other.accuracy));
+        let best = cheaper.fold(self.mean(rung.point, exit), f64::max);
+        self.mean(rung.point, &rung.accuracy) - best
     }
 
     /// The rungs, in order of size.
@@ -244,6 +283,37 @@ pub(super) mod tests {
         let (accuracy, sent) = ladder().policy(1);
         assert!((sent - 0.5).abs() < 1e-12);
         assert!((accuracy - (0.2 * 0.65 + 0.3 * 0.85 + 0.5 * 0.99)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_gains_nothing_on_cheaper_rungs_has_no_place() {
+        let better = |width, layers, bytes, lift| rung(width, layers, bytes, lift);
+        let rungs = vec![
+            better(0, 1, 300.0, 0.0),
+            better(0, 2, 600.0, 0.003), // gains less than the error
+            better(0, 3, 1_200.0, 0.05),
+            better(1, 1, 500.0, -0.02), // a wider head, more bytes, less accurate
+            better(1, 2, 500.0, 0.06),
+            better(1, 3, 900.0, 0.06), // the same for more bytes
+        ];
+        let exits: BTreeMap<_, _> = [((0, 0), exit()), ((0, 1), exit())].into();
+        let thin = Ladder::new(rungs, exits).expect("a ladder").thinned();
+        let points: Vec<_> = thin.rungs().iter().map(|rung| rung.point).collect();
+        assert_eq!(points, [point(0, 1), point(1, 2), point(0, 3)]);
+    }
+
+    #[test]
+    fn a_long_ladder_keeps_the_twelve_rungs_that_gain_most() {
+        let rungs = (0..15u8).map(|at| LadderRung {
+            point: point(0, at + 1),
+            bytes: 100.0 * f64::from(at + 1),
+            accuracy: vec![0.77 + 0.001 * f64::from(at).powi(2); 3],
+        });
+        let long = Ladder::new(rungs.collect(), [((0, 0), exit())].into()).expect("a ladder");
+        let thin = long.thinned();
+        assert_eq!(thin.rungs().len(), 12);
+        assert_eq!(thin.rungs().last(), long.rungs().last());
+        assert_eq!(thin.thinned(), thin);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use isthmus_proto::{FrameId, Timestamp};
 
 use super::{
-    Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, NetworkSample, NetworkTimeout,
-    SendDecision, SendView, Sending, TransferTime, Work,
+    Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, NetworkSample,
+    NetworkTimeout, Prediction, SendDecision, SendView, Sending, TransferTime, Work,
 };
 use crate::outcome::Choice;
 
@@ -32,13 +32,17 @@ impl Default for MpcConfig {
 
 /// Model-predictive control over a short horizon, robust by a conformal margin.
 ///
-/// A choice is feasible if waiting behind one's own earlier frames, the predicted time in the
-/// network ([`TransferTime`]) with the margin that experience asks for ([`Conformal`]), and the
-/// server's time fit into the time left. Among the feasible, the plan for this frame and the next
-/// few with the greatest expected accuracy wins, where what an answer is worth depends on how
-/// unsure the exit is about this very frame ([`Ladder`]), and bytes sent now delay the frames to
-/// come. If nothing is feasible the exit answers, and once in a while a small frame asks whether
-/// things have changed.
+/// What to send is feasible if waiting behind one's own earlier frames, the predicted time in the
+/// network ([`TransferTime`]) and on the server, and the margin that experience asks for
+/// ([`Conformal`]) on both together, fit into the time left. Among the feasible, the plan for this
+/// frame and the next few with the greatest expected accuracy wins, where what an answer is worth
+/// depends on how unsure the exit is about this very frame ([`Ladder`]), and bytes sent now delay
+/// the frames to come. If nothing is feasible the exit answers, and once in a while a small frame
+/// asks whether things have changed.
+///
+/// What to run is a wager on how long the head will take: it counts for as much as it is likely to
+/// leave time to send. A head that outlasts the frames' interval delays the next one or costs a
+/// frame, so a plan follows the device's backlog as it follows the link's.
 #[derive(Debug)]
 pub struct Mpc {
     config: MpcConfig,
@@ -46,8 +50,8 @@ pub struct Mpc {
     transfer: TransferTime,
     conformal: Conformal,
     server: Smoothed,
-    /// From the decision before the head to the one after it, by split, width and bits.
-    device: BTreeMap<(u8, u8, u8), Smoothed>,
+    /// From the decision before the head to the one after it, by split and width.
+    device: BTreeMap<(u8, u8), Smoothed>,
     started: Option<(Timestamp, HeadRun)>,
     interval: Smoothed,
     /// The most time left that a frame had: what the frames to come will have.
@@ -72,16 +76,29 @@ struct Sent {
     in_time: bool,
 }
 
-/// What one rung costs, in ms.
+/// What one rung costs, in ms, and what it is worth.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
-    /// Network with margin, and server.
+    /// Network and server, with margin.
     safe: f64,
     /// The way is busy with it.
     busy: f64,
-    /// Device, seldom exceeded, and in the mean.
+    /// Device, in the mean, and its standard deviation.
     device: f64,
-    pace: f64,
+    spread: f64,
+    /// Accuracy if sending is feasible, share of frames that are then sent, and accuracy if not.
+    accuracy: f64,
+    sent: f64,
+    exit: f64,
+}
+
+/// Where a plan begins: times in ms from now on.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    /// Until the device is free.
+    device: f64,
+    /// Until the way is free of what was sent.
+    link: f64,
 }
 
 /// A change of operating point must gain so much accuracy: what it costs to be wrong twice.
@@ -120,61 +137,92 @@ impl Mpc {
 
     /// What each rung costs now.
     fn costs(&self, now: Timestamp) -> Vec<Cost> {
-        let cost = |(rung, bytes): (usize, usize)| {
-            let HeadRun { split, width, bits, .. } = self.ladder.run_of(rung);
-            let device = self.device.get(&(split, width, bits)).copied().unwrap_or_default();
+        let cost = |(at, rung): (usize, &LadderRung)| {
+            let bytes = rung.bytes.ceil() as usize;
+            let head = (rung.point.split, rung.point.width);
+            let device = self.device.get(&head).copied().unwrap_or_default();
+            let (accuracy, sent) = self.ladder.policy(at);
             Cost {
                 safe: self.safe(now, bytes),
                 busy: ms(self.transfer.serialisation(bytes)),
-                device: device.upper(),
-                pace: device.mean.unwrap_or(0.0).max(1e-3),
+                device: device.mean.unwrap_or(0.0),
+                spread: device.standard_deviation().max(1e-3),
+                accuracy,
+                sent,
+                exit: self.ladder.exit_accuracy(at, None),
             }
         };
-        let sizes = self.ladder.rungs().iter().map(|rung| rung.bytes.ceil() as usize);
-        sizes.enumerate().map(cost).collect()
+        self.ladder.rungs().iter().enumerate().map(cost).collect()
+    }
+
+    /// Mean and standard deviation of the time in the network and on the server (ms).
+    fn predict(&self, now: Timestamp, bytes: usize) -> (f64, f64) {
+        let Prediction { mean, deviation } = self.transfer.predict(now, bytes);
+        let mean = ms(mean) + self.server.mean.unwrap_or(0.0);
+        (mean, ms(deviation).hypot(self.server.standard_deviation()).max(0.1))
     }
 
     /// Time in the network and on the server that a frame of `bytes` exceeds as seldom as asked.
     fn safe(&self, now: Timestamp, bytes: usize) -> f64 {
-        let prediction = self.transfer.predict(now, bytes);
-        let network = ms(prediction.mean) + self.conformal.margin() * ms(prediction.deviation);
-        network + self.server.upper()
+        let (mean, deviation) = self.predict(now, bytes);
+        mean + self.conformal.margin() * deviation
     }
 
     fn interval(&self) -> f64 {
         self.config.interval.map_or_else(|| self.interval.mean.unwrap_or(100.0), ms)
     }
 
-    /// Expected accuracy of `frames` frames that all follow `rung`, the first of which finds the
-    /// way busy for `wait` and has `budget` for network and server.
-    fn plan(&self, rung: usize, cost: Cost, mut wait: f64, budget: f64, frames: usize) -> f64 {
-        let (accuracy, sent) = self.ladder.policy(rung);
-        let exit = self.ladder.exit_accuracy(rung, None);
-        let interval = self.interval();
-        let later = ms(self.full) - cost.device;
-        // A device that takes longer than the frames' interval skips frames.
-        let kept = (interval / cost.pace).min(1.0);
+    /// Expected accuracy of `frames` frames, the first of which was captured `age` (ms) ago and takes
+    /// `first`, the others `rest`.
+    fn plan(&self, first: &Cost, rest: &Cost, mut free: Backlog, age: f64, frames: usize) -> f64 {
+        let (interval, full) = (self.interval(), ms(self.full));
         let mut value = 0.0;
+        let mut cost = first;
         for frame in 0..frames {
-            let budget = if frame == 0 { budget } else { later };
-            let in_time = wait + cost.safe <= budget;
-            value += kept * if in_time { accuracy } else { exit };
-            let busy = if in_time { sent * cost.busy } else { 0.0 };
-            wait = (wait + busy - interval).max(0.0);
+            let captured = frame as f64 * interval - age;
+            let start = free.device.max(captured);
+            // The next one takes the place of a frame whose turn has not come.
+            if start > captured + interval {
+                continue;
+            }
+            let ready = start + cost.device;
+            let leaves = free.link.max(ready);
+            let slack = captured + full - leaves - cost.safe;
+            let in_time = normal_cdf(slack / cost.spread);
+            value += in_time * cost.accuracy;
+            let head_in_time = normal_cdf((captured + full - ready) / cost.spread);
+            value += (head_in_time - in_time).max(0.0) * cost.exit;
+            free.device = ready;
+            free.link = leaves + in_time * cost.sent * cost.busy;
+            cost = rest;
         }
-        value
+        // What is left over at the end is time taken from the frames after.
+        let end = frames as f64 * interval - age;
+        let over = (free.device - end).max(0.0);
+        value - (over / interval).min(1.0) * rest.accuracy
     }
 
-    /// What the frames after this one can expect if the next one finds the way busy for `wait`.
-    fn future(&self, costs: &[Cost], wait: f64) -> f64 {
+    /// What the frames after one captured `age` (ms) ago can expect.
+    fn future(&self, costs: &[Cost], free: Backlog, age: f64) -> f64 {
         let frames = self.config.horizon - 1;
-        let later = |cost: &Cost| ms(self.full) - cost.device;
-        let plans = costs.iter().enumerate();
-        plans.map(|(at, cost)| self.plan(at, *cost, wait, later(cost), frames)).fold(0.0, f64::max)
+        let age = age - self.interval();
+        let plan = |cost| self.plan(cost, cost, free, age, frames);
+        costs.iter().map(plan).fold(0.0, f64::max)
     }
 
     fn wait(&self, at: Timestamp) -> f64 {
         ms(self.clear_at.saturating_since(at))
+    }
+
+    /// What slows one head slows all: the others are taken to be as much slower as this one.
+    fn learn_device(&mut self, head: (u8, u8), took: f64) {
+        let before = self.device.get(&head).and_then(|known| known.mean);
+        let known = self.device.entry(head).or_default();
+        known.update(took);
+        let (Some(before), Some(after)) = (before, known.mean) else { return };
+        for (_, other) in self.device.iter_mut().filter(|(other, _)| **other != head) {
+            other.mean = other.mean.map(|mean| mean * after / before.max(1e-3));
+        }
     }
 
     fn take_sent(&mut self, frame: FrameId) -> Option<Sent> {
@@ -187,11 +235,10 @@ impl Mpc {
 
     fn note_send(&mut self, now: Timestamp, frame: FrameId, bytes: usize, in_time: bool) {
         let wait = self.wait(now);
-        let prediction = self.transfer.predict(now, bytes);
+        let (mean, deviation) = self.predict(now, bytes);
         if self.sent.len() == REMEMBERED {
             self.sent.pop_front();
         }
-        let (mean, deviation) = (ms(prediction.mean), ms(prediction.deviation).max(0.1));
         self.sent.push_back(Sent { frame, wait, mean, deviation, in_time });
         self.clear_at = self.clear_at.max(now) + self.transfer.serialisation(bytes);
         self.sent_at = now;
@@ -213,20 +260,21 @@ impl Controller for Mpc {
         }
         self.full = self.full.max(view.time_left);
         let costs = self.costs(now);
+        let age = ms(self.full - view.time_left);
+        let free = Backlog { device: 0.0, link: self.wait(now) };
         let value = |rung: usize| {
-            let cost = costs[rung];
-            let budget = ms(view.time_left) - cost.device;
-            let wait = (self.wait(now) - cost.device).max(0.0);
-            let value = self.plan(rung, cost, wait, budget, self.config.horizon);
+            let first = &costs[rung];
+            let plans =
+                costs.iter().map(|rest| self.plan(first, rest, free, age, self.config.horizon));
             let run = self.ladder.run_of(rung);
             let same = self.started.is_none_or(|(_, before)| before == run);
             // Of plans of equal worth the one that asks least of the device.
-            value - if same { 0.0 } else { SWITCH } - cost.device * 1e-9
+            plans.fold(0.0, f64::max) - if same { 0.0 } else { SWITCH } - first.device * 1e-9
         };
-        let rungs = 0..self.ladder.rungs().len();
-        let best = rungs.max_by(|&a, &b| value(a).total_cmp(&value(b))).unwrap_or(0);
+        let values: Vec<f64> = (0..costs.len()).map(value).collect();
+        let best = (0..costs.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(0);
         let run = self.ladder.run_of(best);
-        let in_time = self.wait(now) + costs[best].safe <= ms(view.time_left);
+        let in_time = free.link.max(costs[best].device) + costs[best].safe <= ms(view.time_left);
         let reason = if in_time && view.link.up { Choice::InTime } else { Choice::TooSlow };
         self.started = Some((now, run));
         HeadDecision { work: Work::Head(run), reason }
@@ -234,14 +282,15 @@ impl Controller for Mpc {
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
         if let Some((started, run)) = self.started {
-            let took = ms(now.saturating_since(started));
-            self.device.entry((run.split, run.width, run.bits)).or_default().update(took);
+            self.learn_device((run.split, run.width), ms(now.saturating_since(started)));
         }
         if view.link.in_flight == 0 {
             self.clear_at = self.clear_at.min(now);
         }
         let costs = self.costs(now);
-        let (wait, budget, interval) = (self.wait(now), ms(view.time_left), self.interval());
+        let (wait, budget) = (self.wait(now), ms(view.time_left));
+        let age = ms(self.full.saturating_sub(view.time_left));
+        let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age);
         let HeadRun { split, width, bits, .. } = view.run;
         let of_run = |rung: &usize| {
             let point = self.ladder.rungs()[*rung].point;
@@ -258,7 +307,7 @@ impl Controller for Mpc {
             (confidence, Some(&rung)) => self.ladder.exit_accuracy(rung, confidence),
         };
         let (mut best, mut feasible, mut worth) = (None, false, false);
-        let mut best_value = exit + self.future(&costs, (wait - interval).max(0.0));
+        let mut best_value = exit + future(wait);
         for &rung in &rungs {
             let bytes = size(rung);
             if wait + self.safe(now, bytes) > budget {
@@ -271,9 +320,8 @@ impl Controller for Mpc {
             }
             worth = true;
             let busy = ms(self.transfer.serialisation(bytes));
-            let future = self.future(&costs, (wait + busy - interval).max(0.0));
             let switch = if self.last.is_none_or(|last| last == rung) { 0.0 } else { SWITCH };
-            let value = accuracy + future - switch;
+            let value = accuracy + future(wait + busy) - switch;
             if value > best_value {
                 (best, best_value) = (Some(rung), value);
             }
@@ -301,10 +349,10 @@ impl Controller for Mpc {
 
     fn on_reply(&mut self, now: Timestamp, sample: &NetworkSample) {
         let Some(sent) = self.take_sent(sample.frame) else { return };
-        let network = ms(sample.network);
+        let (network, server) = (ms(sample.network), ms(sample.server));
         match sent.in_time {
             true => {
-                let score = (network - sent.wait - sent.mean) / sent.deviation;
+                let score = (network + server - sent.wait - sent.mean) / sent.deviation;
                 self.conformal.on_score(score, false);
             }
             false => self.conformal.on_unexpected(),
@@ -312,7 +360,7 @@ impl Controller for Mpc {
         let own = Duration::from_secs_f64((network - sent.wait).max(0.0) / 1e3);
         self.transfer.on_sample(now, sample.bytes, own);
         self.transfer.on_dispersion(now, sample.bytes, sample.receive_span);
-        self.server.update(ms(sample.server));
+        self.server.update(server);
         if self.sent.is_empty() {
             self.clear_at = self.clear_at.min(now);
         }
@@ -350,10 +398,18 @@ impl Smoothed {
         (self.mean, self.deviation) = (Some(mean), deviation);
     }
 
-    /// Seldom exceeded; 0 before the first sample.
-    fn upper(&self) -> f64 {
-        self.mean.map_or(0.0, |mean| mean + 3.0 * self.deviation)
+    /// That of a normal distribution whose mean absolute deviation this is.
+    fn standard_deviation(&self) -> f64 {
+        1.25 * self.deviation
     }
+}
+
+/// Share of a standard normal distribution below `z`, to about 0.01: a logistic function.
+fn normal_cdf(z: f64) -> f64 {
+    if z.abs() > 4.0 {
+        return f64::from(u8::from(z > 0.0));
+    }
+    1.0 / (1.0 + (-1.702 * z).exp())
 }
 
 fn ms(time: Duration) -> f64 {

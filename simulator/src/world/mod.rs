@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use isthmus_head_client::{
-    Answer, Controller, FrameOutcome, HeadOutcome, Histogram, Input, Output, Pace, Reason,
+    Answer, Controller, FrameOutcome, HeadOutcome, HeadRun, Histogram, Input, Output, Pace, Reason,
     ServerReply, Session, SessionConfig, Verdict,
 };
 use isthmus_proto::wire::{self, Feedback};
@@ -90,6 +90,8 @@ pub struct RunResult {
     pub frames: u64,
     /// Frames whose answer was right and in time.
     pub right_in_time: u64,
+    /// How many of them could be expected, by what a record says of each answer in time.
+    pub expected: f64,
     /// Frames sent.
     pub sent: u64,
     /// Frames sent whose network answer did not arrive by the deadline.
@@ -112,6 +114,11 @@ impl RunResult {
         share(self.right_in_time, self.frames)
     }
 
+    /// The same as it could be expected: without the luck of the draw.
+    pub fn expected_accuracy(&self) -> f64 {
+        self.expected / self.frames.max(1) as f64
+    }
+
     /// Share of the frames sent that missed their deadline.
     pub fn miss_rate(&self) -> f64 {
         share(self.missed, self.sent)
@@ -121,6 +128,7 @@ impl RunResult {
     pub fn merge(&mut self, other: &RunResult) {
         self.frames += other.frames;
         self.right_in_time += other.right_in_time;
+        self.expected += other.expected;
         self.sent += other.sent;
         self.missed += other.missed;
         self.bytes += other.bytes;
@@ -360,7 +368,7 @@ impl<'a> World<'a> {
                 self.tell(camera, Input::Captured { frame: FrameId(frame) });
             }
             Event::HeadDone { camera, frame, split, width, bits, layers, started } => {
-                let run = isthmus_head_client::HeadRun { split, width, bits, layers };
+                let run = HeadRun { split, width, bits, layers };
                 let picture = self.picture(camera, frame);
                 let exit = self.record.exit(split, width, picture);
                 let luck = luck(self.config.seed, camera, frame);
@@ -652,6 +660,9 @@ impl<'a> World<'a> {
                 by_network = matches!(arm, Arm::Split(_)) && outcome.on_time;
                 let right = answer.class == self.record.label(picture) && outcome.on_time;
                 self.result.right_in_time += u64::from(right);
+                if outcome.on_time {
+                    self.result.expected += self.expected(arm, outcome.run, picture);
+                }
                 let took = outcome.finished.saturating_since(outcome.captured);
                 self.result.latency.record(took.as_micros() as u64);
                 match reason {
@@ -674,6 +685,16 @@ impl<'a> World<'a> {
 
     fn picture(&self, camera: u32, frame: u64) -> usize {
         picture(self.config.seed, camera, frame, self.record.played())
+    }
+
+    fn expected(&self, arm: Arm, run: Option<HeadRun>, picture: usize) -> f64 {
+        let exit = |run: HeadRun| self.record.expected_exit(run.split, run.width, picture);
+        let expected = match arm {
+            Arm::Split(point) => self.record.expected(point, picture),
+            Arm::Exit => run.and_then(exit),
+            _ => None,
+        };
+        expected.unwrap_or(0.0)
     }
 
     fn answer(&self, picture: usize, right: bool, confidence: f32) -> Answer {

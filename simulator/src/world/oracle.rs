@@ -1,11 +1,20 @@
 //! What could have been reached by whoever knew the link.
 //!
-//! A dynamic programme over backlog × frame. It knows the whole schedule of the uplink, and about
-//! a picture no more than a controller does after the head: the exit's confidence and what the
-//! ladder says to that, and the coded sizes. It is an upper bound on what such a controller can
-//! expect, because everything else is taken at its best: no jitter, no loss, a server that is free,
-//! a device that is free for every frame and as fast as for this one. All cameras are one sequence
-//! of frames, so that it plans for them jointly.
+//! A dynamic programme over backlog × frame. It knows the whole schedule of the uplink and how long
+//! the device will take, and about a picture no more than a controller does after the head: the
+//! exit's confidence and what the record says to that, and the coded sizes. Everything else is
+//! taken at its best: no jitter, no loss, a server that is free. So no controller that keeps to the
+//! ladder can be expected to do better: the sum of what its answers are worth
+//! ([`super::RunResult::expected`]) is at most the plan's ([`Plan::value`]), in every single run.
+//!
+//! With one camera the backlogs are those of its device and of the link. With several they would be
+//! too many, and the plan is the less of two bounds: each camera by itself, with the whole link; and
+//! all of them on the link, where the devices' time is not rationed frame by frame but only in sum,
+//! by a price (a Lagrangian relaxation; whatever the price, the bound holds, and the best of some is
+//! taken).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use isthmus_head_client::Ladder;
 use isthmus_proto::{OperatingPoint, Timestamp};
@@ -16,7 +25,7 @@ use crate::link::Schedule;
 /// What a plan's choices are worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Knowledge {
-    /// What the ladder expects at the exit's confidence: what a controller knows.
+    /// What the record expects at the exit's confidence: what a controller knows.
     Expected,
     /// Whether the answer will be right: what nobody knows.
     Clairvoyant,
@@ -27,7 +36,7 @@ pub enum Knowledge {
 pub struct Plan {
     /// Frames.
     pub frames: u64,
-    /// Sum over the frames of what was known of being right and in time.
+    /// An upper bound on the sum over the frames of what was known of being right and in time.
     pub value: f64,
     /// Frames of this plan that are right and in time.
     pub right_in_time: u64,
@@ -42,99 +51,253 @@ impl Plan {
     pub fn on_time_accuracy(&self) -> f64 {
         super::share(self.right_in_time, self.frames)
     }
+
+    /// The same as it could be expected.
+    pub fn expected_accuracy(&self) -> f64 {
+        self.value / self.frames.max(1) as f64
+    }
+
+    /// Both plans together.
+    #[must_use]
+    pub fn plus(self, other: Plan) -> Plan {
+        Plan {
+            frames: self.frames + other.frames,
+            value: self.value + other.value,
+            right_in_time: self.right_in_time + other.right_in_time,
+            sent: self.sent + other.sent,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
+/// The best plan for `config` by what is known.
+pub fn plan(config: &WorldConfig, record: &Record, ladder: &Ladder, knowledge: Knowledge) -> Plan {
+    let problem = Problem::new(config, record, ladder, knowledge);
+    if config.cameras == 1 {
+        return problem.search(&problem.frames(0..1), Device::Alone);
+    }
+    let alone = (0..config.cameras)
+        .map(|camera| problem.search(&problem.frames(camera..camera + 1), Device::Alone))
+        .fold(Plan::default(), Plan::plus);
+    let frames = problem.frames(0..config.cameras);
+    // What a millisecond of a device can be worth, if it is worth anything.
+    let interval = config.interval.as_secs_f64() * 1e3;
+    let prices = [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8].map(|price| price / interval);
+    let mut best = alone;
+    for price in prices {
+        let priced = problem.search(&frames, Device::Priced(price));
+        if priced.value < best.value {
+            best = priced;
+        }
+    }
+    best
+}
+
+/// How a search accounts for the devices' time.
+#[derive(Clone, Copy)]
+enum Device {
+    /// Head after head, and a frame whose turn does not come is dropped.
+    Alone,
+    /// Heads cost so much a millisecond, and the time there is counts for as much.
+    Priced(f64),
+}
+
+/// One way to answer a frame once its head has run: `bytes` sent, or the exit.
+struct Answer {
+    bytes: Option<u32>,
+    value: f64,
+    right: bool,
+}
+
+/// A head, and the answers it allows.
+struct Head {
+    at: (u8, u8),
+    answers: Vec<Answer>,
+}
+
+/// A captured frame.
+struct Frame {
+    captured: Timestamp,
+    /// The next one of the same camera, which takes its place.
+    next: Timestamp,
+    camera: u32,
+    number: u64,
 }
 
 /// One way to have come to a frame.
 #[derive(Clone, Copy)]
 struct State {
+    /// When the device is free.
+    device: Timestamp,
     /// When the link is free of what was sent.
-    free: Timestamp,
+    link: Timestamp,
     plan: Plan,
 }
 
-/// Instants at which the link becomes free are told apart to this (µs), rounded down: to the
-/// plan's advantage.
-const STEP: u64 = 500;
+/// States that are kept from frame to frame. Of more, neighbours are merged to the plan's
+/// advantage, so that it remains a bound.
+const MOST_STATES: usize = 192;
 
-/// The best plan for `config` by what is known.
-pub fn plan(config: &WorldConfig, record: &Record, ladder: &Ladder, knowledge: Knowledge) -> Plan {
-    let uplink = &config.path.uplink;
-    let schedule = Schedule::new(uplink.rate.clone(), &uplink.outages);
-    let back = least_way_back(config);
-    let mut frames: Vec<(Timestamp, u32, u64)> = Vec::new();
-    for camera in 0..config.cameras {
-        let captures = (0..).map(|frame| (capture_time(config, camera, frame), camera, frame));
-        let end = Timestamp::ZERO + config.duration;
-        frames.extend(captures.take_while(|(at, ..)| *at < end));
+/// Instants at which a device becomes free are told apart to this (µs), rounded down: to the plan's
+/// advantage. Of a head's time it is little.
+const DEVICE_STEP: u64 = 2_000;
+
+struct Problem<'a> {
+    config: &'a WorldConfig,
+    record: &'a Record,
+    schedule: Schedule,
+    back: Duration,
+    /// What the heads make of each picture.
+    heads: Vec<Vec<Head>>,
+}
+
+impl<'a> Problem<'a> {
+    fn new(
+        config: &'a WorldConfig,
+        record: &'a Record,
+        ladder: &Ladder,
+        knowledge: Knowledge,
+    ) -> Self {
+        let uplink = &config.path.uplink;
+        let schedule = Schedule::new(uplink.rate.clone(), &uplink.outages);
+        let points: Vec<_> = ladder.rungs().iter().map(|rung| rung.point).collect();
+        let heads = |picture| heads_of(record, &points, picture, knowledge);
+        let heads = (0..record.played()).map(heads).collect();
+        Problem { config, record, schedule, back: least_way_back(config), heads }
     }
-    frames.sort();
-    let nothing = Plan { frames: frames.len() as u64, ..Plan::default() };
-    let mut states = vec![State { free: Timestamp::ZERO, plan: nothing }];
-    for (captured, camera, frame) in frames {
-        let picture = picture(config.seed, camera, frame, record.played());
-        let luck = luck(config.seed, camera, frame);
-        let answer_by = captured + (config.deadline - GUARD.min(config.deadline / 4));
-        // The best exit whose head is done in time, and every point that may be.
-        let mut exit: Option<(f64, bool)> = None;
-        let mut arms: Vec<(Timestamp, u32, f64, bool)> = Vec::new();
-        for (rung, known) in ladder.rungs().iter().enumerate() {
-            let OperatingPoint { split, width, .. } = known.point;
-            let (head, encode) = config.device.times(captured, (split, width), luck);
-            let ready = captured + head + encode;
-            let confidence = record.exit(split, width, picture).map(|exit| exit.confidence);
-            let worth = |expected: f64, right: bool| match knowledge {
-                Knowledge::Expected => expected,
-                Knowledge::Clairvoyant => f64::from(u8::from(right)),
-            };
-            if ready > answer_by {
-                continue;
-            }
-            if let Some(outcome) = record.exit(split, width, picture) {
-                let value = worth(ladder.exit_accuracy(rung, confidence), outcome.right);
-                if exit.is_none_or(|(best, _)| value > best) {
-                    exit = Some((value, outcome.right));
+
+    /// The frames of `cameras`, in order of capture.
+    fn frames(&self, cameras: std::ops::Range<u32>) -> Vec<Frame> {
+        let mut frames: Vec<Frame> = Vec::new();
+        let end = Timestamp::ZERO + self.config.duration;
+        for camera in cameras {
+            let at = |number| capture_time(self.config, camera, number);
+            let never = Timestamp::from_micros(u64::MAX);
+            let next = |number| Some(at(number + 1)).filter(|next| *next < end).unwrap_or(never);
+            let all = (0..).map(|number| Frame {
+                captured: at(number),
+                next: next(number),
+                camera,
+                number,
+            });
+            frames.extend(all.take_while(|frame| frame.captured < end));
+        }
+        frames.sort_by_key(|frame| (frame.captured, frame.camera));
+        frames
+    }
+
+    fn search(&self, frames: &[Frame], device: Device) -> Plan {
+        let Problem { config, record, .. } = *self;
+        let nothing = Plan { frames: frames.len() as u64, ..Plan::default() };
+        let mut states =
+            vec![State { device: Timestamp::ZERO, link: Timestamp::ZERO, plan: nothing }];
+        for Frame { captured, next, camera, number } in frames {
+            let picture = picture(config.seed, *camera, *number, record.played());
+            let luck = luck(config.seed, *camera, *number);
+            let answer_by = *captured + (config.deadline - GUARD.min(config.deadline / 4));
+            let mut to = Vec::with_capacity(states.len() * 4);
+            for state in &states {
+                let link = state.link.max(*captured);
+                // Not to run anything.
+                to.push(State { device: state.device.max(*captured), link, plan: state.plan });
+                let start = state.device.max(*captured);
+                if start > *next {
+                    continue;
+                }
+                for head in &self.heads[picture] {
+                    let (run, encode) = config.device.times(start, head.at, luck);
+                    let ready = start + run + encode;
+                    if ready > answer_by {
+                        continue;
+                    }
+                    let (busy_until, price) = match device {
+                        Device::Alone => (ready, 0.0),
+                        Device::Priced(price) => {
+                            (*captured, price * (run + encode).as_secs_f64() * 1e3)
+                        }
+                    };
+                    for answer in &head.answers {
+                        let link = match answer.bytes {
+                            None => link,
+                            Some(bytes) => {
+                                let (size, _) = on_the_wire(bytes);
+                                let departs = self.schedule.departure(link.max(ready), size);
+                                match departs {
+                                    Some(departs) if departs + self.back <= answer_by => departs,
+                                    _ => continue,
+                                }
+                            }
+                        };
+                        let Answer { bytes, value, right } = *answer;
+                        let plan = Plan {
+                            frames: state.plan.frames,
+                            value: state.plan.value + value - price,
+                            right_in_time: state.plan.right_in_time + u64::from(right),
+                            sent: state.plan.sent + u64::from(bytes.is_some()),
+                            bytes: state.plan.bytes + u64::from(bytes.unwrap_or(0)),
+                        };
+                        to.push(State { device: busy_until, link, plan });
+                    }
                 }
             }
-            if let Some(outcome) = record.outcome(known.point, picture) {
-                let value = worth(ladder.accuracy(rung, confidence), outcome.right);
-                arms.push((ready, outcome.bytes, value, outcome.right));
-            }
+            states = undominated(to, *captured);
         }
-        let stay = exit.unwrap_or((0.0, false));
-        arms.retain(|(.., value, _)| *value > stay.0);
-        let mut next: Vec<State> = Vec::with_capacity(states.len() * 2);
-        for State { free, plan } in states {
-            let with = |value: f64, right: bool, bytes: Option<u32>| Plan {
-                frames: plan.frames,
-                value: plan.value + value,
-                right_in_time: plan.right_in_time + u64::from(right),
-                sent: plan.sent + u64::from(bytes.is_some()),
-                bytes: plan.bytes + u64::from(bytes.unwrap_or(0)),
-            };
-            next.push(State { free: free.max(captured), plan: with(stay.0, stay.1, None) });
-            for &(ready, bytes, value, right) in &arms {
-                let (size, _) = on_the_wire(bytes);
-                let Some(departs) = schedule.departure(free.max(ready), size) else { continue };
-                if departs + back <= answer_by {
-                    let free = Timestamp::from_micros(departs.as_micros() / STEP * STEP);
-                    next.push(State { free, plan: with(value, right, Some(bytes)) });
-                }
-            }
+        let best = states.into_iter().map(|state| state.plan);
+        let mut best = best.max_by(|a, b| a.value.total_cmp(&b.value)).unwrap_or(nothing);
+        if let Device::Priced(price) = device {
+            // A device has its frames' time, and that of a last head beyond the end.
+            let interval = config.interval.as_secs_f64() * 1e3;
+            let beyond = f64::from(config.cameras) * config.deadline.as_secs_f64() * 1e3;
+            best.value += price * (interval * frames.len() as f64 + beyond);
         }
-        states = undominated(next);
+        best
     }
-    let best = states.into_iter().max_by(|a, b| a.plan.value.total_cmp(&b.plan.value));
-    best.map_or(nothing, |state| state.plan)
+}
+
+/// What each head makes of a picture: the exit, and of the points that are worth more those for
+/// which no smaller one is worth as much.
+fn heads_of(
+    record: &Record,
+    points: &[OperatingPoint],
+    picture: usize,
+    knowledge: Knowledge,
+) -> Vec<Head> {
+    let worth = |expected: Option<f64>, right: bool| match knowledge {
+        Knowledge::Expected => expected.unwrap_or(0.0),
+        Knowledge::Clairvoyant => f64::from(u8::from(right)),
+    };
+    let heads: BTreeSet<(u8, u8)> = points.iter().map(|point| (point.split, point.width)).collect();
+    let head = |at: (u8, u8)| {
+        let exit = record.exit(at.0, at.1, picture).is_some_and(|exit| exit.right);
+        let value = worth(record.expected_exit(at.0, at.1, picture), exit);
+        let mut answers = vec![Answer { bytes: None, value, right: exit }];
+        let points = points.iter().filter(|point| (point.split, point.width) == at);
+        let mut sent: Vec<_> = points
+            .filter_map(|&point| Some((point, record.outcome(point, picture)?)))
+            .map(|(point, outcome)| {
+                let value = worth(record.expected(point, picture), outcome.right);
+                Answer { bytes: Some(outcome.bytes), value, right: outcome.right }
+            })
+            .collect();
+        sent.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.value.total_cmp(&a.value)));
+        for answer in sent {
+            if answers.iter().all(|cheaper| cheaper.value < answer.value) {
+                answers.push(answer);
+            }
+        }
+        Head { at, answers }
+    };
+    heads.into_iter().map(head).collect()
 }
 
 /// From the last byte's departure to the answer, at best.
-fn least_way_back(config: &WorldConfig) -> std::time::Duration {
+fn least_way_back(config: &WorldConfig) -> Duration {
     use crate::link::{Delay, Jitter};
     // What jitter can take off the base.
     let least = |delay: &Delay| match delay.jitter {
         Jitter::None | Jitter::Exponential(_) => delay.base,
         Jitter::Uniform(most) => delay.base.saturating_sub(most),
-        Jitter::Normal(_) => std::time::Duration::ZERO,
+        Jitter::Normal(_) => Duration::ZERO,
     };
     let server = config.server;
     least(&config.path.uplink.delay)
@@ -144,16 +307,47 @@ fn least_way_back(config: &WorldConfig) -> std::time::Duration {
         + least(&config.path.downlink.delay)
 }
 
-/// States of which no other is both as free and as good, in order of being free.
-fn undominated(mut states: Vec<State>) -> Vec<State> {
-    states.sort_by(|a, b| a.free.cmp(&b.free).then(b.plan.value.total_cmp(&a.plan.value)));
-    let mut best = f64::NEG_INFINITY;
+/// The states worth following: those of which no other is as free and as good; and where they are
+/// many, neighbours merged to the better of both.
+fn undominated(mut states: Vec<State>, now: Timestamp) -> Vec<State> {
+    for state in &mut states {
+        let step = state.device.as_micros() / DEVICE_STEP * DEVICE_STEP;
+        state.device = Timestamp::from_micros(step).max(now);
+    }
+    let value = |a: &State, b: &State| b.plan.value.total_cmp(&a.plan.value);
+    states.sort_by(|a, b| a.device.cmp(&b.device).then(a.link.cmp(&b.link)).then(value(a, b)));
+    // For each instant at which the link may be free, the best value so far of a device as free:
+    // link and value both increase.
+    let mut front: Vec<(Timestamp, f64)> = Vec::new();
     states.retain(|state| {
-        let better = state.plan.value > best + 1e-9;
-        if better {
-            best = state.plan.value;
+        let (link, value) = (state.link, state.plan.value);
+        let at = front.partition_point(|&(other, _)| other <= link);
+        if at > 0 && front[at - 1].1 >= value - 1e-9 {
+            return false;
         }
-        better
+        let beaten = front[at..].iter().take_while(|&&(_, other)| other <= value).count();
+        front.splice(at..at + beaten, [(link, value)]);
+        true
     });
-    states
+    if states.len() <= MOST_STATES {
+        return states;
+    }
+    let links = states.iter().map(|state| state.link.as_micros());
+    let (first, last) = links.fold((u64::MAX, 0), |(a, b), at| (a.min(at), b.max(at)));
+    let devices = states.chunk_by(|a, b| a.device == b.device).count() as u64;
+    let cells = (MOST_STATES as u64 / devices).max(4);
+    let step = ((last - first) / cells).max(1);
+    let mut merged: Vec<State> = Vec::with_capacity(MOST_STATES);
+    for state in states {
+        let cell = |state: &State| (state.device, (state.link.as_micros() - first) / step);
+        match merged.last_mut() {
+            Some(before) if cell(before) == cell(&state) => {
+                if state.plan.value > before.plan.value {
+                    before.plan = state.plan;
+                }
+            }
+            _ => merged.push(state),
+        }
+    }
+    merged
 }

@@ -6,8 +6,9 @@ use isthmus_head_client::{Calibration, HeadRun, Ladder, LadderError, LadderRung}
 use isthmus_models::{Outcome, Outcomes, PointName, PointOutcomes, RecordedPoint};
 use isthmus_proto::OperatingPoint;
 
-/// Bands of confidence of a calibration, each with as many frames.
-const BANDS: usize = 8;
+/// Most bands of confidence of a calibration, each with as many frames, and the least of those.
+const MOST_BANDS: usize = 8;
+const BAND_FRAMES: usize = 40;
 
 /// Frames that a band's accuracy is drawn to the mean by: a band of few frames proves little.
 const PRIOR: f64 = 8.0;
@@ -49,11 +50,16 @@ pub enum RecordError {
 ///
 /// Its frames are divided: controllers know what the even ones say on average ([`Record::ladder`]),
 /// the odd ones are played ([`Record::played`]), so that nobody is judged by what it learnt from.
+/// What the even ones say of an odd one, at its exit's confidence, is what can be expected of it.
 #[derive(Clone, Debug)]
 pub struct Record {
     labels: Vec<u32>,
     points: BTreeMap<OperatingPoint, Vec<Outcome>>,
     exits: BTreeMap<(u8, u8), Vec<Outcome>>,
+    /// Expected accuracy of every point and exit for each frame that can be played.
+    expected_points: BTreeMap<OperatingPoint, Vec<f64>>,
+    expected_exits: BTreeMap<(u8, u8), Vec<f64>>,
+    ladder: Ladder,
     names: BTreeMap<OperatingPoint, PointName>,
     heads: BTreeMap<(u8, u8), String>,
 }
@@ -90,20 +96,15 @@ impl Record {
         let width_of = |split: &str, name: &str| {
             position(widths[split].iter().position(|(_, width)| width == name))
         };
-        let mut record = Record {
-            labels: outcomes.labels().to_vec(),
-            points: BTreeMap::new(),
-            exits: BTreeMap::new(),
-            names: BTreeMap::new(),
-            heads: BTreeMap::new(),
-        };
+        let (mut points, mut exits) = (BTreeMap::new(), BTreeMap::new());
+        let (mut names, mut heads) = (BTreeMap::new(), BTreeMap::new());
         for PointOutcomes { point, frames } in outcomes.points() {
             match point {
                 RecordedPoint::Full => {}
                 RecordedPoint::Exit { split, width } => {
                     let head = (split_of(split)?, width_of(split, width)?);
-                    record.exits.insert(head, frames.clone());
-                    record.heads.insert(head, format!("{split}/{width}"));
+                    exits.insert(head, frames.clone());
+                    heads.insert(head, format!("{split}/{width}"));
                 }
                 RecordedPoint::Split(name) => {
                     let layer = channels[&name.split].iter().position(|&c| c == name.channels);
@@ -118,51 +119,39 @@ impl Record {
                         let (point, bytes) = (name.to_string(), frames[frame].bytes);
                         return Err(RecordError::Size { point, frame, bytes });
                     }
-                    record.points.insert(point, frames.clone());
-                    record.names.insert(point, name.clone());
+                    points.insert(point, frames.clone());
+                    names.insert(point, name.clone());
                 }
             }
         }
-        if record.points.is_empty() {
+        if points.is_empty() {
             return Err(RecordError::NoPoint);
         }
-        for (point, name) in &record.names {
-            if !record.exits.contains_key(&(point.split, point.width)) {
+        for (point, name) in &names {
+            if !exits.contains_key(&(point.split, point.width)) {
                 return Err(RecordError::NoExit(name.split.clone(), name.width.clone()));
             }
         }
-        Ok(record)
+        let known = known(&points, &exits)?;
+        let (mut expected_points, mut expected_exits) = (BTreeMap::new(), BTreeMap::new());
+        for (at, rung) in known.rungs().iter().enumerate() {
+            let head = (rung.point.split, rung.point.width);
+            let played =
+                || exits[&head].iter().skip(1).step_by(2).map(|exit| Some(exit.confidence));
+            let accuracy = played().map(|confidence| known.accuracy(at, confidence));
+            expected_points.insert(rung.point, accuracy.collect());
+            let accuracy = played().map(|confidence| known.exit_accuracy(at, confidence));
+            expected_exits.insert(head, accuracy.collect());
+        }
+        let labels = outcomes.labels().to_vec();
+        let ladder = known.thinned();
+        Ok(Record { labels, points, exits, expected_points, expected_exits, ladder, names, heads })
     }
 
-    /// What a controller may know: sizes and accuracies by confidence, over the even frames.
-    pub fn ladder(&self) -> Result<Ladder, RecordError> {
-        let known =
-            |frames: &[Outcome]| -> Vec<Outcome> { frames.iter().step_by(2).copied().collect() };
-        let mut exits = BTreeMap::new();
-        let mut bands = BTreeMap::new();
-        for (&head, frames) in &self.exits {
-            let frames = known(frames);
-            let upper = upper_ends(&frames);
-            let band_of = |outcome: &Outcome| {
-                let band = upper.partition_point(|&upper| upper < outcome.confidence);
-                band.min(upper.len() - 1)
-            };
-            let band: Vec<usize> = frames.iter().map(band_of).collect();
-            let counts = (0..upper.len()).map(|at| band.iter().filter(|&&b| b == at).count());
-            let share = counts.map(|count| count as f64 / frames.len() as f64).collect();
-            let accuracy = by_band(&frames, &band, upper.len());
-            exits.insert(head, Calibration { upper, share, accuracy });
-            bands.insert(head, band);
-        }
-        let rung = |(point, frames): (&OperatingPoint, &Vec<Outcome>)| {
-            let frames = known(frames);
-            let head = (point.split, point.width);
-            let bytes = frames.iter().map(|outcome| f64::from(outcome.bytes)).sum::<f64>();
-            let accuracy = by_band(&frames, &bands[&head], exits[&head].upper.len());
-            LadderRung { point: *point, bytes: bytes / frames.len() as f64, accuracy }
-        };
-        let rungs = self.points.iter().map(rung).collect();
-        Ok(Ladder::new(rungs, exits)?)
+    /// What a controller may know and choose from: sizes and accuracies by confidence, over the
+    /// even frames, of the points that are worth a place.
+    pub fn ladder(&self) -> &Ladder {
+        &self.ladder
     }
 
     /// Frames that can be played: the odd ones.
@@ -183,6 +172,16 @@ impl Record {
     /// What a head's exit made of it.
     pub fn exit(&self, split: u8, width: u8, at: usize) -> Option<Outcome> {
         self.exits.get(&(split, width)).map(|frames| frames[2 * at + 1])
+    }
+
+    /// How likely a point is right about the `at`-th frame, as far as can be known.
+    pub fn expected(&self, point: OperatingPoint, at: usize) -> Option<f64> {
+        self.expected_points.get(&point).map(|frames| frames[at])
+    }
+
+    /// How likely a head's exit is right about it, as far as can be known.
+    pub fn expected_exit(&self, split: u8, width: u8, at: usize) -> Option<f64> {
+        self.expected_exits.get(&(split, width)).map(|frames| frames[at])
     }
 
     /// Sizes up to and with each layer that `run` codes, envelope and header included. A layer at
@@ -220,18 +219,52 @@ impl Record {
     }
 }
 
+/// Sizes, and accuracies by the exit's confidence, of all points over the even frames.
+fn known(
+    points: &BTreeMap<OperatingPoint, Vec<Outcome>>,
+    exits: &BTreeMap<(u8, u8), Vec<Outcome>>,
+) -> Result<Ladder, LadderError> {
+    let even = |frames: &[Outcome]| -> Vec<Outcome> { frames.iter().step_by(2).copied().collect() };
+    let (mut calibrations, mut bands) = (BTreeMap::new(), BTreeMap::new());
+    for (&head, frames) in exits {
+        let frames = even(frames);
+        let upper = upper_ends(&frames);
+        let band_of = |outcome: &Outcome| {
+            let band = upper.partition_point(|&upper| upper < outcome.confidence);
+            band.min(upper.len() - 1)
+        };
+        let band: Vec<usize> = frames.iter().map(band_of).collect();
+        let counts = (0..upper.len()).map(|at| band.iter().filter(|&&b| b == at).count());
+        let share = counts.map(|count| count as f64 / frames.len() as f64).collect();
+        let accuracy = by_band(&frames, &band, upper.len());
+        calibrations.insert(head, Calibration { upper, share, accuracy });
+        bands.insert(head, band);
+    }
+    let rung = |(point, frames): (&OperatingPoint, &Vec<Outcome>)| {
+        let frames = even(frames);
+        let head = (point.split, point.width);
+        let bytes = frames.iter().map(|outcome| f64::from(outcome.bytes)).sum::<f64>();
+        let accuracy = by_band(&frames, &bands[&head], calibrations[&head].upper.len());
+        LadderRung { point: *point, bytes: bytes / frames.len() as f64, accuracy }
+    };
+    let rungs = points.iter().map(rung).collect();
+    Ladder::new(rungs, calibrations)
+}
+
 /// Upper ends of bands with equally many frames; the last one is 1.
 fn upper_ends(frames: &[Outcome]) -> Vec<f32> {
     let mut sorted: Vec<f32> = frames.iter().map(|outcome| outcome.confidence).collect();
     sorted.sort_by(f32::total_cmp);
+    let bands = (frames.len() / BAND_FRAMES).clamp(1, MOST_BANDS);
     let mut upper: Vec<f32> =
-        (1..BANDS).map(|band| sorted[(sorted.len() * band / BANDS).max(1) - 1]).collect();
+        (1..bands).map(|band| sorted[(sorted.len() * band / bands).max(1) - 1]).collect();
     upper.push(1.0);
     upper.dedup();
     upper
 }
 
-/// Accuracy in each band, drawn a little to the mean.
+/// Accuracy in each band, drawn a little to the mean, and never falling with confidence: where a
+/// few dozen frames say otherwise, they are too few.
 fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
     let right = |outcome: &Outcome| if outcome.right { 1.0 } else { 0.0 };
     let mean = frames.iter().map(right).sum::<f64>() / frames.len().max(1) as f64;
@@ -240,7 +273,25 @@ fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
         sums[band].0 += right(outcome);
         sums[band].1 += 1.0;
     }
-    sums.into_iter().map(|(right, count)| right / count).collect()
+    isotonic(&sums)
+}
+
+/// The non-decreasing sequence nearest to the means of `sums`, each with its sum and weight, by
+/// pooling adjacent violators.
+fn isotonic(sums: &[(f64, f64)]) -> Vec<f64> {
+    // Sum, weight and length of each pool; means increase.
+    let mut pools: Vec<(f64, f64, usize)> = Vec::new();
+    for &(sum, weight) in sums {
+        let mut pool = (sum, weight, 1);
+        while let Some(&(sum, weight, length)) = pools.last()
+            && sum / weight >= pool.0 / pool.1
+        {
+            pool = (pool.0 + sum, pool.1 + weight, pool.2 + length);
+            pools.pop();
+        }
+        pools.push(pool);
+    }
+    pools.iter().flat_map(|&(sum, weight, length)| vec![sum / weight; length]).collect()
 }
 
 #[cfg(test)]
@@ -288,10 +339,20 @@ mod tests {
         let text = "frame,label,point,bytes,right,confidence\n".to_owned()
             + &(0..800).map(row).collect::<String>();
         let record = Record::new(&Outcomes::parse(&text).expect("rows")).expect("a record");
-        let ladder = record.ladder().expect("a ladder");
+        let ladder = record.ladder();
         assert!(ladder.exit_accuracy(0, Some(0.9)) > 0.9);
         assert!(ladder.accuracy(0, Some(0.1)) < 0.1);
+        let point = record.point("s/w1/c4/b6").expect("recorded");
+        assert!(record.expected(point, 0).is_some_and(|share| share < 0.1), "as even ones at 0.1");
+        assert_eq!(record.expected_exit(0, 0, 0), Some(ladder.exit_accuracy(0, Some(0.1))));
         assert!((0..record.played()).all(|at| !record.exit(0, 0, at).expect("recorded").right));
+    }
+
+    #[test]
+    fn accuracy_never_falls_with_confidence() {
+        assert_eq!(isotonic(&[(1.0, 4.0), (2.0, 4.0)]), [0.25, 0.5]);
+        assert_eq!(isotonic(&[(3.0, 4.0), (1.0, 4.0), (4.0, 4.0)]), [0.5, 0.5, 1.0]);
+        assert_eq!(isotonic(&[(3.0, 4.0), (3.0, 4.0), (0.0, 8.0)]), [0.375; 3]);
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn fixed(config: &WorldConfig, record: &Record) -> RunResult {
 }
 
 fn ladder(record: &Record) -> Arc<Ladder> {
-    Arc::new(record.ladder().expect("a ladder"))
+    Arc::new(record.ladder().clone())
 }
 
 fn mpc(config: &WorldConfig, record: &Record) -> RunResult {
@@ -190,23 +190,25 @@ fn varying(seed: u64) -> WorldConfig {
 }
 
 #[test]
-fn no_controller_exceeds_whoever_knows_everything() {
+fn no_controller_can_be_expected_to_exceed_the_oracle() {
     let record = record();
     let ladder = ladder(&record);
-    for (seed, cameras) in [(1, 1), (2, 1), (3, 4)] {
+    for (seed, cameras, fps) in [(1, 1, 10), (2, 1, 30), (3, 4, 10), (4, 3, 60)] {
         let mut config = varying(seed);
-        (config.cameras, config.duration) = (cameras, Duration::from_secs(30));
-        let bound = plan(&config, &record, &ladder, Knowledge::Clairvoyant);
+        (config.cameras, config.duration) = (cameras, Duration::from_secs(20));
+        config.interval = Duration::from_secs(1) / fps;
+        let known = plan(&config, &record, &ladder, Knowledge::Expected);
+        let all = plan(&config, &record, &ladder, Knowledge::Clairvoyant);
         let mut results = vec![greedy(&config, &record), mpc(&config, &record)];
-        for point in record.points() {
-            results.push(run(&config, &record, |_| Box::new(Fixed(point))));
+        for rung in ladder.rungs() {
+            results.push(run(&config, &record, |_| Box::new(Fixed(rung.point))));
         }
         for result in results {
-            assert!(result.right_in_time <= bound.right_in_time, "{result:?} {bound:?}");
+            assert!(result.expected <= known.value, "{result:?} {known:?}");
+            assert!(result.right_in_time as f64 <= all.value, "{result:?} {all:?}");
         }
-        let expected = plan(&config, &record, &ladder, Knowledge::Expected);
-        assert!(expected.right_in_time <= bound.right_in_time);
-        assert!(expected.value >= bound.frames as f64 * 0.5);
+        // Nor is the bound one that nobody could come near.
+        assert!(known.value <= 0.98 * known.frames as f64, "{known:?}");
     }
 }
 
@@ -218,7 +220,7 @@ fn where_bytes_are_free_the_oracle_takes_the_best_of_every_frame() {
     let bound = plan(&config, &record, &ladder, Knowledge::Clairvoyant);
     let any_right = |frame: u64| {
         let at = picture(config.seed, 0, frame, record.played());
-        let points = record.points().filter_map(|point| record.outcome(point, at));
+        let points = ladder.rungs().iter().filter_map(|rung| record.outcome(rung.point, at));
         let exits = record.heads().keys().filter_map(|&(s, w)| record.exit(s, w, at));
         points.chain(exits).any(|outcome| outcome.right)
     };
@@ -239,14 +241,14 @@ fn mpc_keeps_its_misses_to_the_target_and_stays_near_the_oracle() {
         let config = varying(seed);
         all.merge(&mpc(&config, &record));
         others.merge(&greedy(&config, &record));
-        bound += plan(&config, &record, &ladder, Knowledge::Expected).right_in_time as f64;
+        bound += plan(&config, &record, &ladder, Knowledge::Expected).value;
     }
-    let ratio = all.right_in_time as f64 / bound;
+    let ratio = all.expected / bound;
     let told = format!(
         "mpc {:.4} (miss {:.4}), greedy {:.4} (miss {:.4}), of oracle {ratio:.4}",
-        all.on_time_accuracy(),
+        all.expected_accuracy(),
         all.miss_rate(),
-        others.on_time_accuracy(),
+        others.expected_accuracy(),
         others.miss_rate(),
     );
     // The target is 1%; one point more is for what no margin foresees.
