@@ -110,21 +110,24 @@ def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
 
 
 def test_settling_measures_the_statistics_of_what_will_be_seen() -> None:
-    config = configuration.parse(
-        {"name": "x", "data": {"size": [32, 32], "stored": [32, 32]}, "split": {"widths": [50, 100], "channels": [2, 4]}}
-    )
+    network = {"prefix_channels": [8, 12, 16], "prefix_blocks": [0, 1, 1], "channels": [16, 24], "blocks": [1, 1]}
+    split = {"widths": [50, 100], "channels": [2, 4]}
+    data = {"size": [32, 32], "stored": [32, 32]}
+    config = configuration.parse({"name": "x", "data": data, "network": network, "split": split})
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
     pictures = Pictures(["a", "b"], pixels, torch.zeros(64, dtype=torch.int64), [])
     network = unsettled(full.build(config, 2))
     student = Student(config, network, None)
+    head = {name: value.clone() for name, value in student.head.state_dict().items()}
     settle(config, network, student, pictures)
-    for module in (network, student):
-        assert all(torch.isfinite(value).all() for value in module.state_dict().values())
-        assert not any(part.training for part in module.modules())
-    # The first convolution's outputs are now normalised: mean and spread are its batch norm's own.
-    first = student.head.encoder.layers[0]
-    out = first(normalise(torch.from_numpy(pixels), config.data.mean, config.data.std), 50)
-    norm = first.norms["50"]
-    torch.testing.assert_close(out.mean((0, 2, 3)), norm.bias, atol=0.2, rtol=0)
-    torch.testing.assert_close(out.std((0, 2, 3)), norm.weight.abs(), atol=0.2, rtol=0.2)
+    for name, value in student.head.state_dict().items():
+        torch.testing.assert_close(value, head[name])
+    x = normalise(torch.from_numpy(pixels), config.data.mean, config.data.std)
+    for prefix in (network.prefix, student.prefix):
+        assert not any(part.training for part in prefix.modules())
+        # The first convolution's outputs are now normalised: mean and spread are its batch norm's own.
+        norm = prefix.layers[0][1]
+        out = prefix.layers[0](x)
+        torch.testing.assert_close(out.mean((0, 2, 3)), norm.bias, atol=0.2, rtol=0)
+        torch.testing.assert_close(out.std((0, 2, 3)), norm.weight.abs(), atol=0.2, rtol=0.2)
