@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 /// Scores remembered.
 const WINDOW: usize = 64;
 
+/// Fewer scores say nothing about the worst tenth but what the very worst was.
+const ENOUGH: usize = 20;
+
 /// Multiple of a prediction's deviation that is exceeded as seldom as asked.
 ///
 /// Scores are `(observed − predicted) / deviation`. The margin follows the misses themselves
@@ -70,7 +73,8 @@ impl Conformal {
         sorted.sort_by(f64::total_cmp);
         // The ⌈0.9 (n + 1)⌉-th smallest, or none while there are too few to tell.
         let rank = ((sorted.len() + 1) * 9).div_ceil(10);
-        let seen = sorted.get(rank - 1).copied().unwrap_or(LEAST_MARGIN);
+        let enough = sorted.len() >= ENOUGH;
+        let seen = sorted.get(rank - 1).filter(|_| enough).copied().unwrap_or(LEAST_MARGIN);
         self.margin = self.tracked.max(seen.min(GREATEST_MARGIN));
     }
 }

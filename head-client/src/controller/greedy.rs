@@ -12,16 +12,18 @@ use super::{
 use crate::outcome::Choice;
 
 /// Chooses the most accurate operating point whose bytes, at the smoothed throughput of the frames
-/// before, fit into the time left. Throughput is bytes over the whole time in the network, smoothed
-/// exponentially; a frame that was given up counts with the time it was waited for.
+/// before, fit into the time left. Throughput is bytes over the time in the network beyond the round
+/// trip that connecting showed, smoothed exponentially; a frame that was given up counts with the
+/// time it was waited for. (Over the whole time, small frames would look slow and be all that fits.)
 ///
-/// It is the usual way of rate adaptation and the line to beat: it knows no round trip, no
-/// uncertainty, no next frame and nothing about the picture.
+/// It is the usual way of rate adaptation and the line to beat: it knows no uncertainty, no next
+/// frame and nothing about the picture.
 #[derive(Debug)]
 pub struct Greedy {
     ladder: Arc<Ladder>,
     /// Bytes a second.
     throughput: Option<f64>,
+    round_trip: Duration,
     device: Duration,
     head_at: Timestamp,
     sent_at: Timestamp,
@@ -30,6 +32,9 @@ pub struct Greedy {
 /// Weight of the latest sample.
 const GAIN: f64 = 0.25;
 
+/// Less is not told apart from jitter.
+const LEAST_TIME: Duration = Duration::from_millis(1);
+
 /// After so long without sending, the smallest point asks whether things have changed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -37,11 +42,13 @@ impl Greedy {
     /// A controller that knows nothing of the network yet, and starts with the smallest point.
     pub fn new(ladder: Arc<Ladder>) -> Self {
         let (head_at, sent_at) = (Timestamp::ZERO, Timestamp::ZERO);
-        Greedy { ladder, throughput: None, device: Duration::ZERO, head_at, sent_at }
+        let (round_trip, device) = (Duration::ZERO, Duration::ZERO);
+        Greedy { ladder, throughput: None, round_trip, device, head_at, sent_at }
     }
 
     fn fits(&self, bytes: f64, time: Duration) -> bool {
-        self.throughput.is_some_and(|throughput| bytes <= throughput * time.as_secs_f64())
+        let time = time.saturating_sub(self.round_trip).as_secs_f64();
+        self.throughput.is_some_and(|throughput| bytes <= throughput * time)
     }
 
     /// The most accurate rung that fits `time`, or the smallest one.
@@ -54,7 +61,8 @@ impl Greedy {
     }
 
     fn learn(&mut self, bytes: usize, time: Duration) {
-        let sample = bytes as f64 / time.as_secs_f64().max(1e-6);
+        let time = time.saturating_sub(self.round_trip).max(LEAST_TIME);
+        let sample = bytes as f64 / time.as_secs_f64();
         self.throughput = Some(match self.throughput {
             None => sample,
             Some(before) => before + GAIN * (sample - before),
@@ -63,8 +71,9 @@ impl Greedy {
 }
 
 impl Controller for Greedy {
-    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {
+    fn on_link_up(&mut self, _now: Timestamp, round_trip: Option<Duration>) {
         self.throughput = None;
+        self.round_trip = round_trip.unwrap_or_default();
     }
 
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
@@ -101,5 +110,41 @@ impl Controller for Greedy {
 
     fn on_timeout(&mut self, _now: Timestamp, timeout: &NetworkTimeout) {
         self.learn(timeout.bytes, timeout.waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_proto::FrameId;
+
+    use super::super::ladder::tests::ladder;
+    use super::*;
+    use crate::controller::LinkView;
+
+    #[test]
+    fn small_frames_do_not_look_slow() {
+        let ms = Duration::from_millis;
+        let mut greedy = Greedy::new(Arc::new(ladder()));
+        greedy.on_link_up(Timestamp::ZERO, Some(ms(40)));
+        let (time_left, link) = (ms(65), LinkView { up: true, ..LinkView::default() });
+        let mut sent = Vec::new();
+        for frame in 0..12 {
+            let now = Timestamp::from_micros(frame * 100_000);
+            let head = greedy.decide_head(now, &HeadView { time_left, link });
+            let Work::Head(run) = head.work else { panic!("a head is always run") };
+            let frame = FrameId(frame);
+            let layer_ends = &[300, 600, 1_200, 2_400];
+            let exit_confidence = None;
+            let view = SendView { frame, run, exit_confidence, layer_ends, time_left, link };
+            let Sending::Layers(layers) = greedy.decide_send(now, &view).sending else { continue };
+            let bytes = layer_ends[usize::from(layers) - 1];
+            // 1 Mbit/s and 2 ms of jitter behind a round trip of 40 ms.
+            let network = ms(42) + Duration::from_micros(8 * bytes as u64);
+            let (receive_span, server, refused) = (Duration::ZERO, Duration::ZERO, false);
+            let sample = NetworkSample { frame, bytes, network, receive_span, server, refused };
+            greedy.on_reply(now + network, &sample);
+            sent.push(layers);
+        }
+        assert_eq!((sent[0], sent[11]), (1, 4), "{sent:?}");
     }
 }
