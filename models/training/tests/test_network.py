@@ -115,7 +115,8 @@ def test_settling_measures_the_statistics_of_what_will_be_seen() -> None:
     data = {"size": [32, 32], "stored": [32, 32]}
     config = configuration.parse({"name": "x", "data": data, "network": network, "split": split})
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    # Of one colour each, so that crops look like the whole.
+    pixels = np.broadcast_to(rng.integers(0, 256, (64, 1, 1, 3), dtype=np.uint8), (64, 32, 32, 3)).copy()
     pictures = Pictures(["a", "b"], pixels, torch.zeros(64, dtype=torch.int64), [])
     network = unsettled(full.build(config, 2))
     student = Student(config, network, None)

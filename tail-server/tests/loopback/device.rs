@@ -267,7 +267,7 @@ pub fn reason(reply: &Reply) -> Reason {
 pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
     let good = frame(1, LONG, 9);
     let header = good.len() - usize::from(POINT.layers) * LAYER_BYTES;
-    let packet = header - 3 - 3 * usize::from(POINT.layers);
+    let packet = header - 4 - 2 * usize::from(POINT.layers);
     let with = |at: usize, value: u8| {
         let mut bytes = good.clone();
         bytes[at] = value;
@@ -284,7 +284,7 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
         (Vec::new(), Reason::Malformed),
         (good[..header + 2].to_vec(), Reason::Malformed),
         (long, Reason::Malformed),
-        (with(packet, 0x27), Reason::UnsupportedVersion),
+        (with(packet, 0x37), Reason::UnsupportedVersion),
         (frame_of(1, LONG, 1, POINT, &coded(9)), Reason::UnknownBundle),
         (frame_of(1, LONG, 9, POINT, &coded(9)), Reason::UnknownBundle),
         (
