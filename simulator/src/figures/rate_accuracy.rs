@@ -195,7 +195,7 @@ fn share(right: &[bool]) -> f64 {
 
 enum How {
     Point(OperatingPoint),
-    Image(ImageCodec),
+    Image(Box<ImageCodec>),
 }
 
 /// The networks, and the ways that each picture is sent in.
@@ -227,7 +227,7 @@ impl<'a> Bench<'a> {
             .collect();
         let input = &bundle.manifest().input;
         for codec in ImageCodec::settings(input) {
-            ways.push((codec.family, codec.to_string(), How::Image(codec)));
+            ways.push((codec.family, codec.to_string(), How::Image(Box::new(codec))));
         }
         Ok(Bench {
             lab: Labels { bundle, digest: bundle.digest() },
