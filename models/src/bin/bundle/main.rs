@@ -32,7 +32,7 @@ enum Command {
     /// List the tensors at which an ONNX classifier can be cut.
     Cuts(cut::CutsArgs),
     /// Cut an ONNX classifier, calibrate it on pictures, and write a bundle.
-    Cut(cut::CutArgs),
+    Cut(Box<cut::CutArgs>),
     /// Pack a bundle into one file, the same bytes for the same bundle; `tar -xf` unpacks it.
     Export(ExportArgs),
 }
