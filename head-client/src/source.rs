@@ -4,16 +4,13 @@ mod mjpeg;
 mod y4m;
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use isthmus_models::Picture;
+use isthmus_models::{MAX_PICTURE_BYTES, Photo, PhotoError, Picture, find_photos};
 
 pub use mjpeg::Mjpeg;
 pub use y4m::{Y4m, Y4mError};
-
-/// Largest picture file that is read (bytes), and largest JPEG of a stream.
-pub const MAX_PICTURE_BYTES: usize = 64 << 20;
 
 /// What a source gives: a picture, or why there is none.
 ///
@@ -42,9 +39,9 @@ pub enum InputError {
         /// What the system says.
         source: io::Error,
     },
-    /// A folder without pictures.
-    #[error("{path}: no picture (.jpg, .jpeg, .png, .webp) in this folder", path = .0.display())]
-    NoPictures(PathBuf),
+    /// A folder that gives no pictures.
+    #[error(transparent)]
+    Folder(#[from] PhotoError),
     /// Standard input is no stream of pictures.
     #[error("standard input is neither MJPEG nor YUV4MPEG2: {0}")]
     Stream(String),
@@ -61,23 +58,18 @@ pub fn open(input: &Path, labels: &[String]) -> Result<BoxedSource, InputError> 
     }
     let unreadable = |source| InputError::Unreadable { path: input.to_owned(), source };
     let metadata = fs::metadata(input).map_err(unreadable)?;
-    let mut files = Vec::new();
-    if metadata.is_dir() {
-        gather(input, &mut files).map_err(unreadable)?;
-        if files.is_empty() {
-            return Err(InputError::NoPictures(input.to_owned()));
-        }
-        files.sort();
+    let photos = if metadata.is_dir() {
+        find_photos(input, labels)?
     } else {
         // Opened once, so that an unreadable file is an error of the input, not a bad picture.
         File::open(input).map_err(unreadable)?;
-        files.push(input.to_owned());
-    }
+        vec![Photo::new(input.to_owned(), labels)]
+    };
     let labels = labels.to_vec();
-    Ok(Box::new(files.into_iter().map(move |path| {
-        let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        let truth = labels.iter().find(|label| Some(label.as_str()) == folder).cloned();
-        SourceFrame { source: path.display().to_string(), truth, picture: read(&path) }
+    Ok(Box::new(photos.into_iter().map(move |photo| SourceFrame {
+        source: photo.path.display().to_string(),
+        truth: photo.class.map(|class| labels[class].clone()),
+        picture: photo.read(),
     })))
 }
 
@@ -118,39 +110,4 @@ fn known(
         let truth = truth.filter(|truth| labels.contains(truth));
         SourceFrame { source, truth, picture }
     }))
-}
-
-fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    // A work list instead of recursion: folders may be nested deeper than a stack.
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if is_picture(&entry.path()) {
-                files.push(entry.path());
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| {
-        ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-    })
-}
-
-fn read(path: &Path) -> Result<Picture, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    let limit = MAX_PICTURE_BYTES as u64 + 1;
-    BufReader::new(file).take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() > MAX_PICTURE_BYTES {
-        return Err(format!("larger than {MAX_PICTURE_BYTES} bytes"));
-    }
-    Picture::decode(&bytes).map_err(|error| error.to_string())
 }

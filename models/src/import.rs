@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +23,12 @@ use crate::manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, Manifest, ManifestError, PointSpec, QuantiserSpec,
     SplitSpec, WidthSpec, check_name,
 };
-use crate::picture::{Picture, PictureError};
+use crate::photo::Photo;
+use crate::picture::PictureError;
 use crate::prepared::{LoadError, RunError};
 use crate::preprocess::Preprocessor;
 use crate::profile::test_picture;
 use crate::tail::{Full, Tail, TailItem};
-
-/// Largest picture file that is read (bytes).
-const MAX_PICTURE_BYTES: u64 = 64 << 20;
 
 /// Parts of the channels that may be sent where nothing else is asked for, in quarters.
 const QUARTERS: [usize; 4] = [1, 2, 3, 4];
@@ -55,9 +53,6 @@ pub enum ImportError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A folder without pictures.
-    #[error("{}: no picture (.jpg, .jpeg, .png, .webp) in this folder", .0.display())]
-    NoPictures(PathBuf),
     /// Pictures, but none to calibrate with.
     #[error("none of the {0} pictures to calibrate with can be read")]
     NothingToCalibrate(usize),
@@ -94,58 +89,6 @@ pub enum ImportError {
     /// No picture for the reference values.
     #[error(transparent)]
     Picture(#[from] PictureError),
-}
-
-/// A picture file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Photo {
-    /// The file.
-    pub path: PathBuf,
-    /// Its true class, a position in the labels, where the name of its folder is one of them.
-    pub class: Option<usize>,
-}
-
-/// All JPEG, PNG and WebP files in a folder and those below it, in order of their paths.
-pub fn find_photos(folder: &Path, labels: &[String]) -> Result<Vec<Photo>, ImportError> {
-    // A work list instead of recursion: folders may be nested deeper than a stack.
-    let (mut folders, mut paths) = (vec![folder.to_owned()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        let io = |source| ImportError::Io { file: folder.clone(), source };
-        for entry in fs::read_dir(&folder).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            let path = entry.path();
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            let known = ["jpg", "jpeg", "png", "webp"];
-            if entry.file_type().map_err(io)?.is_dir() {
-                folders.push(path);
-            } else if extension.is_some_and(|it| known.iter().any(|k| it.eq_ignore_ascii_case(k))) {
-                paths.push(path);
-            }
-        }
-    }
-    if paths.is_empty() {
-        return Err(ImportError::NoPictures(folder.to_owned()));
-    }
-    paths.sort();
-    let photo = |path: PathBuf| {
-        let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        let class = labels.iter().position(|label| Some(label.as_str()) == folder);
-        Photo { path, class }
-    };
-    Ok(paths.into_iter().map(photo).collect())
-}
-
-impl Photo {
-    fn read(&self) -> Result<Picture, String> {
-        let file = fs::File::open(&self.path).map_err(|error| error.to_string())?;
-        let mut bytes = Vec::new();
-        let limit = MAX_PICTURE_BYTES;
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        if bytes.len() as u64 > limit {
-            return Err(format!("larger than {limit} bytes"));
-        }
-        Picture::decode(&bytes).map_err(|error| error.to_string())
-    }
 }
 
 /// What a bundle is made with, besides the model and the cut.

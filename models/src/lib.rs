@@ -24,6 +24,7 @@ mod head;
 mod import;
 mod manifest;
 mod outcomes;
+mod photo;
 mod picture;
 mod prepared;
 mod preprocess;
@@ -41,12 +42,13 @@ pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
 #[cfg(feature = "shell")]
-pub use import::{Import, ImportError, Photo, find_photos};
+pub use import::{Import, ImportError};
 pub use manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
     QuantiserSpec, SplitSpec, WidthSpec,
 };
 pub use outcomes::{Outcome, Outcomes, OutcomesError, PointOutcomes, RecordedPoint};
+pub use photo::{MAX_PICTURE_BYTES, Photo, PhotoError, find_photos};
 pub use picture::{MAX_PIXELS, Picture, PictureError};
 pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;

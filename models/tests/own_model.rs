@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use isthmus_models::{
-    Bundle, CutError, Engine, Full, Head, Import, ImportError, Outcomes, Parts, Photo, Tail,
-    TailItem, TensorView, Tract, WholeModel, find_photos, verify,
+    Bundle, CutError, Engine, Full, Head, Import, ImportError, Outcomes, Parts, Photo, PhotoError,
+    Tail, TailItem, TensorView, Tract, WholeModel, find_photos, verify,
 };
 use prost::Message;
 use tempfile::TempDir;
@@ -376,7 +376,10 @@ fn without_pictures_there_is_no_bundle() {
     let dir = TempDir::new().expect("temporary folder");
     let error = find_photos(dir.path(), &[]).expect_err("empty").to_string();
     assert!(error.contains("no picture"), "{error}");
-    assert!(matches!(find_photos(&dir.path().join("none"), &[]), Err(ImportError::Io { .. })));
+    assert!(matches!(
+        find_photos(&dir.path().join("none"), &[]),
+        Err(PhotoError::Unreadable { .. })
+    ));
 
     let path = dir.path().join("bad.jpg");
     fs::write(&path, "no picture").expect("written");
