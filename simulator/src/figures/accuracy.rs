@@ -1,13 +1,9 @@
 //! How often the networks are right about real pictures, and at what cost in bytes.
 
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use isthmus_head_client::Fixed;
 use isthmus_head_client::config::Transport;
-use isthmus_head_client::source::{BoxedSource, SourceFrame};
-use isthmus_models::{Full, Preprocessor, top_k};
+use isthmus_models::{Bundle, Preprocessor, top_k};
 use isthmus_proto::wire::Detail;
 
 use super::Measurement;
@@ -15,8 +11,6 @@ use super::lab::{Lab, Talk};
 
 /// What the best point may lose against the uncut network.
 const LOSS: f64 = 0.02;
-/// Pictures in one run of the uncut network.
-const BATCH: usize = 8;
 /// Frames unanswered at a time, so that head and tails are busy at once.
 const IN_FLIGHT: usize = 8;
 
@@ -59,63 +53,34 @@ fn skipped() -> Measurement {
 }
 
 /// The uncut network's answers.
-#[derive(Default)]
 struct Uncut {
-    right: u64,
-    pictures: u64,
+    right: usize,
+    pictures: usize,
 }
 
 impl Uncut {
     fn measure(lab: &Lab) -> anyhow::Result<Uncut> {
-        let (full, source) = (lab.full()?, Mutex::new(lab.labelled()?));
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let uncut = thread::scope(|scope| {
-            let start = |_| scope.spawn(|| Uncut::of(&full, &source));
-            let started: Vec<_> = (0..threads).map(start).collect();
-            started.into_iter().try_fold(Uncut::default(), |sum, thread| {
-                let part = thread.join().map_err(|_| anyhow!("a thread panicked"))??;
-                let (right, pictures) = (sum.right + part.right, sum.pictures + part.pictures);
-                anyhow::Ok(Uncut { right, pictures })
-            })
-        })?;
-        ensure!(uncut.pictures > 0, "no picture lies in a folder that is named like a class");
-        Ok(uncut)
-    }
-
-    /// Answers batch after batch until `source` ends.
-    fn of(full: &Full, source: &Mutex<BoxedSource>) -> anyhow::Result<Uncut> {
+        let full = lab.full()?;
         let bundle = full.bundle();
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
-        let mut uncut = Uncut::default();
-        loop {
-            let mut source_lock = source.lock().unwrap_or_else(PoisonError::into_inner);
-            let frames: Vec<SourceFrame> = source_lock.by_ref().take(BATCH).collect();
-            drop(source_lock);
-            if frames.is_empty() {
-                return Ok(uncut);
-            }
-            let (mut inputs, mut truths) = (Vec::new(), Vec::new());
-            for SourceFrame { source, truth, picture } in frames {
-                // As the client does, what has no known class is left out.
-                let Some(truth) = truth else { continue };
-                let mut input = Vec::new();
-                preprocessor
-                    .run(&picture.map_err(|error| anyhow!("{source}: {error}"))?, &mut input);
-                inputs.push(input);
-                truths.push(truth);
-            }
-            let views: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-            for (logits, truth) in full.run(&views)?.iter().zip(truths) {
-                let best = top_k(logits, 1).first().and_then(|best| bundle.labels().get(best.0));
-                uncut.right += u64::from(best == Some(&truth));
-                uncut.pictures += 1;
-            }
-        }
+        let right = lab.each_labelled(|picture, truth| {
+            let mut input = Vec::new();
+            preprocessor.run(picture, &mut input);
+            Ok(is_right(bundle, &full.run(&[&input])?[0], truth))
+        })?;
+        let pictures = right.len();
+        Ok(Uncut { right: right.into_iter().filter(|&right| right).count(), pictures })
     }
 
     fn share(&self) -> f64 {
         self.right as f64 / self.pictures as f64
     }
+}
+
+/// Whether the likeliest class is the one named `truth`.
+pub(super) fn is_right(bundle: &Bundle, logits: &[f32], truth: &str) -> bool {
+    let best = top_k(logits, 1).first().and_then(|best| bundle.labels().get(best.0));
+    best.is_some_and(|label| label == truth)
 }
 
 /// The best point's answers through client, wire and server.

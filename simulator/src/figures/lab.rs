@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
@@ -165,6 +166,37 @@ impl Lab {
             Some(limit) => Box::new(sample(source, limit).into_iter()),
             None => source,
         })
+    }
+
+    /// What `work` makes of each of these pictures and its class, in their order, by all cores. As the
+    /// client does, what has no known class is left out; what cannot be read is an error.
+    pub(super) fn each_labelled<T: Send>(
+        &self,
+        work: impl Fn(&Picture, &str) -> anyhow::Result<T> + Sync,
+    ) -> anyhow::Result<Vec<T>> {
+        let source = Mutex::new(self.labelled()?.enumerate());
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let run = || {
+            let mut done = Vec::new();
+            loop {
+                let next = source.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((at, frame)) = next else { return anyhow::Ok(done) };
+                let Some(truth) = frame.truth else { continue };
+                let picture =
+                    frame.picture.map_err(|error| anyhow!("{}: {error}", frame.source))?;
+                done.push((at, work(&picture, &truth)?));
+            }
+        };
+        let mut done = thread::scope(|scope| {
+            let started: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+            started.into_iter().try_fold(Vec::new(), |mut all, thread| {
+                all.extend(thread.join().map_err(|_| anyhow!("a thread panicked"))??);
+                anyhow::Ok(all)
+            })
+        })?;
+        ensure!(!done.is_empty(), "no picture lies in a folder that is named like a class");
+        done.sort_by_key(|&(at, _)| at);
+        Ok(done.into_iter().map(|(_, result)| result).collect())
     }
 
     /// Starts a real server of the bundle.

@@ -5,18 +5,20 @@ mod curve;
 mod images;
 mod plot;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
-use isthmus_models::{Full, Head, Picture, Preprocessor, TailItem, top_k};
-use isthmus_proto::{BundleDigest, Envelope, OperatingPoint, write_packet};
-use isthmus_tail_server::model::Model;
+use anyhow::Context;
+use isthmus_models::{Bundle, Full, Head, Picture, Preprocessor, TailItem};
+use isthmus_proto::{Envelope, OperatingPoint, write_packet};
+use isthmus_tail_server::model::{BundleModel, Model};
 use serde::Serialize;
 
 use self::curve::{Choice, bd_rate, choose, pareto};
 use self::images::ImageCodec;
+use super::accuracy::is_right;
 use super::lab::Lab;
 use super::{Format, Subject};
 
@@ -26,6 +28,8 @@ pub use self::plot::plot;
 const DROPS: [f64; 4] = [0.6, 1.0, 2.0, 3.0];
 /// Operating points of the ladder that is tried unless all are asked for.
 const RUNGS: usize = 12;
+/// Time left in the envelopes, the default deadline.
+const TIME_LEFT: Duration = Duration::from_millis(300);
 
 /// What to measure, and how to tell it.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,7 +78,7 @@ pub struct RateAccuracy {
 pub enum Family {
     /// The cut network.
     Split,
-    /// JPEG with Huffman tables made for each picture.
+    /// JPEG, progressive, with Huffman tables made for each picture.
     Jpeg,
     /// WebP, lossy.
     Webp,
@@ -118,37 +122,12 @@ pub struct Drop {
 /// Sends every labelled picture of `lab` in every way.
 pub fn measure(lab: &Lab, args: &RateAccuracyArgs) -> anyhow::Result<RateAccuracy> {
     let bench = Bench::new(lab, args.all_points)?;
-    let source = Mutex::new(lab.labelled()?.enumerate());
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut rows = thread::scope(|scope| {
-        let work = || {
-            let mut rows = Vec::new();
-            loop {
-                let next = source.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((at, frame)) = next else { return anyhow::Ok(rows) };
-                // As the client does, what has no known class is left out.
-                let Some(truth) = frame.truth else { continue };
-                let picture = frame.picture.map_err(|e| anyhow!("{}: {e}", frame.source))?;
-                rows.push((at, bench.row(&picture, &truth)?));
-            }
-        };
-        let started: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let join =
-            started.into_iter().map(|it| it.join().map_err(|_| anyhow!("a thread panicked"))?);
-        anyhow::Ok(join.collect::<anyhow::Result<Vec<_>>>()?.concat())
-    })?;
-    ensure!(!rows.is_empty(), "no picture lies in a folder that is named like a class");
-    rows.sort_by_key(|&(at, _)| at);
-    let (full, columns): (Vec<bool>, Vec<Vec<Trial>>) =
-        rows.into_iter().map(|(_, row)| row).unzip();
-    let columns: Vec<Vec<Trial>> =
-        (0..bench.ways.len()).map(|way| columns.iter().map(|row| row[way]).collect()).collect();
-    let mut ways: Vec<Way> = bench
-        .ways
-        .iter()
-        .zip(columns)
-        .map(|((family, name, _), trials)| Way::new(*family, name.clone(), trials))
-        .collect();
+    let rows = lab.each_labelled(|picture, truth| bench.row(picture, truth))?;
+    let (full, rows): (Vec<bool>, Vec<Vec<Trial>>) = rows.into_iter().unzip();
+    let way = |(at, Candidate { family, name, .. }): (usize, &Candidate)| {
+        Way::new(*family, name.clone(), rows.iter().map(|row| row[at]).collect())
+    };
+    let mut ways: Vec<Way> = bench.candidates.iter().enumerate().map(way).collect();
     ways.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then_with(|| a.name.cmp(&b.name)));
     let (mut drops, mut rates) = (Vec::new(), Vec::new());
     let families = [Family::Split, Family::Jpeg, Family::Webp];
@@ -193,114 +172,102 @@ fn share(right: &[bool]) -> f64 {
     right.iter().filter(|&&right| right).count() as f64 / right.len().max(1) as f64
 }
 
+/// A way before it is tried.
+struct Candidate {
+    family: Family,
+    name: String,
+    how: How,
+}
+
 enum How {
     Point(OperatingPoint),
     Image(Box<ImageCodec>),
 }
 
 /// The networks, and the ways that each picture is sent in.
-struct Bench<'a> {
-    lab: Labels<'a>,
-    head: std::sync::Arc<Head>,
-    model: std::sync::Arc<isthmus_tail_server::model::BundleModel>,
+struct Bench {
+    bundle: Arc<Bundle>,
+    head: Arc<Head>,
+    model: Arc<BundleModel>,
     full: Full,
     preprocessor: Preprocessor,
-    ways: Vec<(Family, String, How)>,
+    candidates: Vec<Candidate>,
 }
 
-/// What of a lab threads may share.
-struct Labels<'a> {
-    bundle: &'a isthmus_models::Bundle,
-    digest: BundleDigest,
-}
-
-impl<'a> Bench<'a> {
-    fn new(lab: &'a Lab, all_points: bool) -> anyhow::Result<Bench<'a>> {
-        let bundle = lab.bundle();
+impl Bench {
+    fn new(lab: &Lab, all_points: bool) -> anyhow::Result<Bench> {
+        let bundle = Arc::clone(lab.bundle());
         let mut points = if all_points { lab.shuffled_points() } else { ladder(lab) };
         points.sort_unstable();
-        let mut ways: Vec<_> = points
-            .into_iter()
-            .map(|point| {
-                (Family::Split, bundle.describe_point(point).to_string(), How::Point(point))
-            })
-            .collect();
         let input = &bundle.manifest().input;
-        for codec in ImageCodec::settings(input) {
-            ways.push((codec.family, codec.to_string(), How::Image(Box::new(codec))));
-        }
+        let points = points.into_iter().map(|point| Candidate {
+            family: Family::Split,
+            name: bundle.describe_point(point).to_string(),
+            how: How::Point(point),
+        });
+        let images = ImageCodec::settings(input).into_iter().map(|codec| Candidate {
+            family: codec.family,
+            name: codec.to_string(),
+            how: How::Image(Box::new(codec)),
+        });
         Ok(Bench {
-            lab: Labels { bundle, digest: bundle.digest() },
+            candidates: points.chain(images).collect(),
             head: lab.head()?,
             model: lab.model()?,
             full: lab.full()?,
             preprocessor: Preprocessor::new(input),
-            ways,
+            bundle,
         })
     }
 
-    /// Whether the uncut network is right about a picture, and how each way goes.
+    /// Whether the uncut network is right about a picture, and how each candidate goes.
     fn row(&self, picture: &Picture, truth: &str) -> anyhow::Result<(bool, Vec<Trial>)> {
-        let labels = self.lab.bundle.labels();
-        let is_right = |logits: &[f32]| {
-            let best = top_k(logits, 1).first().and_then(|best| labels.get(best.0));
-            best.is_some_and(|label| label == truth)
-        };
+        let is_right = |logits: &[f32]| is_right(&self.bundle, logits, truth);
         let mut input = Vec::new();
         self.preprocessor.run(picture, &mut input);
-        let mut trials = vec![Trial::default(); self.ways.len()];
         let right = is_right(&self.full.run(&[&input])?[0]);
+        let mut trials = vec![Trial::default(); self.candidates.len()];
 
-        let (mut latents, mut decoded, mut of) = (None, Vec::new(), Vec::new());
-        for (at, (_, _, how)) in self.ways.iter().enumerate() {
-            let How::Point(point) = *how else { continue };
+        let (mut latents, mut sent) = (None, Vec::new());
+        for (at, candidate) in self.candidates.iter().enumerate() {
+            let How::Point(point) = candidate.how else { continue };
             let OperatingPoint { split, width, layers, bits } = point;
             // Points are in order of split and width: each head runs once.
             if latents.as_ref().is_none_or(|(of, _)| *of != (split, width)) {
                 latents = Some(((split, width), self.head.run(split, width, &input)?.latents));
             }
             let Some((_, latents)) = &latents else { continue };
-            let codec =
-                self.lab.bundle.codec(split, width, bits).context("a point without codec")?;
+            let codec = self.bundle.codec(split, width, bits).context("a point without codec")?;
             let coded = codec.encode(&codec.quantise(latents, layers.into())?)?;
             let mut frame = Vec::new();
-            let time_left = std::time::Duration::from_millis(300);
-            Envelope { frame: 0, time_left, trace: None }.write(&mut frame);
-            write_packet(&mut frame, 0, &self.lab.digest, point, &coded);
+            Envelope { frame: 0, time_left: TIME_LEFT, trace: None }.write(&mut frame);
+            write_packet(&mut frame, 0, &self.bundle.digest(), point, &coded);
             trials[at].bytes = frame.len() as u32;
-            decoded.push(self.model.decode(point, &coded.stream, layers.into())?);
-            of.push((at, point));
+            sent.push((at, point, self.model.decode(point, &coded.stream, layers.into())?));
         }
-        let items: Vec<TailItem<'_>> = of
-            .iter()
-            .zip(&decoded)
-            .map(|(&(_, OperatingPoint { split, width, .. }), latents)| TailItem {
-                split,
-                width,
-                latents,
-            })
-            .collect();
-        for (split, logits) in of.iter().zip(self.tails(&items)?) {
-            trials[split.0].right = is_right(&logits);
+        // Of one split, so that its trunk runs once.
+        for sent in sent.chunk_by(|a, b| a.1.split == b.1.split) {
+            let items: Vec<TailItem<'_>> = sent
+                .iter()
+                .map(|&(_, OperatingPoint { split, width, .. }, ref latents)| TailItem {
+                    split,
+                    width,
+                    latents,
+                })
+                .collect();
+            for ((at, ..), logits) in sent.iter().zip(self.model.infer(&items)?) {
+                trials[*at].right = is_right(&logits);
+            }
         }
 
-        for (at, (_, _, how)) in self.ways.iter().enumerate() {
-            let How::Image(codec) = how else { continue };
+        for (at, candidate) in self.candidates.iter().enumerate() {
+            let How::Image(codec) = &candidate.how else { continue };
             let bytes = codec.encode(picture)?;
             trials[at].bytes = bytes.len() as u32;
             self.preprocessor.run(&Picture::decode(&bytes)?, &mut input);
             trials[at].right = is_right(&self.full.run(&[&input])?[0]);
         }
         Ok((right, trials))
-    }
-
-    /// Logits of items that may be of several splits.
-    fn tails(&self, items: &[TailItem<'_>]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let mut logits = Vec::with_capacity(items.len());
-        for same in items.chunk_by(|a, b| a.split == b.split) {
-            logits.extend(self.model.infer(same)?);
-        }
-        Ok(logits)
     }
 }
 
@@ -326,8 +293,6 @@ fn ladder(lab: &Lab) -> Vec<OperatingPoint> {
 impl RateAccuracy {
     /// The results as a person reads them.
     pub fn text(&self) -> String {
-        use std::fmt::Write as _;
-
         let mut text = format!(
             "{}, {} pictures; the uncut network is right about {:.2}%\n\n\
              {:<6} {:<22} {:>9} {:>9} {:>7}\n",
