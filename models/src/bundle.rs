@@ -287,14 +287,18 @@ impl Bundle {
         width: u8,
         bits: u8,
     ) -> Result<Option<FeatureCodec>, BundleError> {
-        let Some(spec) = self.split(split) else { return Ok(None) };
-        let quantisers = spec.widths.get(usize::from(width)).map(|width| &width.quantisers);
-        let Some(quantiser) = quantisers.and_then(|all| all.iter().find(|q| q.bits == bits)) else {
-            return Ok(None);
+        let quantiser = self.split(split).zip(self.quantiser(split, width, bits));
+        let by_channel = |(split_spec, spec): (&SplitSpec, &QuantiserSpec)| {
+            let spec = QuantiserSpec { contexts: None, ..spec.clone() };
+            self.build_codec(split_spec, &spec, format!("splits[{split}].widths[{width}]"))
         };
-        let by_channel = QuantiserSpec { contexts: None, ..quantiser.clone() };
-        let key = format!("splits[{split}].widths[{width}]");
-        self.build_codec(spec, &by_channel, key).map(Some)
+        quantiser.map(by_channel).transpose()
+    }
+
+    /// The quantiser of a split and width, by position, and a bit depth.
+    pub fn quantiser(&self, split: u8, width: u8, bits: u8) -> Option<&QuantiserSpec> {
+        let width = self.split(split)?.widths.get(usize::from(width))?;
+        width.quantisers.iter().find(|quantiser| quantiser.bits == bits)
     }
 
     /// The measured operating points, in the manifest's order.

@@ -101,7 +101,7 @@ impl Profile {
         let (preprocessor, picture) =
             (Preprocessor::new(&bundle.manifest().input), test_picture(640, 480)?);
         let mut input = Vec::new();
-        let preprocess = time(runs, || -> Result<(), ProfileError> {
+        let preprocess = Timing::measure(runs, || -> Result<(), ProfileError> {
             preprocessor.run(&picture, &mut input);
             Ok(())
         })?;
@@ -109,13 +109,13 @@ impl Profile {
         for (s, split) in bundle.manifest().splits.iter().enumerate() {
             for (w, width) in split.widths.iter().enumerate() {
                 let (s, w) = (s as u8, w as u8);
-                let head_time = time(runs, || head.run(s, w, &input))?;
+                let head_time = Timing::measure(runs, || head.run(s, w, &input))?;
                 let latents = head.run(s, w, &input)?.latents;
                 let mut encode = Vec::new();
                 for bits in width.quantisers.iter().map(|quantiser| quantiser.bits) {
                     let codec = bundle.codec(s, w, bits);
                     let codec = codec.ok_or(RunError::Point { split: s, width: w })?;
-                    let time = time(runs, || {
+                    let time = Timing::measure(runs, || {
                         codec.encode(&codec.quantise(&latents, split.channels.len())?)
                     })?;
                     encode.push(EncodeTiming { bits, time });
@@ -161,18 +161,19 @@ impl Timing {
         };
         Timing { p50_ms: percentile(50), p95_ms: percentile(95) }
     }
-}
 
-fn time<T, E>(runs: u32, mut work: impl FnMut() -> Result<T, E>) -> Result<Timing, E> {
-    let mut samples = Vec::new();
-    for run in 0..WARM_UP + runs {
-        let start = Instant::now();
-        work()?;
-        if run >= WARM_UP {
-            samples.push(start.elapsed());
+    /// Times `runs` runs of `work`, after a few that do not count; the first error ends it.
+    pub fn measure<T, E>(runs: u32, mut work: impl FnMut() -> Result<T, E>) -> Result<Timing, E> {
+        let mut samples = Vec::new();
+        for run in 0..WARM_UP + runs {
+            let start = Instant::now();
+            work()?;
+            if run >= WARM_UP {
+                samples.push(start.elapsed());
+            }
         }
+        Ok(Timing::of(samples))
     }
-    Ok(Timing::of(samples))
 }
 
 /// Smooth shading under a fine pattern: neither flat, which would code to nothing, nor noise.

@@ -104,8 +104,7 @@ impl FrequencyTables {
 
     /// Channels that have tables.
     pub fn channels(&self) -> usize {
-        let each = if self.contexts.is_empty() { 1 } else { CONTEXTS };
-        self.cumulative.len() / self.stride() / each
+        self.cumulative.len() / self.stride() / self.per_channel()
     }
 
     /// How a channel's contexts are found; `None` with one distribution a channel.
@@ -117,9 +116,13 @@ impl FrequencyTables {
     /// contexts is 0.
     #[inline]
     pub(crate) fn cumulative(&self, channel: usize, context: usize) -> &[u32] {
-        let each = if self.contexts.is_empty() { 1 } else { CONTEXTS };
-        let (at, stride) = (channel * each + context, self.stride());
+        let (at, stride) = (channel * self.per_channel() + context, self.stride());
         &self.cumulative[at * stride..(at + 1) * stride]
+    }
+
+    /// Tables of a channel.
+    fn per_channel(&self) -> usize {
+        if self.contexts.is_empty() { 1 } else { CONTEXTS }
     }
 
     fn stride(&self) -> usize {

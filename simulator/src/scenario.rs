@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_head_client::{Controller, Fixed, Greedy, Ladder, Mpc, MpcConfig};
+use isthmus_head_client::{Controller, Fixed, Greedy, Mpc, MpcConfig};
 use isthmus_models::{Bundle, BundleError, Outcomes, OutcomesError};
 use isthmus_proto::{OperatingPoint, Timestamp};
 use isthmus_tail_server::batcher::BatcherConfig;
@@ -200,7 +200,6 @@ pub struct Prepared {
     path: PathSpec,
     path_folder: PathBuf,
     record: Record,
-    ladder: Arc<Ladder>,
     contestants: Vec<(String, Contestant)>,
 }
 
@@ -344,17 +343,8 @@ impl Scenario {
                 }
             }
         }
-        let ladder = Arc::new(record.ladder().clone());
-        let prepared = Prepared {
-            scenario: self,
-            folder,
-            device,
-            path,
-            path_folder,
-            record,
-            ladder,
-            contestants,
-        };
+        let prepared =
+            Prepared { scenario: self, folder, device, path, path_folder, record, contestants };
         // Every seed's link is built once, so that what is wrong shows before anything is run.
         prepared.world(prepared.scenario.seeds[0])?;
         Ok(prepared)
@@ -455,7 +445,8 @@ impl Prepared {
         let mut total = Plan::default();
         for &seed in &self.scenario.seeds {
             let world = self.world(seed)?;
-            let plan = oracle::plan(&world, &self.record, &self.ladder, Knowledge::Expected);
+            let plan =
+                oracle::plan(&world, &self.record, self.record.ladder(), Knowledge::Expected);
             total = total.plus(plan);
             progress("oracle");
         }
@@ -466,8 +457,8 @@ impl Prepared {
     fn controller(&self, contestant: Contestant) -> Box<dyn Controller> {
         match contestant {
             Contestant::Fixed(point) => Box::new(Fixed(point)),
-            Contestant::Greedy => Box::new(Greedy::new(Arc::clone(&self.ladder))),
-            Contestant::Mpc(config) => Box::new(Mpc::new(config, Arc::clone(&self.ladder))),
+            Contestant::Greedy => Box::new(Greedy::new(Arc::clone(self.record.ladder()))),
+            Contestant::Mpc(config) => Box::new(Mpc::new(config, Arc::clone(self.record.ladder()))),
         }
     }
 }

@@ -287,14 +287,13 @@ pub(super) mod tests {
 
     #[test]
     fn what_gains_nothing_on_cheaper_rungs_has_no_place() {
-        let better = |width, layers, bytes, lift| rung(width, layers, bytes, lift);
         let rungs = vec![
-            better(0, 1, 300.0, 0.0),
-            better(0, 2, 600.0, 0.003), // gains less than the error
-            better(0, 3, 1_200.0, 0.05),
-            better(1, 1, 500.0, -0.02), // a wider head, more bytes, less accurate
-            better(1, 2, 500.0, 0.06),
-            better(1, 3, 900.0, 0.06), // the same for more bytes
+            rung(0, 1, 300.0, 0.0),
+            rung(0, 2, 600.0, 0.003), // gains less than the error
+            rung(0, 3, 1_200.0, 0.05),
+            rung(1, 1, 500.0, -0.02), // a wider head, more bytes, less accurate
+            rung(1, 2, 500.0, 0.06),
+            rung(1, 3, 900.0, 0.06), // the same for more bytes
         ];
         let exits: BTreeMap<_, _> = [((0, 0), exit()), ((0, 1), exit())].into();
         let thin = Ladder::new(rungs, exits).expect("a ladder").thinned();

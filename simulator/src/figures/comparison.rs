@@ -197,9 +197,7 @@ fn unpack(packed: &[u8], count: usize, bits: u8) -> Vec<u8> {
 /// Each channel's frequencies at the point of `frames`.
 fn frequencies(lab: &Lab, frames: &Symbols) -> anyhow::Result<Vec<Vec<u16>>> {
     let point = frames.point;
-    let split = lab.bundle().split(point.split);
-    let width = split.and_then(|split| split.widths.get(usize::from(point.width)));
-    let quantiser = width.and_then(|width| width.quantisers.iter().find(|q| q.bits == point.bits));
+    let quantiser = lab.bundle().quantiser(point.split, point.width, point.bits);
     let tables = &quantiser.with_context(|| format!("no tables for {point}"))?.tables;
     let bytes = lab.bundle().read(tables)?;
     let table = |bytes: &[u8]| {

@@ -1,6 +1,7 @@
 //! What every operating point makes of every frame, and what a controller may know of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use isthmus_head_client::{Calibration, HeadRun, Ladder, LadderError, LadderRung};
 use isthmus_models::{Outcome, Outcomes, PointName, PointOutcomes, RecordedPoint};
@@ -59,7 +60,7 @@ pub struct Record {
     /// Expected accuracy of every point and exit for each frame that can be played.
     expected_points: BTreeMap<OperatingPoint, Vec<f64>>,
     expected_exits: BTreeMap<(u8, u8), Vec<f64>>,
-    ladder: Ladder,
+    ladder: Arc<Ladder>,
     names: BTreeMap<OperatingPoint, PointName>,
     heads: BTreeMap<(u8, u8), String>,
 }
@@ -144,13 +145,13 @@ impl Record {
             expected_exits.insert(head, accuracy.collect());
         }
         let labels = outcomes.labels().to_vec();
-        let ladder = known.thinned();
+        let ladder = Arc::new(known.thinned());
         Ok(Record { labels, points, exits, expected_points, expected_exits, ladder, names, heads })
     }
 
     /// What a controller may know and choose from: sizes and accuracies by confidence, over the
     /// even frames, of the points that are worth a place.
-    pub fn ladder(&self) -> &Ladder {
+    pub fn ladder(&self) -> &Arc<Ladder> {
         &self.ladder
     }
 

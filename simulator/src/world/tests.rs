@@ -61,7 +61,7 @@ fn fixed(config: &WorldConfig, record: &Record) -> RunResult {
 }
 
 fn ladder(record: &Record) -> Arc<Ladder> {
-    Arc::new(record.ladder().clone())
+    Arc::clone(record.ladder())
 }
 
 fn mpc(config: &WorldConfig, record: &Record) -> RunResult {

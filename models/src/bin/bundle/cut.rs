@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -187,16 +186,9 @@ fn time(model: &WholeModel, cut: &Cut, runs: u32) -> anyhow::Result<[f64; 2]> {
     let part = |onnx: &[u8], name: &str, shape: [usize; 4]| -> anyhow::Result<f64> {
         let graph = Tract.load(onnx, &format!("the {name} of {}", cut.tensor))?;
         let data = vec![0.5; shape.iter().product()];
-        let mut samples = Vec::new();
-        for run in 0..=runs {
-            let start = Instant::now();
-            graph.run(&[TensorView { shape: &shape, data: &data }])?;
-            // The first one finds cold memory.
-            if run > 0 {
-                samples.push(start.elapsed());
-            }
-        }
-        Ok((1e3 * Timing::of(samples).p50_ms).round() / 1e3)
+        let timing =
+            Timing::measure(runs, || graph.run(&[TensorView { shape: &shape, data: &data }]))?;
+        Ok((1e3 * timing.p50_ms).round() / 1e3)
     };
     Ok([part(&head, "head", [1, 3, height, width])?, part(&trunk, "tail", [1, channels, h, w])?])
 }
