@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isthmus_models::TailItem;
 use isthmus_proto::framer::write_message;
+use isthmus_proto::packet::VERSION;
 use isthmus_proto::wire::{
     Answer, BundleRef, Detail, Hello, Reason, Reply, ToDevice, ToServer, Welcome, reply, to_device,
     to_server,
@@ -267,7 +268,9 @@ pub fn reason(reply: &Reply) -> Reason {
 pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
     let good = frame(1, LONG, 9);
     let header = good.len() - usize::from(POINT.layers) * LAYER_BYTES;
-    let packet = header - 4 - 2 * usize::from(POINT.layers);
+    let mut envelope = Vec::new();
+    Envelope { frame: 1, time_left: LONG, trace: None }.write(&mut envelope);
+    let packet = envelope.len();
     let with = |at: usize, value: u8| {
         let mut bytes = good.clone();
         bytes[at] = value;
@@ -284,7 +287,7 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
         (Vec::new(), Reason::Malformed),
         (good[..header + 2].to_vec(), Reason::Malformed),
         (long, Reason::Malformed),
-        (with(packet, 0x37), Reason::UnsupportedVersion),
+        (with(packet, (VERSION + 1) << 4), Reason::UnsupportedVersion),
         (frame_of(1, LONG, 1, POINT, &coded(9)), Reason::UnknownBundle),
         (frame_of(1, LONG, 9, POINT, &coded(9)), Reason::UnknownBundle),
         (
