@@ -12,6 +12,7 @@ import torch
 from . import config as configuration
 from . import data, export, full, loop, student
 from .bundle import Bundle
+from .network import Prefix
 from .settle import settle
 from .teacher import label_maps
 
@@ -76,7 +77,8 @@ def _export(options: argparse.Namespace) -> None:
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
     torch.set_num_threads(options.threads)
-    settle(config, network, split, train_set)
+    if isinstance(network.prefix, Prefix):
+        settle(config, split.prefix if config.whole else network, train_set)
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
     limit = options.limit

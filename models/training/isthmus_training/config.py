@@ -160,6 +160,11 @@ class Config:
     )
     """Everything together, straight through the rounding, with the rate in the loss."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether the full network learns on with the split one, and has its trunk in the end."""
+        return self.stage3.enabled and self.stage3.whole
+
     def __post_init__(self) -> None:
         if any(side % 32 or side <= 0 for side in self.data.size):
             raise ValueError(f"data.size: {self.data.size} is not made of multiples of 32")

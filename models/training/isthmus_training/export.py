@@ -76,8 +76,8 @@ def _graphs(config: Config, network: Backbone, student: Student, labels: list[st
 
     full = Graph("full", "picture", picture, "N")
     # The split network's trunk serves the whole one only where it went on learning for it.
-    shared = config.stage3.enabled and config.stage3.whole
-    layers = nn.Sequential(student.prefix.plain(), student.trunk) if shared else nn.Sequential(network.prefix.plain(), network.trunk())
+    prefix, trunk = (student.prefix, student.trunk) if config.whole else (network.prefix, network.trunk())
+    layers = nn.Sequential(prefix.plain(), trunk)
     full.output(full.add(round_weights(plain(layers)), "picture"), "logits")
     full.save(root / "onnx/full.onnx")
 

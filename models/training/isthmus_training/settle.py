@@ -12,22 +12,14 @@ from torch import nn
 
 from .config import Config
 from .data import Augmentation, Pictures, random_views, shuffled
-from .network import Backbone, Prefix
-from .student import Student
 
 BATCHES = 100
 BATCH = 32
 
 
-def settle(config: Config, network: Backbone, student: Student, train_set: Pictures) -> None:
-    """Measures the statistics of the full network and of the student's prefix, where these are its own layers."""
-    if isinstance(network.prefix, Prefix) and isinstance(student.prefix, Prefix):
-        _measure(network, config, train_set)
-        _measure(student.prefix, config, train_set)
-
-
 @torch.no_grad()
-def _measure(module: nn.Module, config: Config, train_set: Pictures) -> None:
+def settle(config: Config, module: nn.Module, train_set: Pictures) -> None:
+    """Measures the statistics of a module that takes pictures, such as the full network or its own prefix."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     module.eval()

@@ -121,7 +121,8 @@ def test_settling_measures_the_statistics_of_what_will_be_seen() -> None:
     network = unsettled(full.build(config, 2))
     student = Student(config, network, None)
     head = {name: value.clone() for name, value in student.head.state_dict().items()}
-    settle(config, network, student, pictures)
+    for module in (network, student.prefix):
+        settle(config, module, pictures)
     for name, value in student.head.state_dict().items():
         torch.testing.assert_close(value, head[name])
     x = normalise(torch.from_numpy(pixels), config.data.mean, config.data.std)
