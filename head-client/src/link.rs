@@ -226,7 +226,9 @@ impl Link {
         let (connection, limits) = dialer.connect().await?;
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (event_sender, events) = mpsc::unbounded_channel();
-        let keeper = tokio::spawn(keep(dialer, connection, limits, command_receiver, event_sender));
+        // From here, not from the task: the first frame may be ready before the task first runs.
+        let _ = event_sender.send(Event::Up(limits));
+        let keeper = tokio::spawn(keep(dialer, connection, command_receiver, event_sender));
         Ok(Link { commands, events, keeper })
     }
 
@@ -243,14 +245,10 @@ impl Link {
 async fn keep(
     dialer: Dialer,
     mut connection: Connection,
-    mut limits: Limits,
     mut commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::UnboundedSender<Event>,
 ) {
     loop {
-        if events.send(Event::Up(limits)).is_err() {
-            return;
-        }
         let lost = match connection {
             Connection::Quic(quic) => quic.serve(&mut commands, &events).await,
             Connection::Grpc(grpc) => grpc.serve(&mut commands, &events).await,
@@ -265,7 +263,11 @@ async fn keep(
             () = refuse(&mut commands, &events) => return,
         };
         tracing::info!(server = %dialer.server, "connected again");
-        (connection, limits) = reconnected;
+        let (again, limits) = reconnected;
+        connection = again;
+        if events.send(Event::Up(limits)).is_err() {
+            return;
+        }
     }
 }
 
