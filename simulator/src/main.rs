@@ -263,7 +263,7 @@ fn codec_comparison(subject: &figures::Subject) -> anyhow::Result<()> {
 fn rate_accuracy(args: &RateAccuracyArgs) -> anyhow::Result<()> {
     let subject = args.subject();
     ensure!(subject.images.is_some(), "needs pictures of the bundle's classes: --images DIR");
-    let measured = rate_accuracy::measure(&lab(subject)?, args)?;
+    let measured = rate_accuracy::measure(&lab(subject)?, args.all_points)?;
     if let Some(file) = &args.plot {
         fs::write(file, rate_accuracy::plot(&measured))
             .with_context(|| file.display().to_string())?;

@@ -16,7 +16,7 @@ const IN_FLIGHT: usize = 8;
 
 pub(super) fn full_top1(lab: &Lab) -> anyhow::Result<Measurement> {
     if lab.images().is_none() {
-        return Ok(skipped());
+        return Ok(needs_pictures());
     }
     let uncut = lab.once(Uncut::measure)?;
     let Uncut { right, pictures } = *uncut;
@@ -26,7 +26,7 @@ pub(super) fn full_top1(lab: &Lab) -> anyhow::Result<Measurement> {
 
 pub(super) fn best_point_top1(lab: &Lab) -> anyhow::Result<Measurement> {
     if lab.images().is_none() {
-        return Ok(skipped());
+        return Ok(needs_pictures());
     }
     let (full, best) = (lab.once(Uncut::measure)?.share(), lab.once(BestPoint::measure)?);
     let detail = format!(
@@ -38,7 +38,7 @@ pub(super) fn best_point_top1(lab: &Lab) -> anyhow::Result<Measurement> {
 
 pub(super) fn best_point_bytes(lab: &Lab) -> anyhow::Result<Measurement> {
     if lab.images().is_none() {
-        return Ok(skipped());
+        return Ok(needs_pictures());
     }
     let best = lab.once(BestPoint::measure)?;
     let detail = format!(
@@ -48,7 +48,7 @@ pub(super) fn best_point_bytes(lab: &Lab) -> anyhow::Result<Measurement> {
     Ok(Measurement::of(best.bytes, detail))
 }
 
-fn skipped() -> Measurement {
+pub(super) fn needs_pictures() -> Measurement {
     Measurement::skipped("needs pictures of the bundle's classes: --images DIR")
 }
 

@@ -55,6 +55,19 @@ pub(super) fn over_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
     Ok(Measurement::of(coded as f64 / ideal, detail))
 }
 
+pub(super) fn over_conditional_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
+    let trials = lab.once(trials)?;
+    let coded = trials.iter().map(|trial| trial.coded).sum::<usize>();
+    let ideal = trials.iter().map(|trial| trial.ideal).sum::<f64>();
+    let detail = format!(
+        "{coded} bytes over Σ −log₂ p = {ideal:.0} bytes under the tables that their contexts \
+         choose, at all {} points of {PICTURES_PER_POINT} {}",
+        trials.len(),
+        lab.origin(),
+    );
+    Ok(Measurement::of(coded as f64 / ideal, detail))
+}
+
 /// The best point's symbols of many pictures.
 pub(super) struct Symbols {
     pub(super) point: OperatingPoint,

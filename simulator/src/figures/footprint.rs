@@ -86,7 +86,10 @@ impl Running {
             ensure!(frame["arm"] == "split", "the server did not answer: {line}");
         }
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let memory = Memory { peak: field(&status, "VmHWM")?, resident: field(&status, "VmRSS")? };
+        let memory = Memory {
+            peak: status_field(&status, "VmHWM")?,
+            resident: status_field(&status, "VmRSS")?,
+        };
         drop(input);
         let ended = self.0.wait()?;
         ensure!(ended.success(), "head-client: {ended}");
@@ -111,7 +114,7 @@ fn jpeg(picture: &Picture) -> anyhow::Result<Vec<u8>> {
 }
 
 /// A field of `/proc/PID/status` (bytes).
-fn field(status: &str, name: &str) -> anyhow::Result<u64> {
+pub(super) fn status_field(status: &str, name: &str) -> anyhow::Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let mut words = line.with_context(|| format!("no {name}"))?.split_whitespace();
     match (words.next().and_then(|number| number.parse::<u64>().ok()), words.next()) {
@@ -127,8 +130,8 @@ mod tests {
     #[test]
     fn sizes_are_read_from_a_status() {
         let status = "Name:\thead-client\nVmHWM:\t  123456 kB\nVmRSS:\t  1000 kB\n";
-        assert_eq!(field(status, "VmHWM").expect("there"), 123_456 * 1024);
-        assert_eq!(field(status, "VmRSS").expect("there"), 1000 * 1024);
-        assert!(field(status, "VmSwap").is_err() && field(status, "Name").is_err());
+        assert_eq!(status_field(status, "VmHWM").expect("there"), 123_456 * 1024);
+        assert_eq!(status_field(status, "VmRSS").expect("there"), 1000 * 1024);
+        assert!(status_field(status, "VmSwap").is_err() && status_field(status, "Name").is_err());
     }
 }

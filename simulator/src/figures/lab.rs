@@ -81,6 +81,11 @@ impl Lab {
         &self.bundle
     }
 
+    /// What runs the networks.
+    pub(super) fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
     /// The device's part.
     pub(super) fn head(&self) -> anyhow::Result<Arc<Head>> {
         let load = |lab: &Lab| Ok(Arc::new(Head::load(Arc::clone(&lab.bundle), &*lab.engine)?));

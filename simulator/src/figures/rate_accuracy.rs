@@ -38,7 +38,7 @@ pub struct RateAccuracyArgs {
     subject: Subject,
     /// Every operating point; the bundle's ladder by default.
     #[arg(long)]
-    all_points: bool,
+    pub all_points: bool,
     /// Write the curve as an SVG picture.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
@@ -119,9 +119,9 @@ pub struct Drop {
     pub ratio: Option<f64>,
 }
 
-/// Sends every labelled picture of `lab` in every way.
-pub fn measure(lab: &Lab, args: &RateAccuracyArgs) -> anyhow::Result<RateAccuracy> {
-    let bench = Bench::new(lab, args.all_points)?;
+/// Sends every labelled picture of `lab` in every way; of operating points the ladder's, or all.
+pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
+    let bench = Bench::new(lab, all_points)?;
     let rows = lab.each_labelled(|picture, truth| bench.row(picture, truth))?;
     let (full, rows): (Vec<bool>, Vec<Vec<Trial>>) = rows.into_iter().unzip();
     let way = |(at, Candidate { family, name, .. }): (usize, &Candidate)| {
@@ -342,7 +342,7 @@ impl RateAccuracy {
 }
 
 impl Family {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Family::Split => "split",
             Family::Jpeg => "jpeg",

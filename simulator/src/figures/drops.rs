@@ -1,0 +1,69 @@
+//! What accuracy within a loss costs in bytes, beside image codecs.
+
+use super::Measurement;
+use super::accuracy::needs_pictures;
+use super::lab::Lab;
+use super::rate_accuracy::{self, Drop, Family, RateAccuracy};
+
+pub(super) fn bytes_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
+    if lab.images().is_none() {
+        return Ok(needs_pictures());
+    }
+    let curve = lab.once(measure)?;
+    let choice = drop(&curve, points)
+        .and_then(|drop| drop.smallest.iter().find(|(family, _)| *family == Family::Split));
+    let Some((_, choice)) = choice else {
+        let best = curve.ways.iter().filter(|way| way.family == Family::Split);
+        let best = best.map(|way| way.accuracy).fold(0.0, f64::max);
+        let full = curve.full;
+        let reason = format!("no point within {points} points of {full:.4}; the best is {best:.4}");
+        return Ok(Measurement::skipped(reason));
+    };
+    let (low, high) = choice.interval;
+    let detail = format!(
+        "{}, mean of envelope and packet; chosen on every other of {} pictures, on the rest it loses \
+         {:.2} points ({low:.2} to {high:.2}) of {:.4}",
+        choice.name, curve.pictures, choice.drop, curve.full
+    );
+    let broken = choice.drop > points;
+    Ok(Measurement { broken, ..Measurement::of(choice.bytes, detail) })
+}
+
+pub(super) fn ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
+    if lab.images().is_none() {
+        return Ok(needs_pictures());
+    }
+    let curve = lab.once(measure)?;
+    let drop = drop(&curve, points);
+    let told = drop.into_iter().flat_map(|drop| &drop.smallest);
+    let told: Vec<String> = told
+        .map(|(family, choice)| format!("{} {} {:.0} B", family.name(), choice.name, choice.bytes))
+        .collect();
+    let detail = format!("within {points} points: {}", told.join(", "));
+    Ok(match drop.and_then(|drop| drop.ratio) {
+        Some(ratio) => Measurement::of(ratio, detail),
+        None => Measurement::skipped(format!("nothing to compare {detail}")),
+    })
+}
+
+pub(super) fn bd_rate_webp(lab: &Lab) -> anyhow::Result<Measurement> {
+    if lab.images().is_none() {
+        return Ok(needs_pictures());
+    }
+    let curve = lab.once(measure)?;
+    Ok(match curve.bd_rate.iter().find(|(family, _)| *family == Family::Webp) {
+        Some(&(_, rate)) => {
+            let detail = "bytes more at equal accuracy, over what both fronts reach";
+            Measurement::of(rate, detail)
+        }
+        None => Measurement::skipped("the fronts reach no common accuracy"),
+    })
+}
+
+fn measure(lab: &Lab) -> anyhow::Result<RateAccuracy> {
+    rate_accuracy::measure(lab, false)
+}
+
+fn drop(curve: &RateAccuracy, points: f64) -> Option<&Drop> {
+    curve.drops.iter().find(|drop| drop.points == points)
+}
