@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::Bundle;
+use isthmus_models::{Bundle, EngineKind};
 use isthmus_proto::OperatingPoint;
 use isthmus_proto::wire::Detail;
 use serde::{Deserialize, Deserializer, de};
@@ -40,6 +40,10 @@ pub struct Options {
     /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
     #[arg(long, value_name = "POINT", env = "ISTHMUS_POINT")]
     pub point: Option<String>,
+    /// What runs the head: tract (embedded), ort (an installed ONNX Runtime) or auto (ort where it is
+    /// there) [default: tract]
+    #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE")]
+    pub engine: Option<EngineKind>,
     /// What chooses, frame by frame: fixed (the same point always), greedy (by smoothed throughput)
     /// or mpc (a plan by predicted transfer times) [default: fixed]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_CONTROLLER")]
@@ -234,6 +238,7 @@ impl Options {
             bundle: self.bundle.or(file.bundle),
             input: self.input.or(file.input),
             point: self.point.or(file.point),
+            engine: self.engine.or(file.engine),
             controller: self.controller.or(file.controller),
             target_miss: self.target_miss.or(file.target_miss),
             deadline_ms: self.deadline_ms.or(file.deadline_ms),

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use isthmus_head_client::config::{Format, Options};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
-use isthmus_models::{Bundle, Head, Profile, Tract};
+use isthmus_models::{Bundle, EngineKind, Head, Profile};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -59,6 +59,9 @@ struct ProfileArgs {
     /// Folder of the bundle.
     #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
     bundle: PathBuf,
+    /// What runs the heads: tract, ort or auto.
+    #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE", default_value = "tract")]
+    engine: EngineKind,
     /// Runs behind each timing.
     #[arg(long, value_name = "N", env = "ISTHMUS_RUNS", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -109,7 +112,8 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
         .to_controller(&bundle, point, options.to_mpc_config())
         .context("--controller")
         .or_fail(2)?;
-    let head = Arc::new(Head::load(Arc::clone(&bundle), &Tract).or_fail(3)?);
+    let engine = options.engine.unwrap_or_default().open().context("--engine").or_fail(2)?;
+    let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
     let source = source::open(input, bundle.labels()).or_fail(7)?;
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -142,7 +146,8 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
 
 fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     let bundle = Arc::new(Bundle::open(&args.bundle).or_fail(3)?);
-    let profile = Profile::measure(&bundle, &Tract, args.runs).or_fail(3)?;
+    let engine = args.engine.open().context("--engine").or_fail(2)?;
+    let profile = Profile::measure(&bundle, &*engine, args.runs).or_fail(3)?;
     let text = toml::to_string(&profile).or_fail(1)?;
     match &args.out {
         Some(path) => {

@@ -68,3 +68,69 @@ pub struct Tensor {
     /// As many values as the shape has places.
     pub data: Vec<f32>,
 }
+
+/// Which engine runs the networks.
+#[cfg(feature = "tract")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// ONNX Runtime where it is built in and installed, else tract.
+    Auto,
+    /// The embedded one.
+    #[default]
+    Tract,
+    /// An installed ONNX Runtime; needs the cargo feature `ort`.
+    Ort,
+}
+
+/// Why there is no such engine.
+#[cfg(feature = "tract")]
+#[derive(Debug, thiserror::Error)]
+pub enum EngineKindError {
+    /// None of the names.
+    #[error("there is no engine {0:?}; there are auto, tract and ort")]
+    Name(String),
+    /// This program was built without ONNX Runtime.
+    #[error("this program was built without ONNX Runtime: build it with the cargo feature `ort`")]
+    NotBuiltIn,
+    /// ONNX Runtime is not installed, or too old.
+    #[cfg(feature = "ort")]
+    #[error(transparent)]
+    OnnxRuntime(#[from] crate::OnnxRuntimeError),
+}
+
+#[cfg(feature = "tract")]
+impl std::str::FromStr for EngineKind {
+    type Err = EngineKindError;
+
+    fn from_str(name: &str) -> Result<Self, EngineKindError> {
+        match name {
+            "auto" => Ok(EngineKind::Auto),
+            "tract" => Ok(EngineKind::Tract),
+            "ort" => Ok(EngineKind::Ort),
+            _ => Err(EngineKindError::Name(name.to_owned())),
+        }
+    }
+}
+
+#[cfg(feature = "tract")]
+impl EngineKind {
+    /// The engine; `Auto` always has one.
+    pub fn open(self) -> Result<Box<dyn Engine>, EngineKindError> {
+        match self {
+            EngineKind::Tract => Ok(Box::new(crate::Tract)),
+            EngineKind::Ort => onnx_runtime(),
+            EngineKind::Auto => onnx_runtime().or_else(|_| EngineKind::Tract.open()),
+        }
+    }
+}
+
+#[cfg(feature = "ort")]
+fn onnx_runtime() -> Result<Box<dyn Engine>, EngineKindError> {
+    Ok(Box::new(crate::OnnxRuntime::load()?))
+}
+
+#[cfg(all(feature = "tract", not(feature = "ort")))]
+fn onnx_runtime() -> Result<Box<dyn Engine>, EngineKindError> {
+    Err(EngineKindError::NotBuiltIn)
+}

@@ -23,6 +23,8 @@ mod head;
 #[cfg(feature = "shell")]
 mod import;
 mod manifest;
+#[cfg(feature = "ort")]
+mod onnxruntime;
 mod outcomes;
 mod photo;
 mod picture;
@@ -39,6 +41,8 @@ pub use classify::{softmax, top_k};
 #[cfg(feature = "shell")]
 pub use cut::{Cut, CutError, Parts, WholeModel};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
+#[cfg(feature = "tract")]
+pub use engine::{EngineKind, EngineKindError};
 pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
 #[cfg(feature = "shell")]
@@ -47,6 +51,8 @@ pub use manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
     QuantiserSpec, SplitSpec, WidthSpec,
 };
+#[cfg(feature = "ort")]
+pub use onnxruntime::{OnnxRuntime, OnnxRuntimeError};
 pub use outcomes::{Outcome, Outcomes, OutcomesError, PointOutcomes, RecordedPoint};
 pub use photo::{MAX_PICTURE_BYTES, Photo, PhotoError, find_photos};
 pub use picture::{MAX_PIXELS, Picture, PictureError};

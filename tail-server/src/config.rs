@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use isthmus_models::EngineKind;
 use isthmus_proto::DEFAULT_MAX_FRAME_BYTES;
 use serde::Deserialize;
 
@@ -21,6 +22,10 @@ pub struct Options {
     /// Folder whose sub-folders are the bundles to serve.
     #[arg(long, value_name = "DIR", env = "ISTHMUS_MODEL_REPOSITORY")]
     pub model_repository: Option<PathBuf>,
+    /// What runs the networks: tract (embedded), ort (an installed ONNX Runtime) or auto (ort where it
+    /// is there) [default: tract]
+    #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE")]
+    pub engine: Option<EngineKind>,
     /// Address to listen on [default: 0.0.0.0]
     #[arg(long, value_name = "IP", env = "ISTHMUS_ADDRESS")]
     pub address: Option<IpAddr>,
@@ -85,6 +90,8 @@ pub enum Transport {
 pub struct ServerConfig {
     /// Folder whose sub-folders are the bundles to serve.
     pub model_repository: PathBuf,
+    /// What runs the networks.
+    pub engine: EngineKind,
     /// Where QUIC listens; port 0 takes a free one; `None` does not offer it.
     pub quic: Option<SocketAddr>,
     /// Where gRPC listens; port 0 takes a free one; `None` does not offer it.
@@ -160,6 +167,7 @@ impl Options {
     pub fn or(self, fallback: Options) -> Options {
         Options {
             model_repository: self.model_repository.or(fallback.model_repository),
+            engine: self.engine.or(fallback.engine),
             address: self.address.or(fallback.address),
             transports: self.transports.or(fallback.transports),
             quic_port: self.quic_port.or(fallback.quic_port),
@@ -202,6 +210,7 @@ impl Options {
             offered.then(|| SocketAddr::new(address, port.unwrap_or(default)))
         };
         let config = ServerConfig {
+            engine: self.engine.unwrap_or_default(),
             quic: listen(Transport::Quic, self.quic_port, 4433),
             grpc: listen(Transport::Grpc, self.grpc_port, 8001),
             max_batch: self.max_batch.unwrap_or(defaults.max_batch),
@@ -225,6 +234,7 @@ impl ServerConfig {
         let loopback = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
         ServerConfig {
             model_repository,
+            engine: EngineKind::default(),
             quic: loopback,
             grpc: loopback,
             tls,

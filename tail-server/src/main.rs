@@ -138,7 +138,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     ExitCode::from(match error.downcast_ref::<StartError>() {
-        Some(StartError::Config(_)) => 2,
+        Some(StartError::Config(_) | StartError::Engine(_)) => 2,
         Some(StartError::Registry(_)) => 3,
         Some(StartError::Bind { .. }) => 4,
         Some(StartError::Tls(_)) => 5,

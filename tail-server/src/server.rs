@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use isthmus_models::Tract;
+use isthmus_models::EngineKindError;
 use quinn::Endpoint;
 use tokio::sync::watch;
 use tokio::task;
@@ -31,6 +31,9 @@ pub enum StartError {
     /// A value is missing or out of range.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is no such engine here.
+    #[error(transparent)]
+    Engine(#[from] EngineKindError),
     /// A bundle is missing, bad or cannot be run.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -70,7 +73,8 @@ impl Server {
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
         config.validate()?;
         let repository = config.model_repository.clone();
-        let open = move || Registry::open(&repository, &Tract);
+        let engine = config.engine.open()?;
+        let open = move || Registry::open(&repository, &*engine);
         let registry = match task::spawn_blocking(open).await {
             Ok(registry) => registry?,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use isthmus_models::{Head, Preprocessor, SplitSpec};
+use isthmus_models::{EngineKind, Head, Preprocessor, SplitSpec};
 
 use super::Measurement;
 use super::accuracy::{is_right, needs_pictures};
@@ -20,6 +20,8 @@ const NARROW_MACS: f64 = 4e6;
 const EXIT_PARAMETERS: u64 = 10_000;
 /// Switches from one head to another that are timed.
 const SWITCHES: usize = 600;
+/// Runs of each head in each engine, turn by turn.
+const RUNS: usize = 200;
 /// Copies of all heads that memory is measured on, so that what was free before counts little.
 const COPIES: usize = 32;
 
@@ -47,6 +49,32 @@ pub(super) fn parameters(lab: &Lab) -> anyhow::Result<Measurement> {
     );
     let broken = widest.exit_parameters > EXIT_PARAMETERS;
     Ok(Measurement { broken, ..Measurement::of(widest.head_parameters as f64, detail) })
+}
+
+pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
+    let installed = match EngineKind::Ort.open() {
+        Ok(installed) => installed,
+        Err(missing) => return Ok(Measurement::skipped(missing.to_string())),
+    };
+    let (ours, theirs) = (lab.head()?, Head::load(lab.bundle().clone(), &*installed)?);
+    let manifest = lab.bundle().manifest();
+    let input = vec![0.1; 3 * manifest.input.width as usize * manifest.input.height as usize];
+    let (mut worst, mut told) = (0.0, Vec::new());
+    for (at, width) in first_split(lab)?.widths.iter().enumerate() {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..RUNS {
+            for (head, times) in [&*ours, &theirs].into_iter().zip(&mut times) {
+                let start = Instant::now();
+                head.run(0, at as u8, &input)?;
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        let [ours, theirs] = times.map(|mut times| quantile(&mut times, 0.5));
+        worst = f64::max(worst, ours / theirs);
+        told.push(format!("{} {ours:.2} ms over {theirs:.2} ms", width.name));
+    }
+    let detail = format!("the worst of: {}; one thread, medians of {RUNS}", told.join(", "));
+    Ok(Measurement::of(worst, detail))
 }
 
 pub(super) fn exit_top1(lab: &Lab) -> anyhow::Result<Measurement> {
