@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use isthmus_models::{Bundle, Tail, TailItem, Tract, Verified, verify};
+use isthmus_models::{Bundle, Engine, EngineKind, Tail, TailItem, Verified, verify};
 
 /// Two engines add up in different orders.
 const TOLERANCE: f32 = 1e-3;
@@ -19,10 +19,22 @@ fn rust_and_the_exporter_agree_on_every_golden() {
         return;
     }
     for dir in bundles {
-        let bundle = Bundle::open(&dir).unwrap_or_else(|error| panic!("{error}"));
-        let checked = check_bundle(Arc::new(bundle));
-        assert!(checked > 0, "{}: no golden", dir.display());
+        let bundle = Arc::new(Bundle::open(&dir).unwrap_or_else(|error| panic!("{error}")));
+        for engine in engines() {
+            let checked = check_bundle(&bundle, &*engine);
+            assert!(checked > 0, "{}: no golden", dir.display());
+        }
     }
+}
+
+/// Every engine that is here.
+fn engines() -> Vec<Box<dyn Engine>> {
+    let mut engines = vec![EngineKind::Tract.open().expect("embedded")];
+    match EngineKind::Ort.open() {
+        Ok(installed) => engines.push(installed),
+        Err(missing) => eprintln!("SKIPPED: goldens by ONNX Runtime: {missing}"),
+    }
+    engines
 }
 
 fn bundles() -> Vec<PathBuf> {
@@ -41,16 +53,16 @@ fn bundles() -> Vec<PathBuf> {
 }
 
 /// Gives the number of goldens.
-fn check_bundle(bundle: Arc<Bundle>) -> usize {
-    let verified = verify(&bundle, &Tract).unwrap_or_else(|error| panic!("{error}"));
+fn check_bundle(bundle: &Arc<Bundle>, engine: &dyn Engine) -> usize {
+    let verified = verify(bundle, engine).unwrap_or_else(|error| panic!("{error}"));
     let Verified { goldens, symbols, differing } = verified;
     assert!(
         differing * 1000 <= symbols,
         "{}: {differing} of {symbols} symbols differ, more than 0.1%",
         bundle.name()
     );
-    let tail = Tail::load(Arc::clone(&bundle), &Tract).expect("tail");
-    check_batches(&bundle, &tail);
+    let tail = Tail::load(Arc::clone(bundle), engine).expect("tail");
+    check_batches(bundle, &tail);
     goldens
 }
 
