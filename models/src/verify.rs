@@ -56,7 +56,7 @@ pub enum GoldenProblem {
 }
 
 /// What was verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Verified {
     /// Goldens that were reproduced.
     pub goldens: usize,
@@ -64,6 +64,8 @@ pub struct Verified {
     pub symbols: usize,
     /// Those that this machine rounds to the neighbouring symbol.
     pub differing: usize,
+    /// The furthest that a logit here is from the golden's.
+    pub logit_difference: f32,
 }
 
 /// Loads and runs every graph of `bundle`, and reproduces every golden: preprocessing, latents,
@@ -131,10 +133,16 @@ fn check(
     let mut latents = Vec::new();
     codec.dequantise(&golden.symbols, &mut latents)?;
     let logits = tail.run(&[TailItem { split, width, latents: &latents }])?;
-    same_answer("logits", logits.first().map_or(&[], Vec::as_slice), &golden.logits)?;
-    let logits = full.run(&[&golden.input])?;
-    same_answer("full_logits", logits.first().map_or(&[], Vec::as_slice), &golden.full_logits)?;
+    let logits = logits.first().map_or(&[][..], Vec::as_slice);
+    same_answer("logits", logits, &golden.logits)?;
+    let full_logits = full.run(&[&golden.input])?;
+    let full_logits = full_logits.first().map_or(&[][..], Vec::as_slice);
+    same_answer("full_logits", full_logits, &golden.full_logits)?;
 
+    for (ours, theirs) in [(logits, &golden.logits), (full_logits, &golden.full_logits)] {
+        let furthest = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        verified.logit_difference = verified.logit_difference.max(furthest);
+    }
     verified.goldens += 1;
     verified.symbols += golden.symbols.len();
     verified.differing += differing;

@@ -114,8 +114,8 @@ fn verify_bundle(args: &VerifyArgs) -> anyhow::Result<()> {
     let goldens = match verified.goldens {
         0 => "it has no goldens to reproduce".to_owned(),
         goldens => format!(
-            "{goldens} goldens reproduced, {} of {} symbols rounded otherwise",
-            verified.differing, verified.symbols
+            "{goldens} goldens reproduced, {} of {} symbols rounded otherwise, logits within {:.1e}",
+            verified.differing, verified.symbols, verified.logit_difference
         ),
     };
     let files = bundle.manifest().files.len();
