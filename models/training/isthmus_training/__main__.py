@@ -1,4 +1,4 @@
-"""The command line: `isthmus-train train | export | evaluate`."""
+"""The command line: `isthmus-train train | export | evaluate | backbones`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from . import config as configuration
-from . import data, export, full, loop, student
+from . import backbones, data, export, full, loop, student
 from .bundle import Bundle
-from .network import Prefix
+from .network import Inherited
 from .settle import settle
 from .teacher import label_maps
 
@@ -45,9 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (train, write, evaluate):
         command.add_argument("--data", type=Path, required=True, help="DIR/{train,val}/CLASS/* or DIR/CLASS/*")
         command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+
+    table = commands.add_parser("backbones", help="export networks of other libraries and run them in the Rust engine")
+    table.add_argument("names", nargs="*", metavar="NAME", help="timm:NAME or torchvision:NAME; a list of them by default")
+    table.add_argument("--program", type=Path, default=Path("target/release/bundle"), help="the `bundle` program")
     options = parser.parse_args(arguments)
     try:
-        {"train": _train, "export": _export, "evaluate": _evaluate}[options.command](options)
+        {"train": _train, "export": _export, "evaluate": _evaluate, "backbones": _backbones}[options.command](options)
     except (OSError, ValueError) as error:
         print(f"isthmus-train: {error}", file=sys.stderr)
         return 1
@@ -77,7 +81,7 @@ def _export(options: argparse.Namespace) -> None:
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
     torch.set_num_threads(options.threads)
-    if isinstance(network.prefix, Prefix):
+    if not isinstance(network.prefix, Inherited):
         settle(config, split.prefix if config.whole else network, train_set)
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
@@ -94,6 +98,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     labels = pictures.labels.numpy()
     for point in bundle.measure(pictures.pixels, labels):
         print(point.line(), flush=True)
+
+
+def _backbones(options: argparse.Namespace) -> None:
+    for line in backbones.table(options.names or backbones.NAMES, options.program):
+        print(line, flush=True)
 
 
 def _pictures(config: configuration.Config, options: argparse.Namespace) -> tuple[data.Pictures, data.Pictures]:

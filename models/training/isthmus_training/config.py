@@ -32,6 +32,14 @@ class Network:
     """The full network. Its trunk, which the split one shares: channels and residual blocks per stage. The first stage
     keeps the latent grid's stride, each later one halves the grid."""
 
+    backbone: str = ""
+    """`timm:NAME` or `torchvision:NAME`: that network, with outputs for our classes, in place of all that the keys below
+    describe."""
+    cut: str = ""
+    """The layer of `backbone` behind whose output it is cut, such as `blocks.3`. Empty: the last stage at the head's
+    stride."""
+    pretrained: bool = False
+    """Whether `backbone` starts with the weights that its library fetches for it."""
     prefix_channels: list[int] = field(default_factory=list)
     """Channels at strides 2, 4 and so on before the trunk. Empty: the head's encoder stands there."""
     prefix_blocks: list[int] = field(default_factory=list)
@@ -176,13 +184,21 @@ class Config:
         if len(self.network.channels) != len(self.network.blocks) or not self.network.channels:
             raise ValueError("network.channels and network.blocks differ in length, or are empty")
         stride = math.prod(self.split.strides)
-        if self.split.name != f"s{stride}" or stride << (len(self.network.channels) - 1) != LAST_STRIDE:
+        if self.network.backbone:
+            known = Network(self.network.backbone, self.network.cut, self.network.pretrained)
+            if self.network != known:
+                raise ValueError("network.backbone: stands for the whole network; leave out the other keys but cut and pretrained")
+            if self.split.name != f"s{stride}":
+                raise ValueError(f"split.name: {self.split.name} must name the head's stride, s{stride}")
+        elif self.split.name != f"s{stride}" or stride << (len(self.network.channels) - 1) != LAST_STRIDE:
             raise ValueError(
                 f"split.name: {self.split.name} must name the head's stride, s{stride}, and the trunk's stages must"
                 f" bring it to {LAST_STRIDE}"
             )
         if len(self.network.prefix_channels) != len(self.network.prefix_blocks):
             raise ValueError("network.prefix_channels and network.prefix_blocks differ in length")
+        if not self.network.backbone and (self.network.cut or self.network.pretrained):
+            raise ValueError("network.cut and network.pretrained need a network.backbone")
         if self.network.prefix_channels and 2 << len(self.network.prefix_channels) != stride:
             raise ValueError(f"network.prefix_channels: {len(self.network.prefix_channels)} strides do not lead to {stride}")
         if any(count < 1 for count in self.network.prefix_blocks[1:]):

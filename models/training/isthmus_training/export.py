@@ -19,12 +19,12 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import save
 from torch import nn
 
-from . import entropy
+from . import entropy, foreign
 from .bundle import Bundle
 from .config import Config
 from .data import Augmentation, Pictures, preprocess, random_views
 from .graph import Graph, round_weights
-from .network import Backbone, plain
+from .network import Backbone, Section, plain
 from .quantise import dequantise, quantise, zero_point
 from .student import Student
 
@@ -34,7 +34,7 @@ GOLDENS = 6
 
 def write(
     config: Config,
-    network: Backbone,
+    network: Backbone | foreign.Foreign,
     student: Student,
     train_set: Pictures,
     val_set: Pictures,
@@ -69,17 +69,15 @@ def write(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _graphs(config: Config, network: Backbone, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
+def _graphs(config: Config, network: Backbone | foreign.Foreign, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
     """Writes every graph, weights rounded to f16. Gives the manifest without what has to be measured."""
     (width, height), split = config.data.size, config.split
     picture = (3, height, width)
 
-    full = Graph("full", "picture", picture, "N")
     # The split network's trunk serves the whole one only where it went on learning for it.
     prefix, trunk = (student.prefix, student.trunk) if config.whole else (network.prefix, network.trunk())
     layers = nn.Sequential(prefix.plain(), trunk)
-    full.output(full.add(round_weights(plain(layers)), "picture"), "logits")
-    full.save(root / "onnx/full.onnx")
+    full_macs = _save(layers, ("picture", "logits"), picture, root / "onnx/full.onnx")
 
     grid = (height // int(split.name[1:]), width // int(split.name[1:]))
     latent_shape = (split.channels[-1], *grid)
@@ -115,9 +113,7 @@ def _graphs(config: Config, network: Backbone, student: Student, labels: list[st
             }
         )
 
-    graph = Graph(f"trunk_{split.name}", "features", feature_shape, "N")
-    graph.output(graph.add(round_weights(plain(student.trunk)), "features"), "logits")
-    graph.save(root / f"onnx/trunk_{split.name}.onnx")
+    _save(student.trunk, ("features", "logits"), feature_shape, root / f"onnx/trunk_{split.name}.onnx")
     return {
         "format": 1,
         "name": config.name,
@@ -127,7 +123,7 @@ def _graphs(config: Config, network: Backbone, student: Student, labels: list[st
         "input": {"width": width, "height": height, "mean": config.data.mean, "std": config.data.std},
         "full": {
             "file": "onnx/full.onnx",
-            "macs": full.macs,
+            "macs": full_macs,
             "parameters": _parameters(plain(layers)),
             "accuracy": 0.0,
         },
@@ -142,6 +138,18 @@ def _graphs(config: Config, network: Backbone, student: Student, labels: list[st
             }
         ],
     }
+
+
+def _save(module: nn.Module, names: tuple[str, str], shape: tuple[int, int, int], path: Path) -> int:
+    """Writes a module of the server's, from its input [N, *shape] to its output as they are named. Gives its MACs a
+    picture."""
+    module = round_weights(plain(module))
+    if any(isinstance(part, Section) for part in module.modules()):
+        return foreign.write(module, names, shape, path)
+    graph = Graph(path.stem, names[0], shape, "N")
+    graph.output(graph.add(module, names[0]), names[1])
+    graph.save(path)
+    return graph.macs
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 import torch
@@ -13,14 +14,24 @@ from torch.nn import functional as F
 from . import loop
 from .config import Config
 from .data import Augmentation, Pictures, Views, normalise, random_views, shuffled
+from .foreign import Foreign, create
 from .network import Backbone, Encoder, Inherited, Prefix
 from .teacher import LabelMaps
 
 MICRO_BATCH = 32
 
 
-def build(config: Config, classes: int) -> Backbone:
+def build(config: Config, classes: int, pretrained: bool = False) -> Backbone | Foreign:
+    """The full network, untrained, or with a foreign one's `pretrained` weights."""
     settings = config.network
+    if settings.backbone:
+        stages = [stage for stage in (config.full, config.stage1, config.stage2, config.stage3) if stage.enabled]
+        sizes = {scaled(config.data.size, scale) for stage in stages for _, scale in stage.phases}
+        size = tuple(config.data.size)
+        model = create(settings.backbone, classes, size, pretrained)
+        network = Foreign(model, settings.backbone, size, math.prod(config.split.strides), settings.cut)
+        network.check(sizes)
+        return network
     if settings.prefix_channels:
         prefix = Prefix(settings.prefix_channels, settings.prefix_blocks, settings.channels[0])
     else:
@@ -38,8 +49,8 @@ def train(
     """Trains the network; `out/full.pt` is the checkpoint that a stopped run continues and `restore` reads."""
     settings = config.full
     torch.manual_seed(config.seed)
-    network = build(config, len(train_set.classes))
-    outputs = outputs_layer(network, teacher.maps.shape[1]) if teacher else None
+    network = build(config, len(train_set.classes), config.network.pretrained and not (out / "full.pt").exists())
+    outputs = outputs_layer(network, teacher.maps.shape[1]) if teacher and network.last else None
     both = nn.ModuleList([network, outputs] if outputs else [network])
     both.to(workers.device, memory_format=torch.channels_last)
     optimiser = _optimiser(both, settings.learning_rate, settings.weight_decay)
@@ -75,8 +86,9 @@ def train(
                 seed = hash((config.seed, epoch, step, at)) & 0xFFFFFFFF
                 views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
                 with workers.autocast():
-                    last = network.last_map(views.pictures.to(workers.device))
-                    loss = task_loss(config, last, network.classifier, outputs, views, train_set.labels, teacher)
+                    body, *end = network.trunk()
+                    last = body(network.prefix(views.pictures.to(workers.device)))
+                    loss = task_loss(config, last, end, outputs, views, train_set.labels, teacher)
                 (loss * (len(index) / len(batch))).backward()
                 return loss.item()
 
@@ -98,7 +110,7 @@ def train(
         loop.save(checkpoint, state | dict(optimiser=optimiser.state_dict(), history=history))
 
 
-def restore(config: Config, classes: int, out: Path) -> tuple[Backbone, nn.Conv2d | None]:
+def restore(config: Config, classes: int, out: Path) -> tuple[Backbone | Foreign, nn.Conv2d | None]:
     """The averaged network of a run's checkpoint, finished or not, and the layer that learned the teacher's outputs."""
     state = loop.restore(out / "full.pt")
     if state is None:
@@ -111,9 +123,9 @@ def restore(config: Config, classes: int, out: Path) -> tuple[Backbone, nn.Conv2
     return network, outputs
 
 
-def outputs_layer(network: Backbone, count: int) -> nn.Conv2d:
+def outputs_layer(network: Backbone | Foreign, count: int) -> nn.Conv2d:
     """Learns all the teacher's outputs at each place of the last feature map; never exported."""
-    return nn.Conv2d(network.classifier.in_features, count, 1)
+    return nn.Conv2d(network.last, count, 1)
 
 
 @torch.no_grad()
@@ -143,33 +155,36 @@ def scaled(size: list[int], scale: float) -> tuple[int, int]:
 def task_loss(
     config: Config,
     last: torch.Tensor,
-    classifier: nn.Linear,
+    end: Iterable[nn.Module],
     outputs: nn.Conv2d | None,
     views: Views,
     labels: torch.Tensor,
     teacher: LabelMaps | None,
 ) -> torch.Tensor:
-    """Cross-entropy of what follows the last feature map [N, C'', H/32, W/32], with the mixed hard labels and, given a
-    teacher, with its soft ones (Hinton et al., 2015).
+    """Cross-entropy of the logits that the layers in `end` make of the last feature map [N, C'', H/32, W/32], with the
+    mixed hard labels and, given a teacher, with its soft ones (Hinton et al., 2015).
 
     The teacher's outputs are learnt for the whole view and for each cell of the feature map (token labelling, Jiang et
-    al., 2021): many more answers per picture than one class of a few.
+    al., 2021): many more answers per picture than one class of a few. A network without such a map (`outputs` none)
+    learns the teacher's answer for the view alone.
     """
-    logits, device = classifier(last.mean((2, 3))).float(), last.device
+    logits, device = nn.Sequential(*end)(last).float(), last.device
     smoothing, classes = config.full.smoothing, logits.shape[1]
     hard = F.one_hot(labels[views.index], classes) * (1 - smoothing) + smoothing / classes
     loss = F.cross_entropy(logits, views.mix(hard).to(device))
-    if teacher is None or outputs is None:
+    if teacher is None:
         return loss
     weights, t = config.distil, config.distil.temperature
-    cells = teacher.logits(views.index, views.boxes, tuple(last.shape[2:])) / t
+    cells = teacher.logits(views.index, views.boxes, tuple(views.kept.shape)) / t
     whole = cells.mean((2, 3))
 
     def soft(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return t * t * F.cross_entropy(logits / t, views.mix(wanted.softmax(1)).to(device))
 
-    outputs_map = outputs(last).float()
     loss = weights.hard * loss + weights.classes * soft(logits, whole[:, teacher.columns])
+    if outputs is None:
+        return loss
+    outputs_map = outputs(last).float()
     loss = loss + weights.outputs * soft(outputs_map.mean((2, 3)), whole)
     return loss + weights.cells * soft(outputs_map, cells)
 

@@ -12,8 +12,9 @@ import copy
 from typing import Sequence
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -195,7 +196,11 @@ class Inherited(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The full network over pictures [N, 3, H, W]: a prefix that gives the trunk's features, and the residual trunk."""
+    """The full network over pictures [N, 3, H, W]: a prefix that gives the trunk's features, and the residual trunk.
+
+    `features` and `last` are the channels of the trunk's input and of the last feature map, `classes` the outputs;
+    `rectified` says that no feature is below zero.
+    """
 
     def __init__(self, prefix: Prefix | Inherited, channels: Sequence[int], blocks: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -207,18 +212,57 @@ class Backbone(nn.Module):
                 self.stages.append(block(inputs, outputs, 2 if stage and number == 0 else 1))
                 inputs = outputs
         self.classifier = nn.Linear(inputs, classes)
+        self.features, self.last, self.classes, self.rectified = channels[0], inputs, classes, True
         _initialise(self.stages)
 
     def trunk(self) -> nn.Sequential:
-        """What follows the prefix: [N, C', h, w] to logits [N, K]. Shares this network's weights."""
+        """What follows the prefix: [N, C', h, w] to logits [N, K], through the last feature map [N, C'', H/32, W/32],
+        which its first part gives. Shares this network's weights."""
         return nn.Sequential(self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
 
-    def last_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, 3, H, W] to the last feature map [N, C'', H/32, W/32]."""
-        return self.stages(self.prefix(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.trunk()(self.prefix(x))
+
+
+class Section(nn.Module):
+    """Some operations of a traced network in a row, one tensor to another."""
+
+    def __init__(self, layers: fx.GraphModule) -> None:
+        super().__init__()
+        self.layers = layers
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.last_map(x).mean((2, 3)))
+        return self.layers(x)
+
+    def plain(self) -> Section:
+        return self
+
+    @torch.no_grad()
+    def fold(self) -> Section:
+        """Folds each batch norm into the convolution or matrix before it, in place."""
+        parts = dict(self.layers.named_modules())
+        calls = [node.target for node in self.layers.graph.nodes if node.op == "call_module"]
+        for node in self.layers.graph.nodes:
+            norm = parts.get(node.target) if node.op == "call_module" else None
+            if not isinstance(norm, _BatchNorm):
+                continue
+            before = node.args[0]
+            # A matrix over tokens [N, places, C], with a norm over [N · places, C].
+            if before.op == "call_method" and before.target == "flatten" and len(before.users) == 1:
+                before = before.args[0]
+            linear = parts.get(before.target) if before.op == "call_module" else None
+            if not isinstance(linear, (nn.Conv2d, nn.Linear)) or calls.count(before.target) > 1:
+                continue
+            if sum(user.target != "reshape_as" for user in before.users) > 1:
+                continue
+            gain = (norm.weight if norm.affine else 1) / torch.sqrt(norm.running_var + norm.eps)
+            bias = linear.bias if linear.bias is not None else torch.zeros_like(norm.running_mean)
+            shift = (norm.bias if norm.affine else 0) - norm.running_mean * gain
+            linear.weight.copy_(linear.weight * gain.reshape(-1, *[1] * (linear.weight.ndim - 1)))
+            linear.bias = nn.Parameter(bias * gain + shift)
+            # timm's norms carry what follows them.
+            self.layers.set_submodule(node.target, nn.Sequential(*norm.children()))
+        return self
 
 
 class SlimBlock(nn.Module):
@@ -236,28 +280,32 @@ class SlimBlock(nn.Module):
 
 
 class Adapter(nn.Module):
-    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h, w]."""
+    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h, w], of which none
+    is below zero where they are `rectified`."""
 
-    def __init__(self, latents: int, hidden: int, blocks: int, features: int, widths: Sequence[int]) -> None:
+    def __init__(
+        self, latents: int, hidden: int, blocks: int, features: int, widths: Sequence[int], rectified: bool = True
+    ) -> None:
         super().__init__()
         self.first = SlimConv(latents, hidden, 3, 1, widths, (False, False))
         self.blocks = nn.ModuleList(SlimBlock(hidden, widths) for _ in range(blocks))
         self.last = SlimConv(hidden, features, 3, 1, widths, (False, False))
+        self.end = nn.ReLU() if rectified else nn.Identity()
 
     def forward(self, latents: torch.Tensor, width: int) -> torch.Tensor:
         x = F.relu(self.first(latents, width))
         for block in self.blocks:
             x = block(x, width)
-        return F.relu(self.last(x, width))
+        return self.end(self.last(x, width))
 
     def plain(self, width: int) -> nn.Sequential:
         blocks = [Residual(block.first.plain(width), block.second.plain(width), nn.Identity()) for block in self.blocks]
-        return nn.Sequential(self.first.plain(width), nn.ReLU(), *blocks, self.last.plain(width), nn.ReLU())
+        return nn.Sequential(self.first.plain(width), nn.ReLU(), *blocks, self.last.plain(width), self.end)
 
 
 def plain(module: nn.Module) -> nn.Module:
     """A copy of a backbone's prefix or trunk, each batch norm folded into its convolution."""
-    return _folded(copy.deepcopy(module).eval())
+    return _folded(copy.deepcopy(module)).eval()
 
 
 def narrowed(channels: int, width: int) -> int:
@@ -280,6 +328,8 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _folded(module: nn.Module) -> nn.Module:
+    if isinstance(module, Section):
+        return module.fold()
     for name, child in module.named_children():
         setattr(module, name, _folded(child))
     children = list(module.children())

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from . import full, loop
 from .config import Config, Stage
 from .data import Pictures, Views, normalise, random_views, shuffled
-from .network import Adapter, Backbone, Head, Inherited, Prefix
+from .foreign import Foreign
+from .network import Adapter, Backbone, Head, Inherited
 from .quantise import Quantiser
 from .teacher import LabelMaps
 
@@ -36,19 +37,19 @@ class Student(nn.Module):
     `outputs` learns the teacher's outputs, as in the full network, and is not exported.
     """
 
-    def __init__(self, config: Config, network: Backbone, outputs: nn.Conv2d | None) -> None:
+    def __init__(self, config: Config, network: Backbone | Foreign, outputs: nn.Conv2d | None) -> None:
         super().__init__()
-        split, classes = config.split, network.classifier.out_features
-        features, latents = config.network.channels[0], split.channels[-1]
+        split, latents = config.split, config.split.channels[-1]
         prefix = copy.deepcopy(network.prefix)
         if isinstance(prefix, Inherited):
             prefix.encoder.inherit()
             encoder = prefix.encoder
         else:
             encoder = full.encoder(config)
-        self.head = Head(encoder, latents, split.exit_units, classes, split.widths)
+        self.head = Head(encoder, latents, split.exit_units, network.classes, split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
-        self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, split.widths)
+        units, blocks = split.adapter_units, split.adapter_blocks
+        self.adapter = Adapter(latents, units, blocks, network.features, split.widths, network.rectified)
         self.prefix = prefix
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
@@ -74,7 +75,7 @@ def points(config: Config) -> list[Point]:
 
 def train(
     config: Config,
-    network: Backbone,
+    network: Backbone | Foreign,
     outputs: nn.Conv2d | None,
     train_set: Pictures,
     val_set: Pictures,
@@ -102,7 +103,7 @@ def train(
             _stage(number, stage, config, student, network, train_set, val_set, teacher, workers, out)
 
 
-def restore(config: Config, network: Backbone, outputs: nn.Conv2d | None, out: Path) -> Student:
+def restore(config: Config, network: Backbone | Foreign, outputs: nn.Conv2d | None, out: Path) -> Student:
     """The split network of a run's last stage that has a checkpoint."""
     student = Student(config, network, outputs)
     student.load_state_dict(_latest(out))
@@ -121,7 +122,7 @@ def _stage(
     stage: Stage,
     config: Config,
     student: Student,
-    network: Backbone,
+    network: Backbone | Foreign,
     train_set: Pictures,
     val_set: Pictures,
     teacher: LabelMaps | None,
@@ -136,7 +137,7 @@ def _stage(
         trained.append(student.prefix)
     if "trunk" in stage.trains and student.outputs is not None:
         trained.append(student.outputs)
-    learnt = [student.trunk, student.outputs, *([student.prefix] if isinstance(student.prefix, Prefix) else [])]
+    learnt = [student.trunk, student.outputs, *([] if isinstance(student.prefix, Inherited) else [student.prefix])]
     groups, grouped = [], set()
     for module in trained:
         # An inherited encoder stands in the head and in the prefix.
@@ -247,11 +248,12 @@ def _losses(
         variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
         losses["feature"] = (stage.feature, (features.float() - wanted).square().mean() / variance)
     if stage.task or stage.soft:
-        last, classifier, t = student.trunk[0](features), student.trunk[-1], stage.temperature
-        task = full.task_loss(config, last, classifier, student.outputs, targets.views, targets.labels, teacher)
+        (body, *end), t = student.trunk, stage.temperature
+        last = body(features)
+        task = full.task_loss(config, last, end, student.outputs, targets.views, targets.labels, teacher)
         losses["task"] = (stage.task, task)
     if stage.soft:
-        logits = classifier(last.mean((2, 3))).float()
+        logits = nn.Sequential(*end)(last).float()
         losses["soft"] = (stage.soft * t * t, F.cross_entropy(logits / t, targets.soft))
     return losses
 

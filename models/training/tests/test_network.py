@@ -71,7 +71,7 @@ def test_prefix_and_trunk_make_the_whole_and_fold(own: bool) -> None:
     x = torch.randn(2, 3, 64, 64)
     features = network.prefix(x)
     assert features.shape == (2, 24, 4, 4)
-    assert network.last_map(x).shape == (2, 32, 2, 2)
+    assert network.trunk()[0](features).shape == (2, network.last, 2, 2)
     torch.testing.assert_close(network.trunk()(features), network(x))
     prefix = network.prefix.plain()
     torch.testing.assert_close(plain(network.trunk())(plain(prefix)(x)), network(x), atol=1e-4, rtol=1e-4)
