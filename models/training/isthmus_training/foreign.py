@@ -329,6 +329,16 @@ def _free_batch(model: onnx.ModelProto, other: onnx.ModelProto) -> onnx.ModelPro
             # The first dimension can be kept by its place, any other is what is left.
             wanted[batch] = 0 if batch[0] and shapes[node.input[0]][0] == wanted[0] else -1
             node.input[1] = constant(f"{node.output[0]}_shape", wanted)
+        elif node.op_type == "Expand" and node.input[1] in differing and shapes[node.output[0]][0] == 2:
+            # A class token for each picture, say.
+            y, x = node.output[0], model.graph.input[0].name
+            first, rest = constant(f"{y}_first", np.array([0])), constant(f"{y}_rest", np.array(shapes[y][1:]))
+            nodes[-1:] = [
+                helper.make_node("Shape", [x], [f"{y}_of"]),
+                helper.make_node("Gather", [f"{y}_of", first], [f"{y}_pictures"], axis=0),
+                helper.make_node("Concat", [f"{y}_pictures", rest], [f"{y}_shape"], axis=0),
+                helper.make_node("Expand", [node.input[0], f"{y}_shape"], [y]),
+            ]
         elif gathered := _gathered(node, shapes, ours):
             nodes.pop()
             x = node.input[0]
@@ -391,7 +401,9 @@ def _fold_shapes(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> 
         value = None
         if node.op_type == "Shape":
             value = np.array(shapes[node.input[0]], np.int64)
-        elif all(not name or name in constants and constants[name].size <= 64 for name in node.input):
+        elif node.op_type != "Expand" and all(
+            not name or name in constants and constants[name].size <= 64 for name in node.input
+        ):
             (value,) = ReferenceEvaluator(node).run(None, {name: constants[name] for name in node.input if name})
         if value is not None:
             constants[node.output[0]] = np.asarray(value)
