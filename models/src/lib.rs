@@ -2,7 +2,8 @@
 //!
 //! A [`Bundle`] is a folder whose manifest fixes every file by its SHA-256. From it come the
 //! device's [`Head`] and the server's [`Tail`], both prepared once for all operating points by an
-//! [`Engine`], and one feature codec for each of them. Around the graphs: [`Picture`] and
+//! [`Engine`], and one feature codec for each of them; the uncut network, [`Full`], answers
+//! pictures that were compressed by an [`ImageSpec`] instead. Around the graphs: [`Picture`] and
 //! [`Preprocessor`] before, [`softmax`] and [`top_k`] after, and a [`Profile`] of how long it all
 //! takes on this machine. With the feature `shell`, a [`WholeModel`] is cut and [`Import`]ed as a
 //! bundle.
@@ -20,6 +21,7 @@ mod cut;
 mod engine;
 mod golden;
 mod head;
+mod image_codec;
 #[cfg(feature = "shell")]
 mod import;
 mod manifest;
@@ -45,6 +47,9 @@ pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 pub use engine::{EngineKind, EngineKindError};
 pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
+#[cfg(feature = "image-encoders")]
+pub use image_codec::{ImageEncodeError, ImageEncoder};
+pub use image_codec::{ImageSpec, MAX_IMAGE_SCALE, decode_image, max_image_pixels};
 #[cfg(feature = "shell")]
 pub use import::{Import, ImportError};
 pub use manifest::{

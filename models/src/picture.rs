@@ -8,22 +8,24 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 /// Most pixels that a picture may have; larger ones are refused before memory is taken for them.
 pub const MAX_PIXELS: u64 = 64 << 20;
 
-/// Most memory (bytes) that a decoder may ask for: a picture of [`MAX_PIXELS`] in RGBA.
-const MAX_DECODER_BYTES: u64 = 4 * MAX_PIXELS;
-
 /// Why bytes are no picture.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// Not JPEG, PNG or WebP, or damaged.
     #[error("the picture cannot be decoded: {0}")]
     Decode(#[from] image::ImageError),
+    /// A WebP file from the wire that is not of the simple, lossy form.
+    #[error("the picture is no WebP file of the simple, lossy form")]
+    NotSimpleWebp,
     /// Without pixels, or with too many.
-    #[error("the picture has {width} × {height} pixels; 1 to {MAX_PIXELS} are accepted")]
+    #[error("the picture has {width} × {height} pixels; 1 to {most} are accepted")]
     Size {
         /// Width (pixels).
         width: u32,
         /// Height (pixels).
         height: u32,
+        /// Most pixels.
+        most: u64,
     },
     /// Pixels given that do not fill the picture.
     #[error("{actual} bytes of pixels given where {expected} are needed")]
@@ -52,7 +54,7 @@ impl Picture {
     /// assert!(Picture::new(2, 1, vec![0; 5]).is_err());
     /// ```
     pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Result<Picture, PictureError> {
-        let expected = pixels(width, height)? as usize * 3;
+        let expected = pixels(width, height, MAX_PIXELS)? as usize * 3;
         if rgb.len() != expected {
             return Err(PictureError::Length { expected, actual: rgb.len() });
         }
@@ -64,15 +66,25 @@ impl Picture {
     /// The EXIF orientation is applied, grey is repeated three times, 16 bits become 8,
     /// transparent pixels are laid over black, and of an animation the first picture is taken.
     pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
-        let mut reader = ImageReader::new(Cursor::new(bytes))
+        let reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .map_err(image::ImageError::from)?;
+        Picture::read(reader, MAX_PIXELS)
+    }
+
+    /// Decodes what `reader` holds, of at most `most` pixels by its header; `most` is at most
+    /// [`MAX_PIXELS`].
+    pub(crate) fn read(
+        mut reader: ImageReader<Cursor<&[u8]>>,
+        most: u64,
+    ) -> Result<Picture, PictureError> {
         let mut limits = Limits::default();
-        limits.max_alloc = Some(MAX_DECODER_BYTES);
+        // In RGBA.
+        limits.max_alloc = Some(4 * most);
         reader.limits(limits);
         let mut decoder = reader.into_decoder()?;
         let (width, height) = decoder.dimensions();
-        pixels(width, height)?;
+        pixels(width, height, most)?;
         // Damaged EXIF costs the orientation, not the picture.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut image = DynamicImage::from_decoder(decoder)?;
@@ -101,11 +113,11 @@ impl Picture {
     }
 }
 
-fn pixels(width: u32, height: u32) -> Result<u64, PictureError> {
+fn pixels(width: u32, height: u32, most: u64) -> Result<u64, PictureError> {
     let pixels = u64::from(width) * u64::from(height);
-    match (1..=MAX_PIXELS).contains(&pixels) {
+    match (1..=most).contains(&pixels) {
         true => Ok(pixels),
-        false => Err(PictureError::Size { width, height }),
+        false => Err(PictureError::Size { width, height, most }),
     }
 }
 

@@ -52,7 +52,7 @@ impl Preprocessor {
     ///
     /// Columns first, then rows, each rounded to u8: step by step what Pillow does, because a level
     /// more or less moves features across the quantiser's steps.
-    fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
+    pub(crate) fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
         let (left, top, width, height) = self.crop(picture.width(), picture.height());
         let [left, top, width, height] = [left, top, width, height].map(|side| side as usize);
         let row_bytes = 3 * picture.width() as usize;

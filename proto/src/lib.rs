@@ -3,8 +3,8 @@
 //! A device runs a network's head and sends its quantised, entropy-coded features; a server
 //! decodes them and runs the tail. This crate holds everything the two must do identically: units
 //! and ids, the feature codec ([`FeatureCodec`]), the layered [packet] that carries one
-//! frame's features, the [envelope] around it, and the control messages ([`wire`]) with their
-//! [`Framer`].
+//! frame's features or its compressed picture, the [envelope] around it, and the control messages
+//! ([`wire`]) with their [`Framer`].
 //!
 //! It does no I/O, reads no clock, starts no thread, draws no random number and knows nothing of
 //! neural networks. Nothing in it depends on floating-point results that could differ between
@@ -29,7 +29,9 @@ pub use codec::{CodecError, Coded, FeatureCodec, LatentShape};
 pub use envelope::{Envelope, EnvelopeError, TraceContext};
 pub use framer::{Framer, FramerError};
 pub use packet::{PacketError, PacketHeader, write_packet};
-pub use point::{Arm, BundleDigest, DigestError, FrameId, OperatingPoint};
+pub use point::{
+    Arm, BundleDigest, Content, DigestError, FrameId, ImageFormat, ImageFormatError, OperatingPoint,
+};
 pub use quantiser::{Quantiser, QuantiserError};
 pub use tables::{FrequencyTables, TableError};
 pub use units::{Bitrate, DataSize, Timestamp};

@@ -47,6 +47,61 @@ impl fmt::Display for OperatingPoint {
     }
 }
 
+/// How a compressed picture is coded; the numbers are the packet's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum ImageFormat {
+    /// JPEG, baseline or progressive.
+    Jpeg = 0,
+    /// WebP, lossy, in its simple form: one chunk of pixels, nothing around it.
+    Webp = 1,
+}
+
+impl ImageFormat {
+    /// Its name: `jpeg` or `webp`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ImageFormat::Jpeg => "jpeg",
+            ImageFormat::Webp => "webp",
+        }
+    }
+}
+
+/// A text that names no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a picture is sent as jpeg or webp, not {0:?}")]
+pub struct ImageFormatError(String);
+
+impl FromStr for ImageFormat {
+    type Err = ImageFormatError;
+
+    fn from_str(text: &str) -> Result<Self, ImageFormatError> {
+        let named = |format: &ImageFormat| format.name() == text;
+        let formats = [ImageFormat::Jpeg, ImageFormat::Webp];
+        formats.into_iter().find(named).ok_or_else(|| ImageFormatError(text.to_owned()))
+    }
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Coded features of this operating point.
+    Features(OperatingPoint),
+    /// A compressed picture.
+    Image(ImageFormat),
+}
+
+impl Content {
+    /// The way to answer a frame that sends this.
+    pub const fn arm(self) -> Arm {
+        match self {
+            Content::Features(point) => Arm::Split(point),
+            Content::Image(_) => Arm::Image,
+        }
+    }
+}
+
 /// One way to answer a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

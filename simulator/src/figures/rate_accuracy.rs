@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use isthmus_models::{Bundle, Full, Head, Picture, Preprocessor, TailItem};
-use isthmus_proto::{Envelope, OperatingPoint, write_packet};
+use isthmus_models::{
+    Bundle, Full, Head, ImageEncoder, Picture, Preprocessor, TailItem, decode_image,
+    max_image_pixels,
+};
+use isthmus_proto::{Envelope, ImageFormat, OperatingPoint, write_packet};
 use isthmus_tail_server::model::{BundleModel, Model};
 use serde::Serialize;
 
 use self::curve::{Choice, bd_rate, choose, pareto};
-use self::images::ImageCodec;
 use super::accuracy::is_right;
 use super::lab::Lab;
 use super::{Format, Subject};
@@ -89,7 +91,7 @@ pub enum Family {
 pub struct Way {
     /// Its kind.
     pub family: Family,
-    /// The operating point, or the codec's picture side (pixels) and quality.
+    /// The operating point, or the codec's picture size (pixels) and quality.
     pub name: String,
     /// Mean size (bytes): of a packet and its envelope, or of the file.
     pub bytes: f64,
@@ -181,7 +183,7 @@ struct Candidate {
 
 enum How {
     Point(OperatingPoint),
-    Image(Box<ImageCodec>),
+    Image(Box<ImageEncoder>),
 }
 
 /// The networks, and the ways that each picture is sent in.
@@ -205,10 +207,16 @@ impl Bench {
             name: bundle.describe_point(point).to_string(),
             how: How::Point(point),
         });
-        let images = ImageCodec::settings(input).into_iter().map(|codec| Candidate {
-            family: codec.family,
-            name: codec.to_string(),
-            how: How::Image(Box::new(codec)),
+        let images = images::settings(input).into_iter().map(|spec| {
+            let (width, height) = spec.size(input);
+            Candidate {
+                family: match spec.format {
+                    ImageFormat::Jpeg => Family::Jpeg,
+                    ImageFormat::Webp => Family::Webp,
+                },
+                name: format!("{width}x{height} q{}", spec.quality),
+                how: How::Image(Box::new(ImageEncoder::new(spec, input))),
+            }
         });
         Ok(Bench {
             candidates: points.chain(images).collect(),
@@ -261,10 +269,12 @@ impl Bench {
         }
 
         for (at, candidate) in self.candidates.iter().enumerate() {
-            let How::Image(codec) = &candidate.how else { continue };
-            let bytes = codec.encode(picture)?;
+            let How::Image(encoder) = &candidate.how else { continue };
+            let bytes = encoder.encode(picture)?;
             trials[at].bytes = bytes.len() as u32;
-            self.preprocessor.run(&Picture::decode(&bytes)?, &mut input);
+            let most = max_image_pixels(&self.bundle.manifest().input);
+            let picture = decode_image(encoder.spec().format, &bytes, most)?;
+            self.preprocessor.run(&picture, &mut input);
             trials[at].right = is_right(&self.full.run(&[&input])?[0]);
         }
         Ok((right, trials))

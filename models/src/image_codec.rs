@@ -1,0 +1,270 @@
+//! Pictures compressed by image codecs: the way of the image arm, beside which the cut network is
+//! measured.
+
+use std::fmt;
+use std::io::Cursor;
+
+use image::ImageReader;
+use isthmus_proto::ImageFormat;
+
+use crate::manifest::InputSpec;
+use crate::picture::{MAX_PIXELS, Picture, PictureError};
+#[cfg(feature = "image-encoders")]
+use crate::preprocess::Preprocessor;
+
+/// A compressed picture may have up to so many times the sides of the network's input.
+pub const MAX_IMAGE_SCALE: u32 = 4;
+
+/// How a picture is compressed; shown as `webp/160/q35`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageSpec {
+    /// Codec.
+    pub format: ImageFormat,
+    /// Longer side of the compressed picture (pixels), from 1 to [`MAX_IMAGE_SCALE`] times the
+    /// longer side of the network's input, whose aspect ratio it has.
+    pub side: u32,
+    /// The codec's own quality, 1 to 100.
+    pub quality: u8,
+}
+
+impl ImageSpec {
+    /// Width and height (pixels) of the compressed picture, for a network with `input`.
+    pub fn size(&self, input: &InputSpec) -> (u32, u32) {
+        let longer = input.width.max(input.height).max(1);
+        let scaled = |side: u32| {
+            let (side, scale) = (u64::from(side), u64::from(self.side));
+            // Rounded.
+            let scaled = (2 * side * scale + u64::from(longer)) / (2 * u64::from(longer));
+            u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
+        };
+        (scaled(input.width), scaled(input.height))
+    }
+}
+
+impl fmt::Display for ImageSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ImageSpec { format, side, quality } = self;
+        write!(f, "{}/{side}/q{quality}", format.name())
+    }
+}
+
+/// Most pixels of a compressed picture for a network with `input`.
+pub fn max_image_pixels(input: &InputSpec) -> u64 {
+    let scale = u64::from(MAX_IMAGE_SCALE);
+    (scale * u64::from(input.width) * scale * u64::from(input.height)).min(MAX_PIXELS)
+}
+
+/// Decompresses a picture that a stranger may have sent: it has to be of `format`, and to have at
+/// most `max_pixels` by its header, which is looked at before memory is taken for any pixel.
+///
+/// Of WebP only the simple, lossy form is taken: in the extended one a canvas announces a size, and
+/// the frames on it may be larger.
+pub fn decode_image(
+    format: ImageFormat,
+    file: &[u8],
+    max_pixels: u64,
+) -> Result<Picture, PictureError> {
+    let format = match format {
+        ImageFormat::Jpeg => image::ImageFormat::Jpeg,
+        ImageFormat::Webp if file.get(12..16) == Some(b"VP8 ") => image::ImageFormat::WebP,
+        ImageFormat::Webp => return Err(PictureError::NotSimpleWebp),
+    };
+    Picture::read(ImageReader::with_format(Cursor::new(file), format), max_pixels.min(MAX_PIXELS))
+}
+
+/// Why a picture could not be compressed.
+#[cfg(feature = "image-encoders")]
+#[derive(Debug, thiserror::Error)]
+pub enum ImageEncodeError {
+    /// The JPEG encoder failed.
+    #[error("JPEG: {0}")]
+    Jpeg(#[from] jpeg_encoder::EncodingError),
+    /// The WebP encoder failed, in its own words.
+    #[error("WebP: {0}")]
+    Webp(String),
+    /// A side that the format cannot have.
+    #[error("{width} × {height} pixels are too many for {}", format.name())]
+    Size {
+        /// Width (pixels).
+        width: u32,
+        /// Height (pixels).
+        height: u32,
+        /// Codec.
+        format: ImageFormat,
+    },
+}
+
+/// Compresses pictures in one way.
+///
+/// They are cropped as the network's input is, and resized to the compressed picture's size.
+#[cfg(feature = "image-encoders")]
+#[derive(Clone, Debug)]
+pub struct ImageEncoder {
+    spec: ImageSpec,
+    width: u32,
+    height: u32,
+    shrink: Preprocessor,
+}
+
+#[cfg(feature = "image-encoders")]
+impl ImageEncoder {
+    /// An encoder for pictures that a network with `input` shall see.
+    pub fn new(spec: ImageSpec, input: &InputSpec) -> ImageEncoder {
+        let (width, height) = spec.size(input);
+        let shrink = Preprocessor::new(&InputSpec { width, height, ..input.clone() });
+        ImageEncoder { spec, width, height, shrink }
+    }
+
+    /// How it compresses.
+    pub fn spec(&self) -> ImageSpec {
+        self.spec
+    }
+
+    /// `picture` as a file.
+    pub fn encode(&self, picture: &Picture) -> Result<Vec<u8>, ImageEncodeError> {
+        let ImageEncoder { spec: ImageSpec { format, quality, .. }, width, height, .. } = *self;
+        let rgb = self.shrink.resize(picture).into_flattened();
+        match format {
+            ImageFormat::Jpeg => {
+                let side = |side| u16::try_from(side).ok();
+                let (Some(w), Some(h)) = (side(width), side(height)) else {
+                    return Err(ImageEncodeError::Size { width, height, format });
+                };
+                let mut file = Vec::new();
+                let mut encoder = jpeg_encoder::Encoder::new(&mut file, quality.clamp(1, 100));
+                encoder.set_optimized_huffman_tables(true);
+                // With such tables the baseline form has a scan for each component, which the
+                // decoder misreads where chroma is subsampled (zune-image's issue 422).
+                encoder.set_progressive(true);
+                encoder.encode(&rgb, w, h, jpeg_encoder::ColorType::Rgb)?;
+                Ok(file)
+            }
+            ImageFormat::Webp => {
+                let most = 16_383;
+                if width > most || height > most {
+                    return Err(ImageEncodeError::Size { width, height, format });
+                }
+                let mut config = webp::WebPConfig::new()
+                    .map_err(|()| ImageEncodeError::Webp("libwebp has no defaults".into()))?;
+                config.quality = quality.clamp(1, 100).into();
+                // The smallest files for the quality.
+                config.method = 6;
+                let encoder = webp::Encoder::from_rgb(&rgb, width, height);
+                let file = encoder.encode_advanced(&config);
+                let file = file.map_err(|error| ImageEncodeError::Webp(format!("{error:?}")))?;
+                Ok(file.to_vec())
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "image-encoders"))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn input(width: u32, height: u32) -> InputSpec {
+        InputSpec { width, height, mean: [0.0; 3], std: [1.0; 3] }
+    }
+
+    /// A slope of each colour in another direction.
+    fn slopes(side: u32) -> Picture {
+        let rgb = (0..side * side).flat_map(|at| {
+            let (x, y) = (at % side * 64 / side, at / side * 64 / side);
+            [x * 4, y * 4, 255 - x * 2 - y * 2].map(|level| level as u8)
+        });
+        Picture::new(side, side, rgb.collect()).expect("pixels")
+    }
+
+    fn file(format: ImageFormat, side: u32) -> Vec<u8> {
+        let spec = ImageSpec { format, side, quality: 80 };
+        ImageEncoder::new(spec, &input(64, 64)).encode(&slopes(64)).expect("encodes")
+    }
+
+    #[test]
+    fn a_fine_picture_comes_back_about_as_it_was() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Webp] {
+            let back = decode_image(format, &file(format, 64), 64 * 64).expect("decodes");
+            let original = slopes(64);
+            let distance = original.rgb().iter().zip(back.rgb()).map(|(a, b)| a.abs_diff(*b));
+            let mean = distance.map(u32::from).sum::<u32>() / (3 * 64 * 64);
+            assert!(mean <= 4, "{format:?}: {mean} levels off in the mean");
+        }
+    }
+
+    #[test]
+    fn the_longer_side_is_the_one_asked_for() {
+        let spec = ImageSpec { format: ImageFormat::Jpeg, side: 100, quality: 50 };
+        assert_eq!(spec.size(&input(320, 180)), (100, 56));
+        assert_eq!(spec.size(&input(180, 320)), (56, 100));
+        assert_eq!(ImageSpec { side: 1, ..spec }.size(&input(4096, 1)), (1, 1));
+        assert_eq!(spec.to_string(), "jpeg/100/q50");
+    }
+
+    #[test]
+    fn pictures_of_too_many_pixels_are_refused_by_their_header() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Webp] {
+            let bytes = file(format, 64);
+            let error = decode_image(format, &bytes, 64 * 64 - 1).expect_err("one too many");
+            let PictureError::Size { width: 64, height: 64, most: 4095 } = error else {
+                panic!("{error}");
+            };
+        }
+        // Only the header says so: there is nothing behind it.
+        let mut jpeg = file(ImageFormat::Jpeg, 64);
+        let frame = jpeg.windows(2).position(|it| it == [0xff, 0xc2]).expect("a frame header");
+        jpeg[frame + 5..frame + 9].fill(0xff);
+        let error = decode_image(ImageFormat::Jpeg, &jpeg, 1 << 20).expect_err("4 gigapixels");
+        assert!(matches!(error, PictureError::Size { width: 65535, .. }), "{error}");
+        let mut webp = file(ImageFormat::Webp, 64);
+        webp[26..30].copy_from_slice(&[0xff, 0x3f, 0xff, 0x3f]);
+        let error = decode_image(ImageFormat::Webp, &webp, 1 << 20).expect_err("268 megapixels");
+        assert!(matches!(error, PictureError::Size { width: 16383, .. }), "{error}");
+    }
+
+    #[test]
+    fn other_formats_than_the_one_announced_are_refused() {
+        let (jpeg, webp) = (file(ImageFormat::Jpeg, 64), file(ImageFormat::Webp, 64));
+        for (format, bytes) in [
+            (ImageFormat::Jpeg, &webp[..]),
+            (ImageFormat::Webp, &jpeg[..]),
+            (ImageFormat::Jpeg, b""),
+            (ImageFormat::Webp, b""),
+            (ImageFormat::Jpeg, &jpeg[..40]),
+            (ImageFormat::Webp, &webp[..40]),
+        ] {
+            assert!(decode_image(format, bytes, 1 << 20).is_err(), "{format:?}");
+        }
+        // A canvas of one pixel around the same frame.
+        let mut extended = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+        extended.extend_from_slice(&webp[12..]);
+        let length = extended.len() as u32 - 8;
+        extended[4..8].copy_from_slice(&length.to_le_bytes());
+        let error = decode_image(ImageFormat::Webp, &extended, 1).expect_err("extended");
+        assert!(matches!(error, PictureError::NotSimpleWebp), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn damaged_files_are_small_pictures_or_errors(
+            webp in any::<bool>(),
+            damage in prop::collection::vec((0.0..1.0f64, any::<u8>()), 1..8),
+            cut in 0.0..1.0f64,
+        ) {
+            let format = if webp { ImageFormat::Webp } else { ImageFormat::Jpeg };
+            let mut bytes = file(format, 32);
+            for (at, value) in damage {
+                let at = (at * bytes.len() as f64) as usize;
+                bytes[at] = value;
+            }
+            if cut < 0.5 {
+                bytes.truncate((bytes.len() as f64 * 2.0 * cut) as usize);
+            }
+            if let Ok(picture) = decode_image(format, &bytes, 4096) {
+                prop_assert!(picture.width() * picture.height() <= 4096);
+            }
+        }
+    }
+}
