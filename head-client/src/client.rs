@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use isthmus_models::{Head, Picture};
 use isthmus_proto::wire::{self, BundleRef, Hello, reply};
 use isthmus_proto::{
-    Coded, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, write_packet,
+    Coded, Content, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp,
+    write_image_packet, write_packet,
 };
 use tokio::sync::mpsc;
 
 use crate::config::ClientConfig;
-use crate::controller::Controller;
+use crate::controller::{Controller, Run};
 use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
 use crate::outcome::{Answer, FrameOutcome, Verdict};
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
@@ -86,7 +87,7 @@ impl Client {
         let ClientConfig { deadline, in_flight, pace, .. } = config;
         let session = SessionConfig { deadline, guard: GUARD, in_flight, pace };
         let zero = Instant::now();
-        let run = Run {
+        let run = Driver {
             session: Session::new(session, controller),
             config,
             head,
@@ -119,7 +120,7 @@ struct Entry {
     logits: Vec<f32>,
 }
 
-struct Run<F> {
+struct Driver<F> {
     session: Session,
     config: ClientConfig,
     head: Arc<Head>,
@@ -132,7 +133,7 @@ struct Run<F> {
     now: Timestamp,
 }
 
-impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
+impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     async fn drive(
         mut self,
         mut captures: mpsc::Receiver<Capture>,
@@ -294,8 +295,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
                         self.handle(Input::HeadFailed { frame });
                     }
                 }
-                Output::Send { frame, point, time_left, answer_by } => {
-                    if let Some(outgoing) = self.outgoing(frame, point, time_left, answer_by) {
+                Output::Send { frame, content, time_left, answer_by } => {
+                    if let Some(outgoing) = self.outgoing(frame, content, time_left, answer_by) {
                         // Without a link task the link is down, and the deadline settles it.
                         let _ = self.link.commands.send(Command::Send(outgoing));
                     }
@@ -317,7 +318,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
     fn outgoing(
         &mut self,
         frame: FrameId,
-        point: OperatingPoint,
+        content: Content,
         time_left: Duration,
         answer_by: Timestamp,
     ) -> Option<Outgoing> {
@@ -326,9 +327,18 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
         let mut bytes = Vec::with_capacity(coded.stream.len() + 64);
         let wire_id = (frame.0 & 0xffff) as u16;
         Envelope { frame: wire_id, time_left, trace: None }.write(&mut bytes);
-        write_packet(&mut bytes, BUNDLE, &self.head.bundle().digest(), point, &coded);
+        let digest = self.head.bundle().digest();
+        let layers = match content {
+            Content::Features(point) => {
+                write_packet(&mut bytes, BUNDLE, &digest, point, &coded);
+                usize::from(point.layers)
+            }
+            Content::Image(format) => {
+                write_image_packet(&mut bytes, BUNDLE, &digest, format, &coded.stream);
+                1
+            }
+        };
         entry.bytes = Some(bytes.len());
-        let layers = usize::from(point.layers);
         let header = bytes.len() - coded.size_of(layers);
         let layer_ends = coded.layer_ends[..layers].iter().map(|end| header + end).collect();
         // Earlier is more urgent; it wraps once in 24 days, for a moment.
@@ -348,12 +358,20 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Run<F> {
             logits: entry.logits,
             ..FrameReport::default()
         };
-        if let Some(run) = outcome.run {
-            let name = bundle.describe_point(outcome.sent.unwrap_or(run.point(run.layers)));
+        if let Some((split, width)) = outcome.run.and_then(Run::head) {
+            let point = OperatingPoint { split, width, layers: 1, bits: 1 };
+            let name = bundle.describe_point(point);
             (report.split, report.width) = (Some(name.split), Some(name.width));
-            if outcome.sent.is_some() {
+        }
+        match (outcome.sent, outcome.run) {
+            (Some(Content::Features(point)), _) => {
+                let name = bundle.describe_point(point);
                 (report.channels, report.bits) = (Some(name.channels), Some(name.bits));
             }
+            (Some(Content::Image(_)), Some(Run::Image(run))) => {
+                report.image = Some(run.image.to_string());
+            }
+            _ => {}
         }
         match outcome.verdict {
             Verdict::Dropped(cause) => report.reason = cause.to_string(),

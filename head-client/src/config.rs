@@ -7,12 +7,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::{Bundle, EngineKind};
-use isthmus_proto::OperatingPoint;
+use isthmus_models::{Bundle, EngineKind, ImageSpec, InputSpec, MAX_IMAGE_SCALE};
 use isthmus_proto::wire::Detail;
+use isthmus_proto::{ImageFormat, OperatingPoint};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::controller::{Controller, Fixed, Greedy, Ladder, LadderError, Mpc, MpcConfig};
+use crate::controller::{
+    Controller, Fixed, FixedImage, Greedy, ImageRun, Ladder, LadderError, Mpc, MpcConfig,
+};
 use crate::session::Pace;
 use crate::tls::{Fingerprint, FingerprintError, Trust};
 
@@ -48,6 +50,25 @@ pub struct Options {
     /// or mpc (a plan by predicted transfer times) [default: fixed]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_CONTROLLER")]
     pub controller: Option<ControllerKind>,
+    /// What the fixed controller sends: split (the features of --point) or image (the picture,
+    /// compressed, for the server to run the uncut network on) [default: split]
+    #[arg(long, value_name = "NAME", env = "ISTHMUS_ARM")]
+    pub arm: Option<ArmKind>,
+    /// How --arm image compresses: jpeg or webp [default: webp]
+    #[arg(long, value_name = "FORMAT", env = "ISTHMUS_IMAGE_FORMAT")]
+    pub image_format: Option<ImageFormat>,
+    /// The codec's quality for --arm image, 1 to 100 [default: 50]
+    #[arg(long, value_name = "Q", env = "ISTHMUS_IMAGE_QUALITY")]
+    pub image_quality: Option<u8>,
+    /// Longer side of the compressed picture (pixels), at most four times that of the network's
+    /// input [default: the same]
+    #[arg(long, value_name = "PIXELS", env = "ISTHMUS_IMAGE_SIDE")]
+    pub image_side: Option<u32>,
+    /// With --arm image, run the head of --point, too: its early exit answers when the network
+    /// does not. Otherwise such a frame ends without an answer.
+    #[arg(long, value_name = "BOOL", env = "ISTHMUS_IMAGE_EXIT", num_args = 0..=1,
+          default_missing_value = "true")]
+    pub image_exit: Option<bool>,
     /// Share of frames that mpc lets miss their deadline after they were sent [default: 0.01]
     #[arg(long, value_name = "SHARE", env = "ISTHMUS_TARGET_MISS")]
     pub target_miss: Option<f64>,
@@ -76,6 +97,17 @@ pub struct Options {
     /// How to write results to standard output [default: text]
     #[arg(long, value_name = "FORMAT", env = "ISTHMUS_FORMAT")]
     pub format: Option<Format>,
+}
+
+/// What is sent to the server, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ArmKind {
+    /// A head's features.
+    #[default]
+    Split,
+    /// The compressed picture.
+    Image,
 }
 
 /// A controller by name.
@@ -194,13 +226,19 @@ pub enum ConfigError {
     /// No fingerprint.
     #[error("--server-fingerprint: {0}")]
     Fingerprint(#[from] FingerprintError),
+    /// The image arm under a controller that chooses among operating points.
+    #[error("--arm image needs --controller fixed: greedy and mpc choose among operating points")]
+    ImageIsFixed,
+    /// No ladder for a controller that needs one.
+    #[error("--controller: {0}")]
+    Ladder(#[from] LadderError),
     /// A number out of its range.
     #[error("{name} must be {range}, not {value}")]
     Range {
         /// The option.
         name: &'static str,
         /// What it may be.
-        range: &'static str,
+        range: String,
         /// What it is.
         value: String,
     },
@@ -240,6 +278,11 @@ impl Options {
             point: self.point.or(file.point),
             engine: self.engine.or(file.engine),
             controller: self.controller.or(file.controller),
+            arm: self.arm.or(file.arm),
+            image_format: self.image_format.or(file.image_format),
+            image_quality: self.image_quality.or(file.image_quality),
+            image_side: self.image_side.or(file.image_side),
+            image_exit: self.image_exit.or(file.image_exit),
             target_miss: self.target_miss.or(file.target_miss),
             deadline_ms: self.deadline_ms.or(file.deadline_ms),
             rate: self.rate.or(file.rate),
@@ -271,13 +314,13 @@ impl Options {
         if let Some(rate) = self.rate
             && !(0.001..=10_000.0).contains(&rate)
         {
-            let (name, range) = ("rate", "0.001 to 10000 frames a second");
+            let (name, range) = ("rate", "0.001 to 10000 frames a second".to_owned());
             return Err(ConfigError::Range { name, range, value: rate.to_string() });
         }
         let target_miss = self.target_miss.unwrap_or(MpcConfig::default().target_miss);
         if !(0.001..=0.5).contains(&target_miss) {
-            let (name, range, value) = ("target_miss", "0.001 to 0.5", target_miss.to_string());
-            return Err(ConfigError::Range { name, range, value });
+            let (name, range) = ("target_miss", "0.001 to 0.5".to_owned());
+            return Err(ConfigError::Range { name, range, value: target_miss.to_string() });
         }
         Ok(ClientConfig {
             server,
@@ -302,16 +345,45 @@ impl Options {
             ..default
         }
     }
+
+    /// What chooses for `bundle`, frame by frame; `point` is what a fixed head runs.
+    pub fn to_controller(
+        &self,
+        bundle: &Bundle,
+        point: OperatingPoint,
+    ) -> Result<Box<dyn Controller>, ConfigError> {
+        let kind = self.controller.unwrap_or_default();
+        match (self.arm.unwrap_or_default(), kind) {
+            (ArmKind::Split, kind) => {
+                Ok(kind.to_controller(bundle, point, self.to_mpc_config())?)
+            }
+            (ArmKind::Image, ControllerKind::Fixed) => {
+                let image = self.to_image_spec(&bundle.manifest().input)?;
+                let exit = self.image_exit.unwrap_or(false).then_some((point.split, point.width));
+                Ok(Box::new(FixedImage(ImageRun { image, exit })))
+            }
+            (ArmKind::Image, _) => Err(ConfigError::ImageIsFixed),
+        }
+    }
+
+    /// How a picture is compressed for a network with `input`.
+    fn to_image_spec(&self, input: &InputSpec) -> Result<ImageSpec, ConfigError> {
+        let longer = input.width.max(input.height);
+        let most = u64::from(MAX_IMAGE_SCALE * longer);
+        let side = within("image_side", self.image_side.unwrap_or(longer).into(), 1, most)?;
+        let quality = within("image_quality", self.image_quality.unwrap_or(50).into(), 1, 100)?;
+        let format = self.image_format.unwrap_or(ImageFormat::Webp);
+        Ok(ImageSpec { format, side: side as u32, quality: quality as u8 })
+    }
 }
 
 fn within(name: &'static str, value: u64, low: u64, high: u64) -> Result<u64, ConfigError> {
-    let range = match high {
-        4096 => "1 to 4096",
-        _ => "1 to 3600000",
-    };
     match (low..=high).contains(&value) {
         true => Ok(value),
-        false => Err(ConfigError::Range { name, range, value: value.to_string() }),
+        false => {
+            let range = format!("{low} to {high}");
+            Err(ConfigError::Range { name, range, value: value.to_string() })
+        }
     }
 }
 
@@ -445,6 +517,22 @@ mod tests {
         ] {
             assert!(options(&format!("{base}{bad}")).to_config().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_picture_s_codec_is_checked_against_the_network_s_input() {
+        let input = InputSpec { width: 160, height: 90, mean: [0.0; 3], std: [1.0; 3] };
+        let spec = |text: &str| options(text).to_image_spec(&input).map(|spec| spec.to_string());
+        assert_eq!(spec("").expect("defaults"), "webp/160/q50");
+        let all = "image_format = 'jpeg'\nimage_quality = 7\nimage_side = 640";
+        assert_eq!(spec(all).expect("within range"), "jpeg/640/q7");
+        for bad in
+            ["image_side = 641", "image_side = 0", "image_quality = 0", "image_quality = 101"]
+        {
+            assert!(spec(bad).is_err(), "{bad}");
+        }
+        assert!(toml::from_str::<Options>("image_format = 'png'").is_err());
+        assert!(toml::from_str::<Options>("arm = 'exit'").is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The device's side of Isthmus.
 //!
 //! A device runs a network's head, sends its coded features to a server and takes the server's
-//! answer, or the head's own early exit when the network has none in time. This crate holds what
-//! decides and what carries that out:
+//! answer, or the head's own early exit when the network has none in time; or it sends the picture,
+//! compressed. This crate holds what decides and what carries that out:
 //!
 //! - The pure core: [`Session`], a state machine that follows every frame from capture to its one
 //!   outcome, the [`Controller`]s that choose what to run and what to send, and the
@@ -25,9 +25,9 @@ mod report;
 mod session;
 
 pub use controller::{
-    Calibration, Conformal, Controller, Fixed, Greedy, HeadDecision, HeadRun, HeadView, Ladder,
-    LadderError, LadderRung, LinkView, Mpc, MpcConfig, NetworkSample, NetworkTimeout, Prediction,
-    SendDecision, SendView, Sending, TransferTime, Work,
+    Calibration, Conformal, Controller, Fixed, FixedImage, Greedy, HeadDecision, HeadRun, HeadView,
+    ImageRun, Ladder, LadderError, LadderRung, LinkView, Mpc, MpcConfig, NetworkSample,
+    NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending, TransferTime, Work,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;

@@ -107,11 +107,7 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
         Some(text) => bundle.parse_point(text).context("--point").or_fail(2)?,
         None => bundle.default_point(),
     };
-    let kind = options.controller.unwrap_or_default();
-    let controller = kind
-        .to_controller(&bundle, point, options.to_mpc_config())
-        .context("--controller")
-        .or_fail(2)?;
+    let controller = options.to_controller(&bundle, point).or_fail(2)?;
     let engine = options.engine.unwrap_or_default().open().context("--engine").or_fail(2)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
     let source = source::open(input, bundle.labels()).or_fail(7)?;

@@ -4,10 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use isthmus_proto::wire;
-use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
+use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 use serde::{Serialize, Serializer};
 
-use crate::controller::HeadRun;
+use crate::controller::Run;
 
 /// A class and how sure its source is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,10 +30,10 @@ pub struct FrameOutcome {
     /// Answer or verdict.
     pub verdict: Verdict,
     /// What was run on the device, if anything.
-    pub run: Option<HeadRun>,
+    pub run: Option<Run>,
     /// What was sent to the server, if anything.
-    pub sent: Option<OperatingPoint>,
-    /// Layers the server's answer rests on.
+    pub sent: Option<Content>,
+    /// Layers that the server's answer rests on, where features were sent.
     pub layers_used: Option<u8>,
     /// Where the time went.
     pub timing: Timing,
@@ -65,7 +65,7 @@ pub struct Timing {
     pub wait: Duration,
     /// Preprocessing and the head.
     pub head: Option<Duration>,
-    /// Quantising and entropy coding.
+    /// Quantising and entropy coding, or compressing the picture.
     pub encode: Option<Duration>,
     /// From handing the frame to the link until the reply (or until it was given up), less what
     /// the server accounts for.
@@ -74,9 +74,9 @@ pub struct Timing {
     pub receive_span: Option<Duration>,
     /// Waiting on the server.
     pub queue: Option<Duration>,
-    /// Entropy decoding on the server.
+    /// Entropy decoding on the server, or decompressing the picture and preparing it.
     pub decode: Option<Duration>,
-    /// The tail network.
+    /// The tail network, or the uncut one for a compressed picture.
     pub tail: Option<Duration>,
 }
 
@@ -92,7 +92,7 @@ pub enum Reason {
 /// Why a controller decided as it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {
-    /// It knows one operating point.
+    /// It knows one operating point, or one image codec.
     Fixed,
     /// The most accurate that should be in time.
     InTime,
@@ -132,11 +132,11 @@ pub enum DropCause {
     Superseded,
     /// Its time ran out before its head ran.
     Expired,
-    /// Its time ran out while its head ran.
+    /// Its time ran out while its head ran, or its picture was being compressed.
     HeadLate,
-    /// The head failed; the log says how.
+    /// The head or the image codec failed; the log says how.
     HeadFailed,
-    /// The server did not answer, and the head has no exit that could.
+    /// The server did not answer, and no exit was run that could.
     NoExit,
     /// The controller decided not to spend anything on it.
     Skipped,

@@ -23,7 +23,7 @@ pub struct FrameReport {
     pub confidence: Option<f32>,
     /// The true class, where the source knows it.
     pub truth: Option<String>,
-    /// Who answered: `exit` or `split`; `None` if nobody did.
+    /// Who answered: `exit`, `split` or `image`; `None` if nobody did.
     pub arm: Option<&'static str>,
     /// Name of the split whose head was run.
     pub split: Option<String>,
@@ -33,6 +33,8 @@ pub struct FrameReport {
     pub channels: Option<u16>,
     /// Their quantiser's depth.
     pub bits: Option<u8>,
+    /// How the picture was compressed, such as `webp/160/q35`, where it was sent so.
+    pub image: Option<String>,
     /// Layers the server's answer rests on.
     pub layers_used: Option<u8>,
     /// Bytes handed to the link: envelope and packet.
@@ -62,7 +64,7 @@ pub struct FrameReport {
 pub struct Stages {
     /// Preprocessing and the head.
     pub head: Option<f64>,
-    /// Quantising and entropy coding.
+    /// Quantising and entropy coding, or compressing the picture.
     pub encode: Option<f64>,
     /// Both directions of the network, the transports at both ends included.
     pub network: Option<f64>,
@@ -71,9 +73,9 @@ pub struct Stages {
     /// Waiting: on the device until the head starts and for threads to wake, and on the server
     /// until a worker takes the frame.
     pub queue: Option<f64>,
-    /// Entropy decoding on the server.
+    /// Entropy decoding on the server, or decompressing the picture and preparing it.
     pub decode: Option<f64>,
-    /// The tail network.
+    /// The tail network, or the uncut one for a compressed picture.
     pub tail: Option<f64>,
 }
 

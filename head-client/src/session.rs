@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use isthmus_proto::wire;
-use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
+use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 
 use crate::controller::{
-    Controller, HeadRun, HeadView, LinkView, NetworkSample, NetworkTimeout, SendView, Sending, Work,
+    Controller, HeadDecision, HeadView, LinkView, NetworkSample, NetworkTimeout, Run, SendView,
+    Sending, Work,
 };
 use crate::estimator::NetworkTime;
 use crate::outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
@@ -44,14 +45,14 @@ pub enum Input {
         /// Its number.
         frame: FrameId,
     },
-    /// The head that was ordered is done.
+    /// The head, or the image codec, that was ordered is done.
     HeadDone {
         /// Whose.
         frame: FrameId,
         /// What it gave.
         outcome: HeadOutcome,
     },
-    /// The head that was ordered failed.
+    /// The head, or the image codec, that was ordered failed.
     HeadFailed {
         /// Whose.
         frame: FrameId,
@@ -83,16 +84,17 @@ pub enum Input {
     Timeout,
 }
 
-/// What a head gave.
+/// What a head, or an image codec, gave.
 #[derive(Clone, Debug, Default)]
 pub struct HeadOutcome {
     /// The exit's answer.
     pub exit: Option<Answer>,
-    /// Bytes of the coded stream up to and with each layer; not decreasing.
+    /// Bytes of the coded stream up to and with each layer; not decreasing. A compressed picture is
+    /// one layer.
     pub layer_ends: Vec<usize>,
-    /// Time that preprocessing and the head took.
+    /// Time that preprocessing and the head took; zero if none was run.
     pub head: Duration,
-    /// Time that quantising and coding took.
+    /// Time that quantising and coding took, or compressing the picture.
     pub encode: Duration,
 }
 
@@ -108,19 +110,19 @@ pub struct ServerReply {
 /// What a session orders.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// Run a head; answer with `HeadDone` or `HeadFailed`.
+    /// Run a head or an image codec; answer with `HeadDone` or `HeadFailed`.
     RunHead {
         /// For which frame.
         frame: FrameId,
-        /// Which head, and how to code what it gives.
-        run: HeadRun,
+        /// Which head, and how to code what it gives; or how to compress the picture.
+        run: Run,
     },
     /// Send a coded frame; answer with `Reply` or `Lost`.
     Send {
         /// Which.
         frame: FrameId,
-        /// With which layers.
-        point: OperatingPoint,
+        /// With which layers, or that it is a compressed picture.
+        content: Content,
         /// The time left to stamp on it.
         time_left: Duration,
         /// When it has to be answered: the earlier, the more urgent.
@@ -226,22 +228,23 @@ struct Running {
     frame: FrameId,
     /// `None` once the frame has ended: only the compute thread is still busy with it.
     captured: Option<Captured>,
-    run: HeadRun,
+    run: Run,
+    reason: Choice,
 }
 
 struct InFlight {
     coded: Coded,
-    point: OperatingPoint,
+    content: Content,
     bytes: usize,
     sent: Timestamp,
     reason: Choice,
 }
 
-/// A frame whose head has run.
+/// A frame that is ready to be sent.
 #[derive(Clone, Copy)]
 struct Coded {
     captured: Captured,
-    run: HeadRun,
+    run: Run,
     exit: Option<Answer>,
     timing: Timing,
 }
@@ -269,7 +272,7 @@ impl Session {
             Input::Captured { frame } => self.on_captured(now, frame),
             Input::HeadDone { frame, outcome } => self.on_head_done(now, frame, outcome),
             Input::HeadFailed { frame } => {
-                if let Some((captured, run)) = self.take_running(frame) {
+                if let Some((captured, run, _)) = self.take_running(frame) {
                     self.drop_frame(now, captured, Some(run), DropCause::HeadFailed);
                 }
             }
@@ -354,22 +357,26 @@ impl Session {
             }
             let time_left = self.answer_by(captured).saturating_since(now);
             let view = HeadView { time_left, link: self.view() };
-            match self.controller.decide_head(now, &view).work {
-                Work::Nothing => self.drop_frame(now, captured, None, DropCause::Skipped),
-                Work::Head(run) => {
-                    let frame = captured.frame;
-                    self.running = Some(Running { frame, captured: Some(captured), run });
-                    self.outputs.push_back(Output::RunHead { frame, run });
+            let HeadDecision { work, reason } = self.controller.decide_head(now, &view);
+            let run = match work {
+                Work::Head(run) => Run::Head(run),
+                Work::Image(run) => Run::Image(run),
+                Work::Nothing => {
+                    self.drop_frame(now, captured, None, DropCause::Skipped);
+                    continue;
                 }
-            }
+            };
+            let frame = captured.frame;
+            self.running = Some(Running { frame, captured: Some(captured), run, reason });
+            self.outputs.push_back(Output::RunHead { frame, run });
         }
     }
 
     fn on_head_done(&mut self, now: Timestamp, frame: FrameId, outcome: HeadOutcome) {
-        let Some((captured, run)) = self.take_running(frame) else { return };
+        let Some((captured, run, reason)) = self.take_running(frame) else { return };
         let HeadOutcome { exit, layer_ends, head, encode } = outcome;
         let mut rest = now.saturating_since(captured.at);
-        let head = Some(take(&mut rest, head));
+        let head = run.head().map(|_| take(&mut rest, head));
         let encode = Some(take(&mut rest, encode));
         let timing = Timing { wait: rest, head, encode, ..Timing::default() };
         let coded = Coded { captured, run, exit, timing };
@@ -389,35 +396,39 @@ impl Session {
         if let Some(fallback) = obstacle {
             return self.answer_by_exit(now, coded, None, Reason::Fallback(fallback));
         }
-        let view = SendView {
-            frame,
-            run,
-            exit_confidence: exit.map(|exit| exit.confidence),
-            layer_ends: &layer_ends,
-            time_left,
-            link: self.view(),
-        };
-        let decision = self.controller.decide_send(now, &view);
-        let layers = match decision.sending {
-            Sending::Exit => None,
-            // A controller that asks for layers which were not coded gets those that were.
-            Sending::Layers(layers) => Some(layers.clamp(1, run.layers)),
-        };
-        let Some(layers) = layers else {
-            return self.answer_by_exit(now, coded, None, Reason::Chosen(decision.reason));
+        let (content, layers, reason) = match run {
+            Run::Image(run) => (Content::Image(run.image.format), 1, reason),
+            Run::Head(run) => {
+                let view = SendView {
+                    frame,
+                    run,
+                    exit_confidence: exit.map(|exit| exit.confidence),
+                    layer_ends: &layer_ends,
+                    time_left,
+                    link: self.view(),
+                };
+                let decision = self.controller.decide_send(now, &view);
+                let layers = match decision.sending {
+                    Sending::Exit => {
+                        let reason = Reason::Chosen(decision.reason);
+                        return self.answer_by_exit(now, coded, None, reason);
+                    }
+                    // A controller that asks for layers which were not coded gets those that were.
+                    Sending::Layers(layers) => layers.clamp(1, run.layers),
+                };
+                (Content::Features(run.point(layers)), layers, decision.reason)
+            }
         };
         let last = usize::from(layers).min(layer_ends.len()).saturating_sub(1);
         let bytes = layer_ends.get(last).copied().unwrap_or(0);
         if bytes.saturating_add(MOST_OVERHEAD) > link.frame_bytes {
             return self.answer_by_exit(now, coded, None, Reason::Fallback(Fallback::TooLarge));
         }
-        let point = run.point(layers);
-        let reason = decision.reason;
-        self.in_flight.insert(frame, InFlight { coded, point, bytes, sent: now, reason });
+        self.in_flight.insert(frame, InFlight { coded, content, bytes, sent: now, reason });
         self.counters.sent += 1;
         let time_left = self.network.time_left(time_left);
         let answer_by = self.answer_by(captured);
-        self.outputs.push_back(Output::Send { frame, point, time_left, answer_by });
+        self.outputs.push_back(Output::Send { frame, content, time_left, answer_by });
     }
 
     fn on_reply(&mut self, now: Timestamp, frame: FrameId, reply: ServerReply) {
@@ -441,12 +452,13 @@ impl Session {
         match reply.outcome {
             Ok((answer, layers_used)) => {
                 let reason = Reason::Chosen(sent.reason);
-                let verdict = Verdict::Answered { arm: Arm::Split(sent.point), answer, reason };
+                let verdict = Verdict::Answered { arm: sent.content.arm(), answer, reason };
+                let of_features = matches!(sent.content, Content::Features(_));
                 self.finish(
                     now,
                     FrameOutcome {
-                        layers_used: Some(layers_used),
-                        sent: Some(sent.point),
+                        layers_used: of_features.then_some(layers_used),
+                        sent: Some(sent.content),
                         run: Some(sent.coded.run),
                         timing: sent.coded.timing,
                         ..blank(now, sent.coded.captured, verdict)
@@ -456,7 +468,7 @@ impl Session {
             Err((reason, retry_after)) => {
                 self.hold_until = self.hold_until.max(now + retry_after);
                 let reason = Reason::Fallback(Fallback::Refused(reason));
-                self.answer_by_exit(now, sent.coded, Some(sent.point), reason);
+                self.answer_by_exit(now, sent.coded, Some(sent.content), reason);
             }
         }
     }
@@ -494,21 +506,22 @@ impl Session {
     }
 
     /// Frees the compute thread; the frame it worked on, unless that has already ended.
-    fn take_running(&mut self, frame: FrameId) -> Option<(Captured, HeadRun)> {
-        let running = self.running.take_if(|running| running.frame == frame)?;
-        running.captured.map(|captured| (captured, running.run))
+    fn take_running(&mut self, frame: FrameId) -> Option<(Captured, Run, Choice)> {
+        let Running { captured, run, reason, .. } =
+            self.running.take_if(|running| running.frame == frame)?;
+        captured.map(|captured| (captured, run, reason))
     }
 
     fn fall_back(&mut self, now: Timestamp, mut sent: InFlight, cause: Fallback) {
         sent.coded.timing.network = Some(now.saturating_since(sent.sent));
-        self.answer_by_exit(now, sent.coded, Some(sent.point), Reason::Fallback(cause));
+        self.answer_by_exit(now, sent.coded, Some(sent.content), Reason::Fallback(cause));
     }
 
     fn answer_by_exit(
         &mut self,
         now: Timestamp,
         coded: Coded,
-        sent: Option<OperatingPoint>,
+        sent: Option<Content>,
         reason: Reason,
     ) {
         if let Reason::Fallback(fallback) = reason {
@@ -526,7 +539,7 @@ impl Session {
         &mut self,
         now: Timestamp,
         captured: Captured,
-        run: Option<HeadRun>,
+        run: Option<Run>,
         cause: DropCause,
     ) {
         let timing = Timing { wait: now.saturating_since(captured.at), ..Timing::default() };

@@ -17,11 +17,13 @@ pub fn frame(report: &FrameReport) -> String {
         (Some(label), None) => label.clone(),
         (None, _) => "-".into(),
     };
-    let point = match (&report.split, &report.width, report.channels, report.bits) {
-        (Some(split), Some(width), Some(channels), Some(bits)) => {
-            format!("{split}/{width}/c{channels}/b{bits}")
-        }
-        (Some(split), Some(width), ..) => format!("{split}/{width}"),
+    let FrameReport { image, split, width, channels, bits, .. } = report;
+    let point = match (image, split, width) {
+        (Some(image), ..) => image.clone(),
+        (None, Some(split), Some(width)) => match (channels, bits) {
+            (Some(channels), Some(bits)) => format!("{split}/{width}/c{channels}/b{bits}"),
+            _ => format!("{split}/{width}"),
+        },
         _ => "-".into(),
     };
     let reason = match &report.error {

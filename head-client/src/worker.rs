@@ -1,4 +1,4 @@
-//! The compute thread: picture → features → bytes.
+//! The compute thread: picture → features → bytes, or picture → compressed picture.
 
 use std::io;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isthmus_models::{Bundle, Head, Picture, Preprocessor, top_k};
+use isthmus_models::{Bundle, Head, HeadOutput, ImageEncoder, Picture, Preprocessor, top_k};
 use isthmus_proto::{Coded, FrameId};
 use tokio::sync::mpsc as tokio_mpsc;
 
-use crate::controller::HeadRun;
+use crate::controller::{HeadRun, ImageRun, Run};
 use crate::outcome::Answer;
 
 pub(crate) struct Job {
     pub(crate) frame: FrameId,
     pub(crate) picture: Picture,
-    pub(crate) run: HeadRun,
+    pub(crate) run: Run,
 }
 
 pub(crate) struct Done {
@@ -26,6 +26,7 @@ pub(crate) struct Done {
 
 pub(crate) struct Computed {
     pub(crate) exit: Option<Answer>,
+    /// A compressed picture is one layer.
     pub(crate) coded: Coded,
     pub(crate) head: Duration,
     pub(crate) encode: Duration,
@@ -69,22 +70,44 @@ impl Bench {
         Bench { bundle, head, preprocessor, input: Vec::new() }
     }
 
-    fn compute(&mut self, picture: &Picture, run: HeadRun) -> Result<Computed, String> {
-        let HeadRun { split, width, bits, layers } = run;
+    fn compute(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
         let start = Instant::now();
-        self.preprocessor.run(picture, &mut self.input);
-        let output = self.head.run(split, width, &self.input).map_err(|error| error.to_string())?;
+        let output = run.head().map(|head| self.run_head(picture, head)).transpose()?;
         let ran = Instant::now();
-        let codec = self.bundle.codec(split, width, bits);
-        let codec = codec.ok_or_else(|| format!("the bundle has no codec for {run:?}"))?;
-        let symbols =
-            codec.quantise(&output.latents, layers.into()).map_err(|error| error.to_string())?;
-        let coded = codec.encode(&symbols).map_err(|error| error.to_string())?;
+        let coded = match (run, &output) {
+            (Run::Head(run), Some(output)) => self.encode(run, &output.latents)?,
+            (Run::Head(_), None) => return Err("a head gave nothing".into()),
+            (Run::Image(run), _) => self.compress(run, picture)?,
+        };
         let (head, encode) = (ran - start, ran.elapsed());
-        let exit = output.exit.and_then(|logits| top_k(&logits, 1).first().copied());
+        let exit = output.and_then(|output| output.exit);
+        let exit = exit.and_then(|logits| top_k(&logits, 1).first().copied());
         let exit = exit
             .filter(|(_, confidence)| confidence.is_finite())
             .map(|(class, confidence)| Answer { class, confidence });
         Ok(Computed { exit, coded, head, encode })
+    }
+
+    fn run_head(
+        &mut self,
+        picture: &Picture,
+        (split, width): (u8, u8),
+    ) -> Result<HeadOutput, String> {
+        self.preprocessor.run(picture, &mut self.input);
+        self.head.run(split, width, &self.input).map_err(|error| error.to_string())
+    }
+
+    fn encode(&self, run: HeadRun, latents: &[f32]) -> Result<Coded, String> {
+        let HeadRun { split, width, bits, layers } = run;
+        let codec = self.bundle.codec(split, width, bits);
+        let codec = codec.ok_or_else(|| format!("the bundle has no codec for {run:?}"))?;
+        let symbols = codec.quantise(latents, layers.into()).map_err(|error| error.to_string())?;
+        codec.encode(&symbols).map_err(|error| error.to_string())
+    }
+
+    fn compress(&self, run: ImageRun, picture: &Picture) -> Result<Coded, String> {
+        let encoder = ImageEncoder::new(run.image, &self.bundle.manifest().input);
+        let file = encoder.encode(picture).map_err(|error| error.to_string())?;
+        Ok(Coded { layer_ends: vec![file.len()], stream: file })
     }
 }

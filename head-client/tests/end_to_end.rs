@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::source::SourceFrame;
 use isthmus_head_client::tls::Trust;
-use isthmus_head_client::{Client, ConnectError, FrameReport, Pace, Summary};
+use isthmus_head_client::{Client, ConnectError, FixedImage, FrameReport, ImageRun, Pace, Summary};
+use isthmus_models::ImageSpec;
+use isthmus_proto::ImageFormat;
 use isthmus_proto::wire::Detail;
+use isthmus_tail_server::{ServerConfig, TlsConfig};
 use tokio::sync::Notify;
 
 const NO_TIME: Duration = Duration::ZERO;
@@ -70,6 +73,69 @@ async fn every_frame_is_answered_by_the_server_over_both_transports() {
     }
     let counters = server.shutdown().await;
     assert_eq!((counters.arrived, counters.answered), (80, 80));
+}
+
+/// Sends pictures of 8 pixels a side; the head's exit stands by if it is to.
+fn pictures_as(format: ImageFormat, exit: bool) -> Box<FixedImage> {
+    let image = ImageSpec { format, side: 8, quality: 80 };
+    Box::new(FixedImage(ImageRun { image, exit: exit.then_some((0, 0)) }))
+}
+
+#[tokio::test]
+async fn compressed_pictures_are_answered_by_the_uncut_network_over_both_transports() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        for (format, exit) in [(ImageFormat::Jpeg, false), (ImageFormat::Webp, true)] {
+            let mut config = tiny::config(&server, transport);
+            config.detail = Detail::Logits;
+            let controller = pictures_as(format, exit);
+            let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
+            let (reports, summary) = run(client, tiny::pictures(12)).await;
+            let name = format!("{}/8/q80", format.name());
+            for report in &reports {
+                assert_eq!((report.arm, &report.label), (Some("image"), &report.truth));
+                assert_eq!((report.image.as_ref(), report.layers_used), (Some(&name), None));
+                assert_eq!(report.split.is_some(), exit, "{report:?}");
+                assert_eq!(report.logits.len(), 4);
+                let stages = report.stages;
+                assert_eq!(stages.head.is_some(), exit);
+                let server = [stages.network, stages.queue, stages.decode, stages.tail];
+                let parts = server.map(|part| part.expect("a stage"));
+                let device = stages.head.unwrap_or(0.0) + stages.encode.expect("compressed");
+                let whole = report.capture_to_output_ms.expect("answered");
+                assert!((parts.iter().sum::<f64>() + device - whole).abs() < 1e-6);
+            }
+            assert_eq!(summary.answered.get("image"), Some(&12));
+            assert_eq!((summary.accuracy, summary.on_time), (Some(1.0), Some(1.0)));
+            assert!(summary.bytes.p50.is_some_and(|bytes| bytes > 40));
+        }
+    }
+    // The same server goes on with features.
+    let client = tiny::client(tiny::config(&server, Transport::Quic), &bundle).await;
+    let (_, summary) = run(client.expect("connected"), tiny::pictures(4)).await;
+    assert_eq!(summary.answered.get("split"), Some(&4));
+    let counters = server.shutdown().await;
+    assert_eq!((counters.arrived, counters.answered), (52, 52));
+}
+
+#[tokio::test]
+async fn without_the_server_s_answer_a_picture_has_the_exit_s_or_none() {
+    let (_dir, bundle) = tiny::bundle();
+    // Too small for any picture.
+    let config = ServerConfig::new("unused".into(), TlsConfig::InMemory);
+    let config = ServerConfig { max_frame_bytes: 64, ..config };
+    let server = tiny::serve(vec![tiny::model(&bundle, NO_TIME)], config).await;
+    for (exit, arm, reason) in [(true, Some("exit"), "too large"), (false, None, "no exit")] {
+        let config = tiny::config(&server, Transport::Quic);
+        let controller = pictures_as(ImageFormat::Jpeg, exit);
+        let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
+        let (reports, summary) = run(client, tiny::pictures(3)).await;
+        for report in &reports {
+            assert_eq!((report.arm, report.reason.as_str()), (arm, reason), "{report:?}");
+        }
+        assert_eq!(summary.fallbacks.values().sum::<u64>(), 3);
+    }
 }
 
 #[tokio::test]

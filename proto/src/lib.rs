@@ -28,7 +28,7 @@ mod varint;
 pub use codec::{CodecError, Coded, FeatureCodec, LatentShape};
 pub use envelope::{Envelope, EnvelopeError, TraceContext};
 pub use framer::{Framer, FramerError};
-pub use packet::{PacketError, PacketHeader, write_packet};
+pub use packet::{PacketError, PacketHeader, write_image_packet, write_packet};
 pub use point::{
     Arm, BundleDigest, Content, DigestError, FrameId, ImageFormat, ImageFormatError, OperatingPoint,
 };

@@ -1,4 +1,5 @@
-//! The packet: one frame's coded features, in layers that can be cut off.
+//! The packet: one frame's coded features, in layers that can be cut off, or one frame's compressed
+//! picture.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -10,6 +11,17 @@
 //! | 1 per further layer | its CRC-8 |
 //! | … | the layers' bytes |
 //!
+//! A compressed picture is told by the number 8 where features have their bit depth. It has one
+//! layer, the whole file:
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 1 | version (high 4 bits, 2), 8 (low 4 bits) |
+//! | 1 | bundle's position in the hello (high 4 bits), [format](ImageFormat) (low 4 bits) |
+//! | 1 to 4 | length as a variable-length integer |
+//! | 2 | CRC-16 over header and file |
+//! | … | the file |
+//!
 //! With five layers of up to 16 kB and an envelope that is at most 24 bytes. Every checksum starts
 //! over the bundle's digest, the CRC-16/IBM-3740 then covers all that comes before it and the first
 //! layer: a packet that was made for another bundle, or whose operating point was altered, fails
@@ -20,7 +32,7 @@
 use crc::{CRC_8_AUTOSAR, CRC_16_IBM_3740, Crc};
 
 use crate::codec::Coded;
-use crate::point::{BundleDigest, OperatingPoint};
+use crate::point::{BundleDigest, Content, ImageFormat, OperatingPoint};
 use crate::varint;
 
 /// The version this crate writes and reads.
@@ -29,7 +41,11 @@ pub const VERSION: u8 = 2;
 /// Most bundles that a hello may bind, because a packet has four bits to name one.
 pub const MAX_BUNDLES: usize = 16;
 
-const FIXED: usize = 3;
+/// Bytes before the lengths.
+const FIXED_OF_FEATURES: usize = 3;
+const FIXED_OF_IMAGE: usize = 2;
+/// Stands where features have their bit depth − 1, of which none is as large.
+const IMAGE: u8 = 8;
 const CRC_16: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
 const CRC_8: Crc<u8> = Crc::<u8>::new(&CRC_8_AUTOSAR);
 
@@ -42,6 +58,9 @@ pub enum PacketError {
     /// A bit depth that no quantiser has.
     #[error("packet says {0} bits; a quantiser has 1 to 8")]
     Bits(u8),
+    /// A compressed picture of a format that is not spoken here.
+    #[error("packet says picture format {0}; 0 is JPEG, 1 is WebP")]
+    Format(u8),
     /// More bytes than the layers announce.
     #[error("packet has {actual} bytes, its header announces {expected}")]
     TooLong {
@@ -63,8 +82,8 @@ pub enum PacketError {
 pub struct PacketHeader {
     /// The bundle's position in the connection's hello, 0 to 15.
     pub bundle: u8,
-    /// What was run and sent.
-    pub point: OperatingPoint,
+    /// What it carries.
+    pub content: Content,
     /// Bytes of the stream up to each layer's end.
     ends: Vec<usize>,
     /// Bytes before the checksums.
@@ -94,7 +113,7 @@ pub fn write_packet(
     let fixed = [VERSION << 4 | (bits - 1), bundle << 4 | (layers - 1), split << 4 | width];
     out.extend_from_slice(&fixed);
     let ends = &coded.layer_ends[..usize::from(layers)];
-    let from = out.len() - FIXED;
+    let from = out.len() - FIXED_OF_FEATURES;
     let starts = || std::iter::once(0).chain(ends.iter().copied());
     for (start, &end) in starts().zip(ends) {
         varint::write(out, (end - start) as u64);
@@ -108,12 +127,34 @@ pub fn write_packet(
     out.extend_from_slice(stream);
 }
 
+/// Appends a packet with the compressed picture `file`.
+///
+/// # Panics
+///
+/// If `bundle` is not below [`MAX_BUNDLES`]: it is the caller's own.
+pub fn write_image_packet(
+    out: &mut Vec<u8>,
+    bundle: u8,
+    digest: &BundleDigest,
+    format: ImageFormat,
+    file: &[u8],
+) {
+    assert!(usize::from(bundle) < MAX_BUNDLES, "bundle out of range: {bundle}");
+    let from = out.len();
+    out.extend_from_slice(&[VERSION << 4 | IMAGE, bundle << 4 | format as u8]);
+    varint::write(out, file.len() as u64);
+    let checksum = first_checksum(digest, &out[from..], file);
+    out.extend_from_slice(&checksum.to_be_bytes());
+    out.extend_from_slice(file);
+}
+
 impl PacketHeader {
     /// The header at the front of `bytes`; `None` while bytes of it are missing.
     pub fn parse(bytes: &[u8]) -> Result<Option<PacketHeader>, PacketError> {
-        let Some((first, _)) = bytes.split_first() else { return Ok(None) };
+        let Some(first) = bytes.first() else { return Ok(None) };
         match (first >> 4, first & 0xf) {
-            (VERSION, 0..=7) => Ok(parse(bytes)),
+            (VERSION, 0..=7) => Ok(parse_features(bytes)),
+            (VERSION, IMAGE) => parse_image(bytes),
             (VERSION, bits) => Err(PacketError::Bits(bits + 1)),
             (version, _) => Err(PacketError::Version(version)),
         }
@@ -167,26 +208,49 @@ impl PacketHeader {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<PacketHeader> {
-    let (&fixed, mut rest) = bytes.split_first_chunk::<FIXED>()?;
+fn parse_features(bytes: &[u8]) -> Option<PacketHeader> {
+    let (&fixed, rest) = bytes.split_first_chunk::<FIXED_OF_FEATURES>()?;
     let point = OperatingPoint {
         split: fixed[2] >> 4,
         width: fixed[2] & 0xf,
         layers: (fixed[1] & 0xf) + 1,
         bits: (fixed[0] & 0xf) + 1,
     };
-    let mut ends = Vec::with_capacity(usize::from(point.layers));
+    parse_layers(bytes, rest, fixed[1] >> 4, Content::Features(point), point.layers)
+}
+
+fn parse_image(bytes: &[u8]) -> Result<Option<PacketHeader>, PacketError> {
+    let Some((&fixed, rest)) = bytes.split_first_chunk::<FIXED_OF_IMAGE>() else {
+        return Ok(None);
+    };
+    let format = match fixed[1] & 0xf {
+        0 => ImageFormat::Jpeg,
+        1 => ImageFormat::Webp,
+        other => return Err(PacketError::Format(other)),
+    };
+    Ok(parse_layers(bytes, rest, fixed[1] >> 4, Content::Image(format), 1))
+}
+
+/// The rest of a header, from the lengths on: `rest` is what is left of `bytes` there.
+fn parse_layers(
+    bytes: &[u8],
+    mut rest: &[u8],
+    bundle: u8,
+    content: Content,
+    layers: u8,
+) -> Option<PacketHeader> {
+    let mut ends = Vec::with_capacity(usize::from(layers));
     let mut end = 0usize;
-    for _ in 0..point.layers {
+    for _ in 0..layers {
         let length = varint::read(&mut rest)?;
         end = end.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
         ends.push(end);
     }
     let checked = bytes.len() - rest.len();
     let (first, rest) = rest.split_first_chunk()?;
-    let further = rest.get(..usize::from(point.layers) - 1)?.to_vec();
-    let (bundle, first) = (fixed[1] >> 4, u16::from_be_bytes(*first));
-    Some(PacketHeader { bundle, point, ends, checked, first, further })
+    let further = rest.get(..usize::from(layers) - 1)?.to_vec();
+    let first = u16::from_be_bytes(*first);
+    Some(PacketHeader { bundle, content, ends, checked, first, further })
 }
 
 /// Of the header up to the checksums and the first layer.
@@ -232,7 +296,8 @@ mod tests {
         assert_eq!(packet[..8], [0x25, 0x23, 0x13, 0x00, 0x40, 0x46, 0x01, 0x40]);
         let header = header(&packet);
         assert_eq!(header.header_len(), 3 + 6 + 2 + 3);
-        assert_eq!((header.bundle, header.point.bits, header.point.layers), (2, 6, 4));
+        let point = OperatingPoint { split: 1, width: 3, layers: 4, bits: 6 };
+        assert_eq!((header.bundle, header.content), (2, Content::Features(point)));
         assert_eq!(header.packet_len(), packet.len());
     }
 
@@ -262,7 +327,18 @@ mod tests {
     #[test]
     fn versions_and_depths_are_checked() {
         assert_eq!(PacketHeader::parse(&[0x15]), Err(PacketError::Version(1)));
-        assert_eq!(PacketHeader::parse(&[0x28]), Err(PacketError::Bits(9)));
+        assert_eq!(PacketHeader::parse(&[0x29]), Err(PacketError::Bits(10)));
+        assert_eq!(PacketHeader::parse(&[0x28, 0x02]), Err(PacketError::Format(2)));
+    }
+
+    #[test]
+    fn a_picture_s_layout_is_fixed() {
+        let mut packet = Vec::new();
+        write_image_packet(&mut packet, 3, &DIGEST, ImageFormat::Webp, &[9; 70]);
+        assert_eq!(packet[..4], [0x28, 0x31, 0x40, 70]);
+        let header = header(&packet);
+        assert_eq!((header.bundle, header.content), (3, Content::Image(ImageFormat::Webp)));
+        assert_eq!((header.header_len(), header.packet_len()), (6, 76));
     }
 
     #[test]
@@ -295,6 +371,36 @@ mod tests {
                     prop_assert!(layers < 4);
                     prop_assert_eq!(stream, &coded.stream[..stream.len()]);
                 }
+            }
+        }
+
+        #[test]
+        fn a_picture_comes_whole_or_not_at_all(
+            file in prop::collection::vec(any::<u8>(), 0..300),
+            (bundle, webp) in (0u8..16, any::<bool>()),
+            (cut, bit) in (0.0..1.0f64, 0usize..8 * 310),
+        ) {
+            let format = if webp { ImageFormat::Webp } else { ImageFormat::Jpeg };
+            let mut packet = Vec::new();
+            write_image_packet(&mut packet, bundle, &DIGEST, format, &file);
+            let whole = header(&packet);
+            prop_assert_eq!((whole.bundle, whole.content), (bundle, Content::Image(format)));
+            prop_assert_eq!(whole.packet_len(), packet.len());
+            prop_assert_eq!(whole.verify(&packet, &DIGEST), Ok((&*file, 1)));
+            let other = whole.verify(&packet, &BundleDigest([8; 32]));
+            prop_assert_eq!(other, Err(PacketError::Corrupt { layer: 0 }));
+
+            let part = &packet[..(packet.len() as f64 * cut) as usize];
+            if let Some(header) = PacketHeader::parse(part).expect("as written") {
+                prop_assert_eq!(header.verify(part, &DIGEST), Ok((&[][..], 0)));
+            }
+            let mut flipped = packet.clone();
+            flipped[bit / 8 % packet.len()] ^= 1 << (bit % 8);
+            if let Ok(Some(header)) = PacketHeader::parse(&flipped)
+                && let Ok((stream, layers)) = header.verify(&flipped, &DIGEST)
+            {
+                // It lacks the bytes that a length which grew, or features, would have.
+                prop_assert_eq!((stream, layers), (&[][..], 0));
             }
         }
 

@@ -68,7 +68,7 @@ pub async fn run(
     };
     let source = open_source(config, &bundle)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &Tract)?);
-    let model = BundleModel::load(Arc::clone(&bundle), &Tract)?;
+    let model = BundleModel::load(Arc::clone(&bundle), Arc::new(Tract))?;
 
     let server = ServerConfig::new(config.bundle.clone(), TlsConfig::InMemory);
     let server = ServerConfig { grpc: None, workers: 1, ..server };

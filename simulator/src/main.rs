@@ -277,7 +277,7 @@ fn rate_accuracy(args: &RateAccuracyArgs) -> anyhow::Result<()> {
 
 fn lab(subject: &figures::Subject) -> anyhow::Result<Lab> {
     let bundle = Arc::new(Bundle::open(&find_bundle(&subject.bundle)?)?);
-    Ok(Lab::new(bundle, Box::new(Tract), subject.images.clone(), subject.limit))
+    Ok(Lab::new(bundle, Arc::new(Tract), subject.images.clone(), subject.limit))
 }
 
 /// A folder as given, or a bundle of that name in this repository.

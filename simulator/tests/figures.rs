@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 fn lab(bundle: &Arc<Bundle>, images: Option<PathBuf>, limit: Option<usize>) -> Lab {
-    Lab::new(Arc::clone(bundle), Box::new(tiny::Lamp { tail: Duration::ZERO }), images, limit)
+    Lab::new(Arc::clone(bundle), Arc::new(tiny::Lamp { tail: Duration::ZERO }), images, limit)
 }
 
 /// Three pictures of each class.

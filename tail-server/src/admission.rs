@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use isthmus_models::PictureError;
 use isthmus_proto::packet::MAX_BUNDLES;
 use isthmus_proto::wire::{BundleStatus, Detail, Hello, Reason, Refusal, Welcome};
-use isthmus_proto::{BundleDigest, PROTOCOL_VERSION, PacketHeader};
+use isthmus_proto::{BundleDigest, Content, OperatingPoint, PROTOCOL_VERSION, PacketHeader};
 
+use crate::model::Model;
 use crate::receiver::ReceiveError;
 use crate::registry::Registry;
 
@@ -38,6 +40,16 @@ impl Refused {
 impl From<ReceiveError> for Refused {
     fn from(error: ReceiveError) -> Self {
         Refused::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<PictureError> for Refused {
+    fn from(error: PictureError) -> Self {
+        let reason = match error {
+            PictureError::Size { .. } => Reason::TooLarge,
+            _ => Reason::Malformed,
+        };
+        Refused::new(reason, error.to_string())
     }
 }
 
@@ -142,20 +154,34 @@ pub fn admit(
         }
     };
     let model = registry.model(bundle);
-    let Some(max_stream) = model.max_stream_bytes(header.point) else {
-        let detail = format!("{} has no operating point {}", model.name(), header.point);
-        return Err(Refused::new(Reason::UnknownPoint, detail));
-    };
-    let announced = header.packet_len() - header.header_len();
-    if announced > max_stream {
-        let detail = format!(
-            "a stream of {announced} bytes was announced, {} has at most {max_stream}",
-            header.point
-        );
-        return Err(Refused::new(Reason::TooLarge, detail));
+    match header.content {
+        Content::Features(point) => {
+            let announced = header.packet_len() - header.header_len();
+            admit_point(model.as_ref(), point, announced)?;
+        }
+        Content::Image(_) if model.uncut().is_none() => {
+            let detail = format!("{} takes no compressed pictures", model.name());
+            return Err(Refused::new(Reason::UnknownPoint, detail));
+        }
+        // Its bytes are within the frame's limit; its pixels are looked at before it is decoded.
+        Content::Image(_) => {}
     }
     admit_load(load)?;
     Ok(bundle)
+}
+
+/// Accepts or refuses a stream of `announced` bytes for a point.
+fn admit_point(model: &dyn Model, point: OperatingPoint, announced: usize) -> Result<(), Refused> {
+    let Some(most) = model.max_stream_bytes(point) else {
+        let detail = format!("{} has no operating point {point}", model.name());
+        return Err(Refused::new(Reason::UnknownPoint, detail));
+    };
+    if announced > most {
+        let detail =
+            format!("a stream of {announced} bytes was announced, {point} has at most {most}");
+        return Err(Refused::new(Reason::TooLarge, detail));
+    }
+    Ok(())
 }
 
 /// Accepts or refuses a frame by the moment alone, whatever its header says.
@@ -181,10 +207,10 @@ mod tests {
 
     use isthmus_models::TailItem;
     use isthmus_proto::wire::BundleRef;
-    use isthmus_proto::{Coded, OperatingPoint, write_packet};
+    use isthmus_proto::{Coded, ImageFormat, write_image_packet, write_packet};
 
     use super::*;
-    use crate::model::{Model, ModelError};
+    use crate::model::ModelError;
 
     struct OnePoint;
 
@@ -252,6 +278,11 @@ mod tests {
         let other = OperatingPoint { bits: 5, ..POINT };
         assert_eq!(reason(header(0, other, 9), CALM), Some(Reason::UnknownPoint));
         assert_eq!(reason(header(0, POINT, 101), CALM), Some(Reason::TooLarge));
+        let mut picture = Vec::new();
+        let digest = BundleDigest([1; 32]);
+        write_image_packet(&mut picture, 0, &digest, ImageFormat::Jpeg, &[0; 9]);
+        let picture = PacketHeader::parse(&picture).expect("well formed").expect("whole");
+        assert_eq!(reason(picture, CALM), Some(Reason::UnknownPoint));
         let loads = [
             (Load { draining: true, ..CALM }, Reason::Draining),
             (Load { in_flight: 4, ..CALM }, Reason::Overloaded),

@@ -31,7 +31,7 @@ impl Cause {
 pub enum Verdict {
     /// The network's answer was sent.
     Answered,
-    /// The frame was not accepted.
+    /// The frame was not accepted, or its compressed picture could not be decoded.
     Refused(Reason),
     /// The frame was accepted, yet not answered.
     Dropped(Cause),
@@ -45,7 +45,7 @@ pub struct Counters {
     pub arrived: u64,
     /// Frames whose answer was sent.
     pub answered: u64,
-    /// Frames that were not accepted, by what the device was told.
+    /// Frames that were refused, by what the device was told.
     pub refused: BTreeMap<Reason, u64>,
     /// Frames that were accepted, yet not answered, by cause.
     pub dropped: BTreeMap<Cause, u64>,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isthmus_models::top_k;
+use isthmus_proto::Content;
 use isthmus_proto::wire::reply;
 use isthmus_proto::wire::{Answer, Detail, Feedback, Hello, Reply, Score, Welcome};
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ use crate::batcher::Lane;
 use crate::counters::{Cause, Counters, Verdict};
 use crate::receiver::{Receiver, ReceiverConfig};
 use crate::registry::Registry;
-use crate::worker::{Clock, Computed, Dispatcher, Outcome, Ticket, micros};
+use crate::worker::{Clock, Computed, Dispatcher, NoAnswer, Outcome, Ticket, micros};
 
 /// Classes that an answer names.
 const TOP: usize = 5;
@@ -170,7 +171,11 @@ impl Frame {
         let (Some(bundle), Some(header)) = (self.bundle, self.receiver.packet()) else {
             return Err(self.receiver.missing(now).into());
         };
-        let lane = Lane { bundle, split: header.point.split };
+        let split = match header.content {
+            Content::Features(point) => Some(point.split),
+            Content::Image(_) => None,
+        };
+        let lane = Lane { bundle, split };
         let digest = self.gate.registry.model(bundle).digest();
         let received = self.receiver.finish(now, &digest)?;
         self.gate.dispatcher.submit(lane, received).ok_or_else(|| {
@@ -183,7 +188,8 @@ impl Frame {
     pub(crate) async fn answer(&mut self, ticket: Ticket, gone: impl Future<Output = ()>) -> Reply {
         match self.outcome(ticket, gone).await {
             Ok(computed) => self.reply_computed(computed),
-            Err(cause) => {
+            Err(NoAnswer::Refused(refused)) => self.refuse(refused),
+            Err(NoAnswer::Dropped(cause)) => {
                 let detail = match cause {
                     Cause::Expired => "the time left ran out in the queue",
                     Cause::Cancelled => "the device cancelled the frame",
@@ -195,7 +201,7 @@ impl Frame {
         }
     }
 
-    /// The reply to a frame that was not accepted.
+    /// The reply to a frame that is not accepted, or whose picture is none.
     pub(crate) fn refuse(&mut self, refused: Refused) -> Reply {
         tracing::debug!(frame = self.id(), reason = ?refused.reason, "refused: {}", refused.detail);
         let verdict = Verdict::Refused(refused.reason);
@@ -230,10 +236,10 @@ impl Frame {
             tokio::select! {
                 biased;
                 outcome = &mut outcome => return match outcome {
-                    Ok(Ok(_)) if left => Err(Cause::Cancelled),
+                    Ok(Ok(_)) if left => Err(NoAnswer::Dropped(Cause::Cancelled)),
                     Ok(outcome) => outcome,
                     // The worker panicked.
-                    Err(_) => Err(Cause::Failed),
+                    Err(_) => Err(NoAnswer::Dropped(Cause::Failed)),
                 },
                 () = &mut gone, if !left => {
                     left = true;

@@ -1,5 +1,5 @@
-//! The server's side of Isthmus: it receives coded features of frames, runs the tails of the
-//! networks it holds, and answers.
+//! The server's side of Isthmus: it receives coded features of frames, or compressed pictures, runs
+//! the tails of the networks it holds, or those networks in one piece, and answers.
 //!
 //! The core is pure: it reads no clock, opens no socket and starts no thread. A [`receiver`] takes
 //! one frame in, [`admission`] decides on its header before anything is decoded, and the

@@ -1,10 +1,13 @@
 //! What the server asks of a network, and a bundle's tail that answers it.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use isthmus_models::{Bundle, Engine, Tail, TailItem};
-use isthmus_proto::{BundleDigest, OperatingPoint};
+use isthmus_models::{
+    Bundle, Engine, Full, PictureError, Preprocessor, Tail, TailItem, decode_image,
+    max_image_pixels,
+};
+use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
 
 /// Most bits that one symbol can take: a frequency is at least 1 in 2^16.
 const MAX_SYMBOL_BITS: usize = 16;
@@ -46,19 +49,50 @@ pub trait Model: Send + Sync {
     /// Logits (f32, one per class) for each of `batch`, in its order. All are of the same split, so
     /// that its trunk runs once.
     fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError>;
+
+    /// The network in one piece, which answers compressed pictures; `None` if none are taken.
+    fn uncut(&self) -> Option<&dyn Uncut> {
+        None
+    }
+}
+
+/// A network in one piece, for devices that send compressed pictures.
+pub trait Uncut: Send + Sync {
+    /// The network's input (f32, `[3, H, W]`) from a file whose checksum was verified and which may
+    /// hold anything. A picture of more pixels than are taken is refused by its header.
+    fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError>;
+
+    /// Logits (f32, one per class) for each input of `batch`, in its order.
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
 /// A verified bundle with its tail prepared.
+///
+/// The uncut network is loaded with the first compressed picture, because most servers see none.
+/// That picture waits for it, and from then on it takes several times its file's size in memory.
 pub struct BundleModel {
     bundle: Arc<Bundle>,
+    engine: Arc<dyn Engine>,
     tail: Tail,
+    preprocessor: Preprocessor,
+    full: OnceLock<Result<Full, String>>,
 }
 
 impl BundleModel {
     /// Prepares every adapter and trunk of `bundle`.
-    pub fn load(bundle: Arc<Bundle>, engine: &dyn Engine) -> Result<Self, ModelError> {
-        let tail = Tail::load(Arc::clone(&bundle), engine).map_err(ModelError::new)?;
-        Ok(BundleModel { bundle, tail })
+    pub fn load(bundle: Arc<Bundle>, engine: Arc<dyn Engine>) -> Result<Self, ModelError> {
+        let tail = Tail::load(Arc::clone(&bundle), &*engine).map_err(ModelError::new)?;
+        let preprocessor = Preprocessor::new(&bundle.manifest().input);
+        Ok(BundleModel { bundle, engine, tail, preprocessor, full: OnceLock::new() })
+    }
+
+    fn full(&self) -> Result<&Full, ModelError> {
+        let load = || {
+            let file = &self.bundle.manifest().full.file;
+            tracing::info!(bundle = self.bundle.name(), file, "loading it for compressed pictures");
+            Full::load(Arc::clone(&self.bundle), &*self.engine).map_err(|error| error.to_string())
+        };
+        self.full.get_or_init(load).as_ref().map_err(|error| ModelError::new(error.as_str()))
     }
 }
 
@@ -96,5 +130,22 @@ impl Model for BundleModel {
 
     fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
         self.tail.run(batch).map_err(ModelError::new)
+    }
+
+    fn uncut(&self) -> Option<&dyn Uncut> {
+        Some(self)
+    }
+}
+
+impl Uncut for BundleModel {
+    fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError> {
+        let most = max_image_pixels(&self.bundle.manifest().input);
+        let mut input = Vec::new();
+        self.preprocessor.run(&decode_image(format, file, most)?, &mut input);
+        Ok(input)
+    }
+
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.full()?.run(batch).map_err(ModelError::new)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use isthmus_proto::wire::Reason;
 use isthmus_proto::{
-    BundleDigest, Envelope, EnvelopeError, OperatingPoint, PacketError, PacketHeader, Timestamp,
+    BundleDigest, Content, Envelope, EnvelopeError, PacketError, PacketHeader, Timestamp,
 };
 
 /// Limits of a [`Receiver`].
@@ -67,11 +67,11 @@ impl ReceiveError {
 pub struct Received {
     /// The frame's envelope.
     pub envelope: Envelope,
-    /// What the device ran and meant to send.
-    pub point: OperatingPoint,
-    /// The coded bytes of the layers that arrived whole.
+    /// What the device meant to send.
+    pub content: Content,
+    /// The coded bytes of the layers that arrived whole, or the compressed picture.
     pub stream: Vec<u8>,
-    /// Layers that arrived whole, at least 1.
+    /// Layers that arrived whole, at least 1; a compressed picture is one.
     pub layers: usize,
     /// When the answer is worthless.
     pub deadline: Timestamp,
@@ -154,7 +154,7 @@ impl Receiver {
         }
         Ok(Received {
             envelope,
-            point: header.point,
+            content: header.content,
             stream: stream.to_vec(),
             layers,
             deadline: self.deadline(),
@@ -238,7 +238,7 @@ impl Receiver {
 
 #[cfg(test)]
 mod tests {
-    use isthmus_proto::{Coded, write_packet};
+    use isthmus_proto::{Coded, ImageFormat, OperatingPoint, write_image_packet, write_packet};
     use proptest::prelude::*;
 
     use super::*;
@@ -273,7 +273,7 @@ mod tests {
         let mut receiver = receiver();
         receiver.handle_bytes(at(1_000), &frame[..50]).expect("well formed");
         assert_eq!(receiver.poll_timeout(), Some(at(101_000)));
-        assert_eq!(receiver.packet().map(|header| header.point), Some(POINT));
+        assert_eq!(receiver.packet().map(|header| header.content), Some(Content::Features(POINT)));
         receiver.handle_bytes(at(4_000), &frame[50..]).expect("well formed");
         assert_eq!(receiver.poll_timeout(), None);
         let received = receiver.finish(at(9_000), &DIGEST).expect("whole");
@@ -320,6 +320,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_compressed_picture_is_received_whole_or_not_at_all() {
+        let mut frame = Vec::new();
+        let time_left = Duration::from_millis(100);
+        Envelope { frame: 7, time_left, trace: None }.write(&mut frame);
+        write_image_packet(&mut frame, 0, &DIGEST, ImageFormat::Webp, &[5; 300]);
+        let mut receiver = receiver();
+        receiver.handle_bytes(at(0), &frame[..200]).expect("well formed");
+        let cut = receiver.finish(at(1_000), &DIGEST);
+        assert_eq!(cut, Err(ReceiveError::Truncated { received: 200 }));
+        receiver.handle_bytes(at(0), &frame[200..]).expect("well formed");
+        let received = receiver.finish(at(1_000), &DIGEST).expect("whole");
+        assert_eq!(received.content, Content::Image(ImageFormat::Webp));
+        assert_eq!((received.stream, received.layers), (vec![5; 300], 1));
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Registry {
 
     /// Verifies and prepares every bundle in `repository`: each sub-folder with a `manifest.toml`,
     /// in order of name.
-    pub fn open(repository: &Path, engine: &dyn Engine) -> Result<Self, RegistryError> {
+    pub fn open(repository: &Path, engine: &Arc<dyn Engine>) -> Result<Self, RegistryError> {
         let mut models: Vec<Arc<dyn Model>> = Vec::new();
         let mut digests = BTreeSet::new();
         for path in bundles_of(repository)? {
@@ -85,7 +85,7 @@ impl Registry {
             if !digests.insert(digest) {
                 return Err(RegistryError::Twice { path, digest });
             }
-            let model = BundleModel::load(Arc::new(bundle), engine)
+            let model = BundleModel::load(Arc::new(bundle), Arc::clone(engine))
                 .map_err(|source| RegistryError::Model { path, source })?;
             models.push(Arc::new(model));
         }

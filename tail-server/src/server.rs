@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use isthmus_models::EngineKindError;
+use isthmus_models::{Engine, EngineKindError};
 use quinn::Endpoint;
 use tokio::sync::watch;
 use tokio::task;
@@ -73,8 +73,8 @@ impl Server {
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
         config.validate()?;
         let repository = config.model_repository.clone();
-        let engine = config.engine.open()?;
-        let open = move || Registry::open(&repository, &*engine);
+        let engine: Arc<dyn Engine> = Arc::from(config.engine.open()?);
+        let open = move || Registry::open(&repository, &engine);
         let registry = match task::spawn_blocking(open).await {
             Ok(registry) => registry?,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),

@@ -8,12 +8,13 @@ use std::{io, thread};
 
 use isthmus_models::TailItem;
 use isthmus_proto::wire::Feedback;
-use isthmus_proto::{OperatingPoint, Timestamp};
+use isthmus_proto::{Content, OperatingPoint, Timestamp};
 use tokio::sync::oneshot;
 
+use crate::admission::Refused;
 use crate::batcher::{self, Batch, Batcher, BatcherConfig, JobId, Lane};
 use crate::counters::Cause;
-use crate::model::Model;
+use crate::model::{Model, ModelError, Uncut};
 use crate::receiver::Received;
 
 /// Microseconds since the server started.
@@ -42,9 +43,16 @@ pub(crate) struct Job {
 }
 
 /// What became of a job.
-pub(crate) type Outcome = Result<Computed, Cause>;
+pub(crate) type Outcome = Result<Computed, NoAnswer>;
 
-/// A tail's output.
+/// Why an accepted frame gets no answer.
+pub(crate) enum NoAnswer {
+    Dropped(Cause),
+    /// What arrived whole turned out to be no picture, or too large a one.
+    Refused(Refused),
+}
+
+/// A network's output.
 pub(crate) struct Computed {
     /// f32, one per class.
     pub(crate) logits: Vec<f32>,
@@ -160,17 +168,17 @@ impl Dispatcher {
         let started = self.clock.now();
         let mut jobs = Vec::with_capacity(batch.work.len());
         for job in batch.work {
-            let Received { point, stream, layers, .. } = &job.received;
-            match model.decode(*point, stream, *layers) {
-                Ok(latents) => jobs.push((job, latents)),
-                Err(error) => fail(model, job, &error),
+            match decode(model.as_ref(), &job.received) {
+                Ok(input) => jobs.push((job, input)),
+                // Fails when the connection is gone, which its frame counts.
+                Err(ended) => drop(job.outcome.send(Err(ended))),
             }
         }
         if jobs.is_empty() {
             return;
         }
         let decoded = self.clock.now();
-        let result = model.infer(&jobs.iter().map(item).collect::<Vec<_>>());
+        let result = infer(model.as_ref(), batch.lane, &jobs);
         let finished = self.clock.now();
         let batch_size = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         match result {
@@ -190,9 +198,9 @@ impl Dispatcher {
             }
             Ok(logits) => {
                 let error = format!("{} answers to {} frames", logits.len(), jobs.len());
-                jobs.into_iter().for_each(|(job, _)| fail(model, job, &error));
+                jobs.into_iter().for_each(|(job, _)| fail(model.as_ref(), job, &error));
             }
-            Err(error) => jobs.into_iter().for_each(|(job, _)| fail(model, job, &error)),
+            Err(error) => jobs.into_iter().for_each(|(job, _)| fail(model.as_ref(), job, &error)),
         }
     }
 
@@ -209,9 +217,46 @@ impl Dispatcher {
     }
 }
 
-fn item((job, latents): &(Job, Vec<f32>)) -> TailItem<'_> {
-    let OperatingPoint { split, width, .. } = job.received.point;
-    TailItem { split, width, latents }
+/// What a frame's network is run on: latents, or the prepared picture.
+fn decode(model: &dyn Model, received: &Received) -> Result<Vec<f32>, NoAnswer> {
+    let Received { content, stream, layers, .. } = received;
+    match *content {
+        Content::Features(point) => {
+            model.decode(point, stream, *layers).map_err(|error| failed(model, received, &error))
+        }
+        Content::Image(format) => uncut(model)
+            .map_err(|error| failed(model, received, &error))?
+            .decode(format, stream)
+            .map_err(|error| NoAnswer::Refused(error.into())),
+    }
+}
+
+/// Logits of each job, in order. All are of one lane.
+fn infer(
+    model: &dyn Model,
+    lane: Lane,
+    jobs: &[(Job, Vec<f32>)],
+) -> Result<Vec<Vec<f32>>, ModelError> {
+    match lane.split {
+        Some(_) => model.infer(&jobs.iter().filter_map(item).collect::<Vec<_>>()),
+        None => {
+            let inputs: Vec<&[f32]> = jobs.iter().map(|(_, input)| input.as_slice()).collect();
+            uncut(model)?.infer(&inputs)
+        }
+    }
+}
+
+fn item((job, latents): &(Job, Vec<f32>)) -> Option<TailItem<'_>> {
+    match job.received.content {
+        Content::Features(OperatingPoint { split, width, .. }) => {
+            Some(TailItem { split, width, latents })
+        }
+        Content::Image(_) => None,
+    }
+}
+
+fn uncut(model: &dyn Model) -> Result<&dyn Uncut, ModelError> {
+    model.uncut().ok_or_else(|| ModelError::new("it takes no compressed pictures"))
 }
 
 pub(crate) fn micros(span: Duration) -> u64 {
@@ -220,11 +265,17 @@ pub(crate) fn micros(span: Duration) -> u64 {
 
 fn settle(batcher: &mut Batcher<Job>) {
     while let Some(dropped) = batcher.poll_dropped() {
-        let _ = dropped.work.outcome.send(Err(dropped.cause));
+        let _ = dropped.work.outcome.send(Err(NoAnswer::Dropped(dropped.cause)));
     }
 }
 
-fn fail(model: &Arc<dyn Model>, job: Job, error: &dyn std::fmt::Display) {
-    tracing::error!(bundle = model.name(), point = %job.received.point, "the tail failed: {error}");
-    let _ = job.outcome.send(Err(Cause::Failed));
+fn fail(model: &dyn Model, job: Job, error: &dyn std::fmt::Display) {
+    let ended = failed(model, &job.received, error);
+    let _ = job.outcome.send(Err(ended));
+}
+
+fn failed(model: &dyn Model, received: &Received, error: &dyn std::fmt::Display) -> NoAnswer {
+    let content = received.content;
+    tracing::error!(bundle = model.name(), ?content, "the network failed: {error}");
+    NoAnswer::Dropped(Cause::Failed)
 }

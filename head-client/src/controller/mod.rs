@@ -8,6 +8,7 @@ mod transfer;
 
 use std::time::Duration;
 
+use isthmus_models::ImageSpec;
 use isthmus_proto::{FrameId, OperatingPoint, Timestamp};
 
 use crate::outcome::Choice;
@@ -31,7 +32,8 @@ pub trait Controller: Send {
     /// What to run for the frame whose turn it is.
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision;
 
-    /// What to send, knowing what the exit says and how large every layer became.
+    /// What to send of a head's features, knowing what the exit says and how large every layer
+    /// became. A compressed picture is sent without asking again.
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision;
 
     /// A reply came, or a refusal.
@@ -101,6 +103,35 @@ impl HeadRun {
     }
 }
 
+/// A picture to compress for the uncut network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageRun {
+    /// How to compress it.
+    pub image: ImageSpec,
+    /// Position of the split, and of the width within it, of the head whose exit stands by; `None`
+    /// spares the device every head, and leaves a frame without an answer when the network has none.
+    pub exit: Option<(u8, u8)>,
+}
+
+/// What is run on the device for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// A head, for its features.
+    Head(HeadRun),
+    /// An image codec.
+    Image(ImageRun),
+}
+
+impl Run {
+    /// Positions of split and width of the head that is run, if one is.
+    pub fn head(self) -> Option<(u8, u8)> {
+        match self {
+            Run::Head(run) => Some((run.split, run.width)),
+            Run::Image(run) => run.exit,
+        }
+    }
+}
+
 /// The decision before the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadDecision {
@@ -115,6 +146,8 @@ pub struct HeadDecision {
 pub enum Work {
     /// A head.
     Head(HeadRun),
+    /// An image codec; the picture is sent as it comes out.
+    Image(ImageRun),
     /// Nothing: the frame is dropped and counted as skipped.
     Nothing,
 }
@@ -180,6 +213,26 @@ impl Controller for Fixed {
 
     fn decide_send(&mut self, _now: Timestamp, view: &SendView<'_>) -> SendDecision {
         SendDecision { sending: Sending::Layers(view.run.layers), reason: Choice::Fixed }
+    }
+
+    fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
+
+    fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
+}
+
+/// Always a picture, compressed in the same way.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedImage(pub ImageRun);
+
+impl Controller for FixedImage {
+    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
+
+    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
+        HeadDecision { work: Work::Image(self.0), reason: Choice::Fixed }
+    }
+
+    fn decide_send(&mut self, _now: Timestamp, _view: &SendView<'_>) -> SendDecision {
+        SendDecision { sending: Sending::Exit, reason: Choice::Fixed }
     }
 
     fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}

@@ -1,7 +1,9 @@
+use isthmus_models::ImageSpec;
+use isthmus_proto::{ImageFormat, OperatingPoint};
 use proptest::prelude::*;
 
 use super::*;
-use crate::controller::Fixed;
+use crate::controller::{Fixed, FixedImage, ImageRun};
 
 const POINT: OperatingPoint = OperatingPoint { split: 0, width: 1, layers: 2, bits: 6 };
 const DEADLINE: Duration = Duration::from_millis(100);
@@ -93,11 +95,11 @@ fn an_answer_in_time_is_the_answer_and_its_stages_add_up() {
     session.handle_input(at(10), captured(0));
     session.handle_input(at(17), head_done(0));
     let sent = drain(&mut session).into_iter().find_map(|output| match output {
-        Output::Send { point, time_left, .. } => Some((point, time_left)),
+        Output::Send { content, time_left, .. } => Some((content, time_left)),
         _ => None,
     });
     // 95 ms after capture, less the 7 gone, the 10 of the round trip and twice its 5 of deviation.
-    assert_eq!(sent, Some((POINT, Duration::from_millis(68))));
+    assert_eq!(sent, Some((Content::Features(POINT), Duration::from_millis(68))));
 
     let outcomes = done(&mut session, 40, answer(0));
     let [outcome] = &outcomes[..] else { panic!("{outcomes:?}") };
@@ -123,7 +125,7 @@ fn the_exit_answers_when_the_deadline_comes_and_the_reply_is_counted_as_late() {
     let Output::Done(outcome) = &outputs[1] else { panic!("{outputs:?}") };
     assert_eq!(reason(outcome), "deadline");
     assert!(outcome.on_time, "the exit's answer was there in time");
-    assert_eq!(outcome.sent, Some(POINT));
+    assert_eq!(outcome.sent, Some(Content::Features(POINT)));
 
     assert!(done(&mut session, 96, answer(0)).is_empty());
     assert_eq!(session.counters().late_replies, 1);
@@ -185,6 +187,66 @@ fn without_an_exit_a_frame_that_the_server_does_not_answer_has_none() {
     };
     assert_eq!(end.verdict, Verdict::Dropped(DropCause::NoExit));
     assert!(!end.on_time);
+}
+
+/// A connected session that sends pictures; the head of `exit` stands by.
+fn image_session(exit: Option<(u8, u8)>) -> Session {
+    let image = ImageSpec { format: ImageFormat::Webp, side: 160, quality: 40 };
+    let controller = FixedImage(ImageRun { image, exit });
+    let mut session = Session { controller: Box::new(controller), ..session(Pace::EveryFrame) };
+    session.handle_input(at(0), link_up());
+    session
+}
+
+fn compressed(frame: u64, exit: Option<Answer>) -> Input {
+    let outcome = HeadOutcome {
+        exit,
+        layer_ends: vec![900],
+        head: Duration::ZERO,
+        encode: Duration::from_millis(3),
+    };
+    Input::HeadDone { frame: FrameId(frame), outcome }
+}
+
+#[test]
+fn a_compressed_picture_is_sent_and_answered_without_a_head() {
+    let mut session = image_session(None);
+    session.handle_input(at(0), captured(0));
+    session.handle_input(at(4), compressed(0, None));
+    let sent = Content::Image(ImageFormat::Webp);
+    let is_sent =
+        |output: &Output| matches!(output, Output::Send { content, .. } if *content == sent);
+    assert!(drain(&mut session).iter().any(is_sent));
+    let [end] = &done(&mut session, 40, answer(0))[..] else { panic!("one frame ends") };
+    let Verdict::Answered { arm, answer, .. } = end.verdict else { panic!("{end:?}") };
+    assert_eq!((arm, answer.class, reason(end).as_str()), (Arm::Image, 2, "fixed"));
+    assert_eq!((end.sent, end.layers_used), (Some(sent), None));
+    assert_eq!((end.timing.head, end.timing.encode), (None, Some(Duration::from_millis(3))));
+    assert_eq!(sum(&end.timing), Duration::from_millis(40));
+    assert_eq!(session.counters().answered, BTreeMap::from([("image", 1)]));
+}
+
+#[test]
+fn a_compressed_picture_that_is_refused_leaves_a_verdict_or_the_exit_that_stood_by() {
+    let mut session = image_session(None);
+    session.handle_input(at(0), captured(0));
+    session.handle_input(at(4), compressed(0, None));
+    let [end] = &done(&mut session, 20, refusal(0, wire::Reason::TooLarge, 0))[..] else {
+        panic!("one frame ends");
+    };
+    assert_eq!(end.verdict, Verdict::Dropped(DropCause::NoExit));
+
+    let mut session = image_session(Some((0, 1)));
+    session.handle_input(at(0), captured(0));
+    session.handle_input(at(4), compressed(0, Some(Answer { class: 1, confidence: 0.5 })));
+    let [end] = &done(&mut session, 20, refusal(0, wire::Reason::TooLarge, 0))[..] else {
+        panic!("one frame ends");
+    };
+    assert!(matches!(end.verdict, Verdict::Answered { arm: Arm::Exit, .. }), "{end:?}");
+    assert_eq!(
+        (reason(end).as_str(), end.timing.head),
+        ("refused: too_large", Some(Duration::ZERO))
+    );
 }
 
 #[test]

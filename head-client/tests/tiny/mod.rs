@@ -1,5 +1,6 @@
 //! A bundle so small that it is made for every test, and an engine that runs it: the head gives a
-//! picture's brightness, the tail names its class, and the exit always says `dark`.
+//! picture's brightness, the tail names its class, so does the uncut network, and the exit always
+//! says `dark`.
 
 #![allow(dead_code)] // no test needs all of it
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::source::SourceFrame;
 use isthmus_head_client::tls::Trust;
-use isthmus_head_client::{Client, ConnectError, Fixed, Pace};
+use isthmus_head_client::{Client, ConnectError, Controller, Fixed, Pace};
 use isthmus_models::{Bundle, Engine, EngineError, Graph, Head, Picture, Tensor, TensorView};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{BundleDigest, OperatingPoint};
@@ -100,6 +101,7 @@ enum LampGraph {
     Head,
     Adapter,
     Trunk { takes: Duration },
+    Full { takes: Duration },
 }
 
 impl Engine for Lamp {
@@ -112,6 +114,7 @@ impl Engine for Lamp {
             b"head" => Ok(Arc::new(LampGraph::Head)),
             b"adapter" => Ok(Arc::new(LampGraph::Adapter)),
             b"trunk" => Ok(Arc::new(LampGraph::Trunk { takes: self.tail })),
+            b"full" => Ok(Arc::new(LampGraph::Full { takes: self.tail })),
             _ => {
                 let reason = "not one of the lamp's".into();
                 Err(EngineError::Load { name: name.into(), reason })
@@ -132,13 +135,14 @@ impl Graph for LampGraph {
                 vec![latents, exit]
             }
             LampGraph::Adapter => vec![Tensor { shape: shape.to_vec(), data: data.to_vec() }],
-            LampGraph::Trunk { takes } => {
+            LampGraph::Trunk { takes } | LampGraph::Full { takes } => {
                 std::thread::sleep(*takes);
-                let per_item = data.len() / items;
+                // A trunk's features are all the picture's brightness.
                 let logits = |item: &[f32]| {
-                    [-0.75f32, -0.25, 0.25, 0.75].map(|centre| -40.0 * (item[0] - centre).abs())
+                    let brightness = item.iter().sum::<f32>() / item.len() as f32;
+                    [-0.75f32, -0.25, 0.25, 0.75].map(|centre| -40.0 * (brightness - centre).abs())
                 };
-                let data = data.chunks(per_item).flat_map(logits).collect();
+                let data = data.chunks(data.len() / items).flat_map(logits).collect();
                 vec![Tensor { shape: vec![items, 4], data }]
             }
         })
@@ -164,7 +168,7 @@ pub fn server_config(port: u16, tls: &Path) -> ServerConfig {
 
 /// The bundle's tail, which takes `tail` for a batch.
 pub fn model(bundle: &Arc<Bundle>, tail: Duration) -> Arc<dyn Model> {
-    Arc::new(BundleModel::load(Arc::clone(bundle), &Lamp { tail }).expect("a tail"))
+    Arc::new(BundleModel::load(Arc::clone(bundle), Arc::new(Lamp { tail })).expect("a tail"))
 }
 
 /// A configuration for `server`; every frame is taken.
@@ -188,8 +192,17 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
 
 /// A client with the fixed point.
 pub async fn client(config: ClientConfig, bundle: &Arc<Bundle>) -> Result<Client, ConnectError> {
+    client_with(config, bundle, Box::new(Fixed(POINT))).await
+}
+
+/// A client with a controller.
+pub async fn client_with(
+    config: ClientConfig,
+    bundle: &Arc<Bundle>,
+    controller: Box<dyn Controller>,
+) -> Result<Client, ConnectError> {
     let head = Head::load(Arc::clone(bundle), &Lamp { tail: Duration::ZERO }).expect("heads");
-    Client::connect(config, Arc::new(head), Box::new(Fixed(POINT))).await
+    Client::connect(config, Arc::new(head), controller).await
 }
 
 /// Grey pictures that go through the classes one after the other, and know it.

@@ -5,7 +5,8 @@
 use std::sync::LazyLock;
 
 use isthmus_proto::{
-    BundleDigest, Envelope, FeatureCodec, FrequencyTables, LatentShape, PacketHeader, Quantiser,
+    BundleDigest, Content, Envelope, FeatureCodec, FrequencyTables, LatentShape, PacketHeader,
+    Quantiser,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -32,6 +33,10 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(Some(header)) = PacketHeader::parse(packet) else { return };
     assert!(header.header_len() <= packet.len() && header.header_len() <= header.packet_len());
     if let Ok((stream, layers)) = header.verify(packet, &BundleDigest([0; 32])) {
-        assert!(layers <= usize::from(header.point.layers) && stream.len() <= packet.len());
+        let most = match header.content {
+            Content::Features(point) => point.layers,
+            Content::Image(_) => 1,
+        };
+        assert!(layers <= usize::from(most) && stream.len() <= packet.len());
     }
 });

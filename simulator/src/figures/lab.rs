@@ -43,7 +43,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// One bundle, the pictures to try it on, and what earlier figures have left for later ones.
 pub struct Lab {
     bundle: Arc<Bundle>,
-    engine: Box<dyn Engine>,
+    engine: Arc<dyn Engine>,
     images: Option<PathBuf>,
     limit: Option<usize>,
     kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
@@ -55,7 +55,7 @@ impl Lab {
     /// or on all.
     pub fn new(
         bundle: Arc<Bundle>,
-        engine: Box<dyn Engine>,
+        engine: Arc<dyn Engine>,
         images: Option<PathBuf>,
         limit: Option<usize>,
     ) -> Self {
@@ -94,8 +94,10 @@ impl Lab {
 
     /// The server's part.
     pub(super) fn model(&self) -> anyhow::Result<Arc<BundleModel>> {
-        let load =
-            |lab: &Lab| Ok(Arc::new(BundleModel::load(Arc::clone(&lab.bundle), &*lab.engine)?));
+        let load = |lab: &Lab| {
+            let (bundle, engine) = (Arc::clone(&lab.bundle), Arc::clone(&lab.engine));
+            Ok(Arc::new(BundleModel::load(bundle, engine)?))
+        };
         self.once(load).map(|model| Arc::clone(&model))
     }
 

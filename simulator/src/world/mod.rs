@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use isthmus_head_client::{
     Answer, Controller, FrameOutcome, HeadOutcome, HeadRun, Histogram, Input, Output, Pace, Reason,
-    ServerReply, Session, SessionConfig, Verdict,
+    Run, ServerReply, Session, SessionConfig, Verdict,
 };
 use isthmus_proto::wire::{self, Feedback};
-use isthmus_proto::{Arm, DataSize, FrameId, OperatingPoint, Timestamp};
+use isthmus_proto::{Arm, Content, DataSize, FrameId, OperatingPoint, Timestamp};
 use isthmus_tail_server::admission::{Load, Refused, admit_load};
 use isthmus_tail_server::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, Lane};
 use isthmus_tail_server::counters::Cause;
@@ -406,7 +406,7 @@ impl<'a> World<'a> {
         self.devices[camera as usize].session.handle_input(now, input);
         while let Some(output) = self.devices[camera as usize].session.poll_output() {
             match output {
-                Output::RunHead { frame, run } => {
+                Output::RunHead { frame, run: Run::Head(run) } => {
                     let luck = luck(self.config.seed, camera, frame.0);
                     let device = &self.config.device;
                     let (head, encode) = device.times(now, (run.split, run.width), luck);
@@ -416,8 +416,17 @@ impl<'a> World<'a> {
                         Event::HeadDone { camera, frame, split, width, bits, layers, started: now };
                     self.at(now + head + encode, done);
                 }
-                Output::Send { frame, point, time_left, .. } => {
+                Output::Send { frame, content: Content::Features(point), time_left, .. } => {
                     self.send(camera, frame.0, point, time_left);
+                }
+                // A record holds no compressed pictures, and no controller here asks for one.
+                Output::RunHead { frame, run: Run::Image(_) } => {
+                    let failed = Input::HeadFailed { frame };
+                    self.devices[camera as usize].session.handle_input(now, failed);
+                }
+                Output::Send { frame, content: Content::Image(_), .. } => {
+                    let lost = Input::Lost { frame };
+                    self.devices[camera as usize].session.handle_input(now, lost);
                 }
                 Output::Cancel { frame } => {
                     self.wanted.remove(&(camera, frame.0));
@@ -533,7 +542,7 @@ impl<'a> World<'a> {
             draining: false,
         };
         let work = Work { packet, received_at: now, receive_span, started: now };
-        let lane = Lane { bundle: 0, split: packet.point.split };
+        let lane = Lane { bundle: 0, split: Some(packet.point.split) };
         if deadline <= now {
             return self.refuse(&work, wire::Reason::Expired, Duration::ZERO);
         }
@@ -661,7 +670,8 @@ impl<'a> World<'a> {
                 let right = answer.class == self.record.label(picture) && outcome.on_time;
                 self.result.right_in_time += u64::from(right);
                 if outcome.on_time {
-                    self.result.expected += self.expected(arm, outcome.run, picture);
+                    self.result.expected +=
+                        self.expected(arm, outcome.run.and_then(Run::head), picture);
                 }
                 let took = outcome.finished.saturating_since(outcome.captured);
                 self.result.latency.record(took.as_micros() as u64);
@@ -687,11 +697,11 @@ impl<'a> World<'a> {
         picture(self.config.seed, camera, frame, self.record.played())
     }
 
-    fn expected(&self, arm: Arm, run: Option<HeadRun>, picture: usize) -> f64 {
-        let exit = |run: HeadRun| self.record.expected_exit(run.split, run.width, picture);
+    fn expected(&self, arm: Arm, head: Option<(u8, u8)>, picture: usize) -> f64 {
+        let exit = |(split, width)| self.record.expected_exit(split, width, picture);
         let expected = match arm {
             Arm::Split(point) => self.record.expected(point, picture),
-            Arm::Exit => run.and_then(exit),
+            Arm::Exit => head.and_then(exit),
             _ => None,
         };
         expected.unwrap_or(0.0)

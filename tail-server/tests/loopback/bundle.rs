@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use isthmus_models::{Bundle, Golden, Tail, TailItem, Tract};
+use isthmus_models::{Bundle, Engine, Golden, Tail, TailItem, Tract};
 use isthmus_proto::{Coded, Envelope, write_packet};
 use isthmus_tail_server::Registry;
 
@@ -20,7 +20,8 @@ async fn goldens_are_answered_as_the_exporter_and_the_bare_tail_do() {
         eprintln!("SKIPPED: there are no trained bundles in {}", repository.display());
         return;
     }
-    let registry = Registry::open(&repository, &Tract).expect("the bundles are good");
+    let engine: Arc<dyn Engine> = Arc::new(Tract);
+    let registry = Registry::open(&repository, &engine).expect("the bundles are good");
     let directories = std::fs::read_dir(&repository).expect("a folder");
     let setup = start_with(registry, |_| {}).await;
     let mut checked = 0;

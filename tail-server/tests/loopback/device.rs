@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::TailItem;
+use isthmus_models::{
+    ImageEncoder, ImageSpec, InputSpec, Picture, PictureError, TailItem, decode_image,
+};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::packet::VERSION;
 use isthmus_proto::wire::{
@@ -12,10 +14,10 @@ use isthmus_proto::wire::{
     to_server,
 };
 use isthmus_proto::{
-    ALPN, BundleDigest, Coded, Envelope, Framer, MAX_CONTROL_BYTES, OperatingPoint,
-    PROTOCOL_VERSION, write_packet,
+    ALPN, BundleDigest, Coded, Envelope, Framer, ImageFormat, MAX_CONTROL_BYTES, OperatingPoint,
+    PROTOCOL_VERSION, write_image_packet, write_packet,
 };
-use isthmus_tail_server::model::{Model, ModelError};
+use isthmus_tail_server::model::{Model, ModelError, Uncut};
 use isthmus_tail_server::{Counters, Registry, Server, ServerConfig, TlsConfig};
 use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -28,6 +30,8 @@ use tempfile::TempDir;
 pub const DIGEST: BundleDigest = BundleDigest([5; 32]);
 pub const POINT: OperatingPoint = OperatingPoint { split: 0, width: 0, layers: 3, bits: 8 };
 pub const LAYER_BYTES: usize = 4;
+/// Most pixels of a compressed picture.
+pub const MAX_PIXELS: u64 = 64 * 64;
 /// A stream with this first byte makes the tail panic.
 pub const PANIC: u8 = 0xee;
 /// A stream with this first byte cannot be decoded.
@@ -86,6 +90,39 @@ impl Model for Echo {
         assert!(batch.iter().all(|item| item.latents[0] != f32::from(PANIC)), "asked to panic");
         Ok(batch.iter().map(|item| item.latents.to_vec()).collect())
     }
+
+    fn uncut(&self) -> Option<&dyn Uncut> {
+        Some(self)
+    }
+}
+
+/// Its logits are the first pixels of the picture.
+impl Uncut for Echo {
+    fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError> {
+        let picture = decode_image(format, file, MAX_PIXELS)?;
+        Ok(picture.rgb()[..12].iter().map(|&level| level.into()).collect())
+    }
+
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+        std::thread::sleep(self.delay);
+        Ok(batch.iter().map(|input| input.to_vec()).collect())
+    }
+}
+
+/// A white picture of `side` pixels, as a file.
+pub fn picture(format: ImageFormat, side: u32) -> Vec<u8> {
+    let input = InputSpec { width: side, height: side, mean: [0.0; 3], std: [1.0; 3] };
+    let white = Picture::new(side, side, vec![255; (3 * side * side) as usize]).expect("pixels");
+    let spec = ImageSpec { format, side, quality: 50 };
+    ImageEncoder::new(spec, &input).encode(&white).expect("encodes")
+}
+
+/// The wire form of a frame with a compressed picture.
+pub fn image_frame(id: u16, format: ImageFormat, file: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Envelope { frame: id, time_left: LONG, trace: None }.write(&mut bytes);
+    write_image_packet(&mut bytes, 0, &DIGEST, format, file);
+    bytes
 }
 
 /// A server and the folder of its certificate.
@@ -282,7 +319,29 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
     long.push(0);
     let mut other_bundle = good[..packet].to_vec();
     write_packet(&mut other_bundle, 0, &BundleDigest([6; 32]), POINT, &coded(9));
+    let [jpeg, webp] = [ImageFormat::Jpeg, ImageFormat::Webp].map(|format| picture(format, 32));
+    let whole = image_frame(1, ImageFormat::Jpeg, &jpeg);
+    let image = |format, file: &[u8]| image_frame(1, format, file);
+    let mut damaged = whole.clone();
+    *damaged.last_mut().expect("bytes") ^= 1;
+    let mut format = whole.clone();
+    format[packet + 1] = 9;
+    // A header that announces 65,535 pixels a side, and nothing like them behind it.
+    let mut bomb = jpeg.clone();
+    let header_of_frame = bomb.windows(2).position(|it| it == [0xff, 0xc2]).expect("progressive");
+    bomb[header_of_frame + 5..header_of_frame + 9].fill(0xff);
+    let large_file = vec![0; 2 << 20];
     vec![
+        (image(ImageFormat::Jpeg, &bomb), Reason::TooLarge),
+        (image(ImageFormat::Webp, &picture(ImageFormat::Webp, 65)), Reason::TooLarge),
+        (image(ImageFormat::Jpeg, &large_file)[..1000].to_vec(), Reason::TooLarge),
+        (image(ImageFormat::Webp, &jpeg), Reason::Malformed),
+        (image(ImageFormat::Jpeg, &webp), Reason::Malformed),
+        (image(ImageFormat::Jpeg, b""), Reason::Malformed),
+        (image(ImageFormat::Webp, &webp[..30]), Reason::Malformed),
+        (whole[..whole.len() - 1].to_vec(), Reason::Malformed),
+        (format, Reason::Malformed),
+        (damaged, Reason::Corrupt),
         (vec![0xff; 50], Reason::Malformed),
         (Vec::new(), Reason::Malformed),
         (good[..header + 2].to_vec(), Reason::Malformed),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use isthmus_proto::ImageFormat;
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{Reason, reply, to_server};
 use isthmus_tail_server::code;
@@ -10,7 +11,7 @@ use quinn::ConnectionError;
 
 use crate::device::{
     DIGEST, LAYER_BYTES, LONG, PANIC, SLOW, UNDECODABLE, UNDERWAY, answer, bad_frames, frame,
-    hello, read_reply, reason, start, to_server, underway,
+    hello, image_frame, picture, read_reply, reason, start, to_server, underway,
 };
 
 #[tokio::test]
@@ -33,6 +34,29 @@ async fn a_frame_is_answered_with_durations() {
     let server = feedback.receive_span_us + feedback.queue_us + feedback.decode_us;
     assert!(server + feedback.tail_us <= took);
     assert_eq!(setup.settled().await.answered, 1);
+}
+
+#[tokio::test]
+async fn compressed_pictures_are_answered_and_batched_by_themselves() {
+    let setup = start(SLOW, |_| {}).await;
+    let device = setup.device().await;
+    let (_first, mut first) = device.send(&frame(0, LONG, 1)).await;
+    underway().await;
+    let [jpeg, webp] = [ImageFormat::Jpeg, ImageFormat::Webp]
+        .map(|format| image_frame(1, format, &picture(format, 8)));
+    let mut streams = Vec::new();
+    for bytes in [&jpeg, &webp, &frame(1, LONG, 7)] {
+        streams.push(device.send(bytes).await);
+    }
+    answer(&read_reply(&mut first).await);
+    let mut batches = Vec::new();
+    for (_send, recv) in &mut streams {
+        let reply = read_reply(recv).await;
+        assert_eq!(answer(&reply).logits.len(), 12);
+        batches.push((answer(&reply).logits[0], reply.feedback.expect("durations").batch_size));
+    }
+    let [(jpeg, 2), (webp, 2), (7.0, 1)] = batches[..] else { panic!("{batches:?}") };
+    assert!(jpeg > 250.0 && webp > 250.0, "white is {jpeg} and {webp}");
 }
 
 #[tokio::test]
