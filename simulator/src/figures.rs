@@ -7,6 +7,8 @@
 
 mod accuracy;
 mod codec;
+mod controllers;
+mod decisions;
 mod drops;
 mod export;
 mod footprint;
@@ -110,6 +112,17 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "codec_ratio_at_drop_1", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 1.0) },
     Figure { name: "codec_ratio_at_drop_3", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 3.0) },
     Figure { name: "bd_rate_webp", unit: "%", target: None, better: Lower, measure: drops::bd_rate_webp },
+    Figure { name: "oracle_ratio", unit: "ratio", target: Some(0.99), better: Higher, measure: controllers::oracle_ratio },
+    Figure { name: "over_best_fixed", unit: "share", target: Some(-0.005), better: Higher, measure: controllers::over_best_fixed },
+    Figure { name: "over_greedy", unit: "share", target: Some(0.0), better: Higher, measure: controllers::over_greedy },
+    Figure { name: "gap_closed", unit: "ratio", target: Some(0.7), better: Higher, measure: controllers::gap_closed },
+    Figure { name: "miss_rate", unit: "share", target: Some(0.02), better: Lower, measure: controllers::miss_rate },
+    Figure { name: "bluetooth_miss_rate", unit: "share", target: Some(0.01), better: Lower, measure: controllers::bluetooth_miss_rate },
+    Figure { name: "bluetooth_oracle_ratio", unit: "ratio", target: Some(0.95), better: Higher, measure: controllers::bluetooth_oracle_ratio },
+    Figure { name: "recovery_frames", unit: "frames", target: Some(2.0), better: Lower, measure: decisions::recovery_frames },
+    Figure { name: "virtual_speed_fixed", unit: "ratio", target: Some(20e3), better: Higher, measure: decisions::virtual_speed_fixed },
+    Figure { name: "virtual_speed_mpc", unit: "ratio", target: Some(2e3), better: Higher, measure: decisions::virtual_speed_mpc },
+    Figure { name: "decide_us", unit: "µs", target: Some(50.0), better: Lower, measure: decisions::decide_us },
 ];
 
 /// What to measure, and how to tell it.
@@ -120,6 +133,12 @@ pub struct Options {
     pub names: Vec<String>,
     #[command(flatten)]
     subject: Subject,
+    /// Folder of recorded traces with an index.csv, which most of the controllers' figures need.
+    #[arg(long, value_name = "DIR")]
+    pub traces: Option<PathBuf>,
+    /// Run the controllers in every cell on all traces instead of on one of each group.
+    #[arg(long, requires = "traces")]
+    pub full: bool,
     /// How to write the results.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -282,8 +301,13 @@ mod tests {
         assert_eq!(names.len(), FIGURES.len());
 
         let subject = Subject { bundle: "b".into(), images: None, limit: None };
-        let mut options =
-            Options { names: vec!["parity_top2".into()], subject, format: Format::Json };
+        let mut options = Options {
+            names: vec!["parity_top2".into()],
+            subject,
+            traces: None,
+            full: false,
+            format: Format::Json,
+        };
         let error = options.select().err().expect("unknown").to_string();
         assert!(error.contains("parity_top2") && error.contains("parity_top1"), "{error}");
         options.names = vec!["codec_over_entropy".into(), "parity_top1".into()];

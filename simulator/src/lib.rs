@@ -20,6 +20,7 @@ pub mod relay;
 pub mod report;
 pub mod scenario;
 mod trace;
+mod trials;
 pub mod world;
 
 pub use link::{Link, LinkConfig, LinkCounters};

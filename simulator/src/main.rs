@@ -252,7 +252,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn figures(options: &figures::Options) -> anyhow::Result<()> {
     let selected = options.select()?;
-    figures::print(&selected, &lab(options.subject())?, options.format, &mut io::stdout().lock())
+    let mut lab = lab(options.subject())?;
+    if let Some(folder) = &options.traces {
+        lab = lab.with_traces(folder.clone(), options.full);
+    }
+    figures::print(&selected, &lab, options.format, &mut io::stdout().lock())
 }
 
 fn codec_comparison(subject: &figures::Subject) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use crate::world::{
 };
 
 /// The bundle's file of outcomes.
-const OUTCOMES: &str = "outcomes.csv.zst";
+pub(crate) const OUTCOMES: &str = "outcomes.csv.zst";
 
 /// Why a scenario cannot be run. Every message names the file or the key.
 #[derive(Debug, thiserror::Error)]

@@ -46,6 +46,7 @@ pub struct Lab {
     engine: Arc<dyn Engine>,
     images: Option<PathBuf>,
     limit: Option<usize>,
+    traces: Option<(PathBuf, bool)>,
     kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
 }
 
@@ -59,7 +60,14 @@ impl Lab {
         images: Option<PathBuf>,
         limit: Option<usize>,
     ) -> Self {
-        Lab { bundle, engine, images, limit, kept: RefCell::default() }
+        Lab { bundle, engine, images, limit, traces: None, kept: RefCell::default() }
+    }
+
+    /// The same with a folder of recorded traces: controllers are run in every cell on one trace of
+    /// each group, or on all of them if `full`.
+    #[must_use]
+    pub fn with_traces(self, folder: PathBuf, full: bool) -> Self {
+        Lab { traces: Some((folder, full)), ..self }
     }
 
     /// What `make` gives, made once for all figures that need it.
@@ -75,6 +83,11 @@ impl Lab {
         let made = Rc::new(make(self)?);
         self.kept.borrow_mut().insert(key, made.clone());
         Ok(made)
+    }
+
+    /// The folder of recorded traces, if there is one, and whether all of them are to be run.
+    pub(super) fn traces(&self) -> Option<(&Path, bool)> {
+        self.traces.as_ref().map(|(folder, full)| (folder.as_path(), *full))
     }
 
     pub(super) fn bundle(&self) -> &Arc<Bundle> {
