@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod camera;
+mod cores;
 pub mod demo;
 pub mod figures;
 pub mod link;

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use anyhow::{Context, ensure};
 
+use crate::cores::on_all_cores;
 use crate::link::chance::scattered;
 use crate::profile::RateSpec;
 use crate::scenario::{Line, Scenario};
@@ -162,25 +161,7 @@ impl Trial {
 
     /// Runs `trials` on all cores; cells are in their order.
     pub(crate) fn run_all(trials: &[Trial]) -> anyhow::Result<Vec<Cell>> {
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(trial) = trials.get(at) else { return anyhow::Ok(done) };
-                done.push((at, trial.clone().run()?));
-            }
-        };
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let mut cells = thread::scope(|scope| {
-            let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().try_fold(Vec::new(), |mut all, thread| {
-                all.extend(thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??);
-                anyhow::Ok(all)
-            })
-        })?;
-        cells.sort_by_key(|&(at, _)| at);
-        Ok(cells.into_iter().map(|(_, cell)| cell).collect())
+        on_all_cores(trials.iter(), |trial| trial.clone().run())
     }
 }
 

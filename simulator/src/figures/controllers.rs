@@ -133,12 +133,13 @@ fn on_traces(
 }
 
 fn families(cells: &[Cell]) -> anyhow::Result<BTreeMap<String, Family>> {
-    let mut by_family: BTreeMap<&str, Vec<Cell>> = BTreeMap::new();
+    let mut by_family: BTreeMap<&str, Vec<&Cell>> = BTreeMap::new();
     for cell in cells {
-        by_family.entry(&cell.family).or_default().push(cell.clone());
+        by_family.entry(&cell.family).or_default().push(cell);
     }
-    let family = |(name, cells): (&str, Vec<Cell>)| {
-        let mean = |controller: &str| Ok(sum(&cells, controller)? / cells.len() as f64);
+    let family = |(name, cells): (&str, Vec<&Cell>)| {
+        let mean =
+            |controller: &str| Ok(sum(cells.iter().copied(), controller)? / cells.len() as f64);
         let points = cells[0].fixed().map(|point| mean(&point.controller));
         let points = points.collect::<anyhow::Result<Vec<f64>>>()?;
         let fixed = points.into_iter().fold(0.0, f64::max);
@@ -148,8 +149,8 @@ fn families(cells: &[Cell]) -> anyhow::Result<BTreeMap<String, Family>> {
 }
 
 /// Expected accuracies of a controller over `cells` together.
-fn sum(cells: &[Cell], controller: &str) -> anyhow::Result<f64> {
-    cells.iter().map(|cell| Ok(cell.of(controller)?.expected_accuracy)).sum()
+fn sum<'a>(cells: impl IntoIterator<Item = &'a Cell>, controller: &str) -> anyhow::Result<f64> {
+    cells.into_iter().map(|cell| Ok(cell.of(controller)?.expected_accuracy)).sum()
 }
 
 /// The family of which `value` is least.

@@ -9,8 +9,10 @@ use isthmus_models::{EngineKind, Head, Preprocessor, SplitSpec};
 
 use super::Measurement;
 use super::accuracy::{is_right, needs_pictures};
+use super::codec::median;
 use super::footprint::status_field;
 use super::lab::Lab;
+use super::overhead::quantile;
 
 /// Sides (pixels) of the input at which heads are compared.
 const SIDE: f64 = 160.0;
@@ -69,7 +71,7 @@ pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
                 times.push(start.elapsed().as_secs_f64() * 1e3);
             }
         }
-        let [ours, theirs] = times.map(|mut times| quantile(&mut times, 0.5));
+        let [ours, theirs] = times.map(median);
         worst = f64::max(worst, ours / theirs);
         told.push(format!("{} {ours:.2} ms over {theirs:.2} ms", width.name));
     }
@@ -132,10 +134,13 @@ pub(super) fn switch_p99_ms(lab: &Lab) -> anyhow::Result<Measurement> {
         }
     }
     let mut slower: Vec<f64> = first.iter().zip(&next).map(|(first, next)| first - next).collect();
-    let (pairs, median) = (quantile(&mut slower, 0.99), quantile(&mut slower, 0.5));
+    for values in [&mut slower, &mut first, &mut next] {
+        values.sort_by(f64::total_cmp);
+    }
+    let (pairs, median) = (quantile(&slower, 0.99), quantile(&slower, 0.5));
     // Each pair's difference holds what else the machine did in between; at the same percentile of
     // both that cancels.
-    let (first, next) = (quantile(&mut first, 0.99), quantile(&mut next, 0.99));
+    let (first, next) = (quantile(&first, 0.99), quantile(&next, 0.99));
     let detail = format!(
         "99th percentiles of the first frame after a switch, {first:.3} ms, less of the next at the \
          same width, {next:.3} ms; {SWITCHES} switches between {widths} widths; of the difference in \
@@ -163,11 +168,6 @@ pub(super) fn points_resident_bytes(lab: &Lab) -> anyhow::Result<Measurement> {
          tables are the bundle's and apart"
     );
     Ok(Measurement::of(bytes, detail))
-}
-
-fn quantile(values: &mut [f64], share: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * share) as usize]
 }
 
 fn first_split(lab: &Lab) -> anyhow::Result<&SplitSpec> {

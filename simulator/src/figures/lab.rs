@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
@@ -25,6 +24,7 @@ use rand_pcg::Pcg32;
 use tokio::runtime::{self, Runtime};
 
 use crate::camera::CameraConfig;
+use crate::cores::on_all_cores;
 use crate::demo::camera_source;
 
 /// Most bytes (mean) that the bundle's best point may take on the wire.
@@ -194,29 +194,14 @@ impl Lab {
         &self,
         work: impl Fn(&Picture, &str) -> anyhow::Result<T> + Sync,
     ) -> anyhow::Result<Vec<T>> {
-        let source = Mutex::new(self.labelled()?.enumerate());
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let run = || {
-            let mut done = Vec::new();
-            loop {
-                let next = source.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((at, frame)) = next else { return anyhow::Ok(done) };
-                let Some(truth) = frame.truth else { continue };
-                let picture =
-                    frame.picture.map_err(|error| anyhow!("{}: {error}", frame.source))?;
-                done.push((at, work(&picture, &truth)?));
-            }
-        };
-        let mut done = thread::scope(|scope| {
-            let started: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-            started.into_iter().try_fold(Vec::new(), |mut all, thread| {
-                all.extend(thread.join().map_err(|_| anyhow!("a thread panicked"))??);
-                anyhow::Ok(all)
-            })
+        let done = on_all_cores(self.labelled()?, |frame| {
+            let Some(truth) = frame.truth else { return Ok(None) };
+            let picture = frame.picture.map_err(|error| anyhow!("{}: {error}", frame.source))?;
+            work(&picture, &truth).map(Some)
         })?;
+        let done: Vec<T> = done.into_iter().flatten().collect();
         ensure!(!done.is_empty(), "no picture lies in a folder that is named like a class");
-        done.sort_by_key(|&(at, _)| at);
-        Ok(done.into_iter().map(|(_, result)| result).collect())
+        Ok(done)
     }
 
     /// Starts a real server of the bundle.

@@ -168,7 +168,7 @@ fn stages(summary: &Summary, outside: f64) -> String {
 }
 
 /// By nearest rank; 0 of none.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let rank = ((q * sorted.len() as f64).ceil() as usize).max(1);
     sorted.get(rank - 1).copied().unwrap_or(0.0)
 }
