@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(crate) struct Gate {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     counters: Mutex<Counters>,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     connections: AtomicUsize,
     /// Accepted frames whose reply has not left.
     accepted: watch::Sender<usize>,
@@ -57,7 +57,7 @@ impl Gate {
             clock,
             limits,
             counters: Mutex::default(),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
             accepted: watch::Sender::new(0),
         }
@@ -85,11 +85,17 @@ impl Gate {
 
     /// From now on new frames are refused.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Returns when new frames are refused.
+    pub(crate) async fn draining(&self) {
+        // The sender is `self`'s own, so the channel is open.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
     }
 
     /// Returns when no accepted frame waits for its reply to leave.

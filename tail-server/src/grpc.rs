@@ -13,6 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity as TonicIdentity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::admission::Refused;
 use crate::gate::{Frame, Gate, Peer, Place};
@@ -52,6 +54,8 @@ pub(crate) async fn serve(
     gate: Arc<Gate>,
     mut closing: watch::Receiver<bool>,
 ) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(report(reporter, Arc::clone(&gate)));
     let limit = gate.limits.receiver.max_frame_bytes + MESSAGE_OVERHEAD;
     let service = Service { gate, closing: closing.clone() };
     let service = TailServer::new(service).max_decoding_message_size(limit);
@@ -59,10 +63,18 @@ pub(crate) async fn serve(
         // The sender is dropped with the server, which is as good as true.
         let _ = closing.wait_for(|closing| *closing).await;
     };
-    let router = server.add_service(service);
+    let router = server.add_service(service).add_service(health);
     if let Err(error) = router.serve_with_incoming_shutdown(incoming, closed).await {
         tracing::error!("gRPC stopped: {error}");
     }
+}
+
+/// Tells `grpc.health.v1` of the server, named or as a whole.
+async fn report(reporter: HealthReporter, gate: Arc<Gate>) {
+    reporter.set_serving::<TailServer<Service>>().await;
+    gate.draining().await;
+    reporter.set_not_serving::<TailServer<Service>>().await;
+    reporter.set_service_status("", ServingStatus::NotServing).await;
 }
 
 struct Service {

@@ -9,6 +9,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Code, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::device::{
     DIGEST, LONG, PANIC, SLOW, Setup, answer, bad_frames, frame, hello, reason, start, to_server,
@@ -20,18 +23,22 @@ struct Call {
     receiver: Streaming<ToDevice>,
 }
 
+async fn connect(setup: &Setup) -> Channel {
+    let address = setup.server.grpc_addr().expect("gRPC is offered");
+    let certificate = Certificate::from_pem(setup.certificate());
+    let tls = ClientTlsConfig::new().ca_certificate(certificate).domain_name("localhost");
+    Channel::from_shared(format!("https://{address}"))
+        .expect("an address")
+        .tls_config(tls)
+        .expect("a TLS configuration")
+        .connect()
+        .await
+        .expect("a connection")
+}
+
 impl Call {
     async fn open(setup: &Setup) -> Call {
-        let address = setup.server.grpc_addr().expect("gRPC is offered");
-        let certificate = Certificate::from_pem(setup.certificate());
-        let tls = ClientTlsConfig::new().ca_certificate(certificate).domain_name("localhost");
-        let channel = Channel::from_shared(format!("https://{address}"))
-            .expect("an address")
-            .tls_config(tls)
-            .expect("a TLS configuration")
-            .connect()
-            .await
-            .expect("a connection");
+        let channel = connect(setup).await;
         let (sender, requests) = mpsc::channel(64);
         let mut client = TailClient::new(channel);
         let response = client.infer(ReceiverStream::new(requests)).await.expect("a call");
@@ -174,4 +181,25 @@ async fn a_stopping_server_answers_what_it_accepted_and_ends_the_call() {
     assert!(matches!(call.receiver.message().await, Ok(None)));
     let counters = stopping.await.expect("it stops");
     assert_eq!((counters.arrived, counters.answered, counters.unfinished()), (4, 3, 0));
+}
+
+#[tokio::test]
+async fn the_health_service_serves_until_the_server_drains() {
+    let setup = start(SLOW, |_| {}).await;
+    let mut call = Call::greeted(&setup).await;
+    let mut health = HealthClient::new(connect(&setup).await);
+    let mut status = async |service: &str| {
+        let request = HealthCheckRequest { service: service.into() };
+        health.check(request).await.expect("a known service").into_inner().status()
+    };
+    assert_eq!(status("").await, ServingStatus::Serving);
+    assert_eq!(status("isthmus.v1.Tail").await, ServingStatus::Serving);
+    call.send_frame(frame(1, LONG, 1)).await;
+    underway().await;
+    let stopping = tokio::spawn(setup.server.shutdown());
+    underway().await;
+    assert_eq!(status("").await, ServingStatus::NotServing);
+    assert_eq!(status("isthmus.v1.Tail").await, ServingStatus::NotServing);
+    answer(&call.reply().await);
+    stopping.await.expect("it stops");
 }
