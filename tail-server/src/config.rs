@@ -38,6 +38,16 @@ pub struct Options {
     /// TCP port for gRPC; 0 takes a free one [default: 8001]
     #[arg(long, value_name = "PORT", env = "ISTHMUS_GRPC_PORT")]
     pub grpc_port: Option<u16>,
+    /// TCP port for health over HTTP; 0 takes a free one [default: 8000]
+    #[arg(long, value_name = "PORT", env = "ISTHMUS_HTTP_PORT")]
+    pub http_port: Option<u16>,
+    /// TCP port for Prometheus over HTTP; 0 takes a free one [default: 8002]
+    #[arg(long, value_name = "PORT", env = "ISTHMUS_METRICS_PORT")]
+    pub metrics_port: Option<u16>,
+    /// Whether the server is ready only when all bundles are loaded, or as soon as it answers over
+    /// HTTP [default: true]
+    #[arg(long, value_name = "BOOL", env = "ISTHMUS_STRICT_READINESS")]
+    pub strict_readiness: Option<bool>,
     /// Certificate chain (PEM), the server's own first; needs --tls-key
     #[arg(long, value_name = "FILE", env = "ISTHMUS_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
@@ -76,7 +86,9 @@ pub struct Options {
 }
 
 /// A way to reach the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// QUIC: one stream per frame.
@@ -96,6 +108,13 @@ pub struct ServerConfig {
     pub quic: Option<SocketAddr>,
     /// Where gRPC listens; port 0 takes a free one; `None` does not offer it.
     pub grpc: Option<SocketAddr>,
+    /// Where health is told over HTTP; port 0 takes a free one; `None` does not tell it.
+    pub http: Option<SocketAddr>,
+    /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
+    /// them.
+    pub metrics: Option<SocketAddr>,
+    /// Whether the server is ready only when all bundles are loaded, or as soon as it answers.
+    pub strict_readiness: bool,
     /// Where the certificate comes from.
     pub tls: TlsConfig,
     /// Most frames in one run of the tail, from 1 to 1024.
@@ -172,6 +191,9 @@ impl Options {
             transports: self.transports.or(fallback.transports),
             quic_port: self.quic_port.or(fallback.quic_port),
             grpc_port: self.grpc_port.or(fallback.grpc_port),
+            http_port: self.http_port.or(fallback.http_port),
+            metrics_port: self.metrics_port.or(fallback.metrics_port),
+            strict_readiness: self.strict_readiness.or(fallback.strict_readiness),
             tls_cert: self.tls_cert.or(fallback.tls_cert),
             tls_key: self.tls_key.or(fallback.tls_key),
             tls_dir: self.tls_dir.or(fallback.tls_dir),
@@ -186,8 +208,18 @@ impl Options {
         }
     }
 
+    /// Where health is told over HTTP.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::new(self.listen_on(), self.http_port.unwrap_or(8000))
+    }
+
+    fn listen_on(&self) -> IpAddr {
+        self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+    }
+
     /// The configuration that these options and the defaults describe.
     pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
+        let (http, address) = (self.http(), self.listen_on());
         let model_repository = self
             .model_repository
             .ok_or(ConfigError::Missing("a model repository is needed (--model-repository)"))?;
@@ -203,7 +235,6 @@ impl Options {
             _ => return Err(ConfigError::Missing("--tls-cert and --tls-key need each other")),
         };
         let defaults = ServerConfig::new(model_repository, tls);
-        let address = self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let transports = self.transports.unwrap_or_else(|| vec![Transport::Quic, Transport::Grpc]);
         let listen = |transport, port: Option<u16>, default| {
             let offered = transports.contains(&transport);
@@ -213,6 +244,9 @@ impl Options {
             engine: self.engine.unwrap_or_default(),
             quic: listen(Transport::Quic, self.quic_port, 4433),
             grpc: listen(Transport::Grpc, self.grpc_port, 8001),
+            http: Some(http),
+            metrics: Some(SocketAddr::new(address, self.metrics_port.unwrap_or(8002))),
+            strict_readiness: self.strict_readiness.unwrap_or(defaults.strict_readiness),
             max_batch: self.max_batch.unwrap_or(defaults.max_batch),
             queue: self.queue.unwrap_or(defaults.queue),
             workers: self.workers.unwrap_or(defaults.workers),
@@ -229,7 +263,7 @@ impl Options {
 }
 
 impl ServerConfig {
-    /// The defaults, listening on free ports of the loopback interface only.
+    /// The defaults, with QUIC and gRPC on free ports of the loopback interface, and no HTTP.
     pub fn new(model_repository: PathBuf, tls: TlsConfig) -> Self {
         let loopback = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
         ServerConfig {
@@ -237,6 +271,9 @@ impl ServerConfig {
             engine: EngineKind::default(),
             quic: loopback,
             grpc: loopback,
+            http: None,
+            metrics: None,
+            strict_readiness: true,
             tls,
             max_batch: 8,
             queue: 256,

@@ -30,7 +30,10 @@ impl Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// The network's answer was sent.
-    Answered,
+    Answered {
+        /// Whether it was ready only after the deadline.
+        late: bool,
+    },
     /// The frame was not accepted, or its compressed picture could not be decoded.
     Refused(Reason),
     /// The frame was accepted, yet not answered.
@@ -45,6 +48,8 @@ pub struct Counters {
     pub arrived: u64,
     /// Frames whose answer was sent.
     pub answered: u64,
+    /// Those of the answered ones whose answer was ready only after the deadline.
+    pub late: u64,
     /// Frames that were refused, by what the device was told.
     pub refused: BTreeMap<Reason, u64>,
     /// Frames that were accepted, yet not answered, by cause.
@@ -60,7 +65,10 @@ impl Counters {
     /// A frame ended.
     pub fn on_verdict(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Answered => self.answered += 1,
+            Verdict::Answered { late } => {
+                self.answered += 1;
+                self.late += u64::from(late);
+            }
             Verdict::Refused(reason) => *self.refused.entry(reason).or_default() += 1,
             Verdict::Dropped(cause) => *self.dropped.entry(cause).or_default() += 1,
         }
@@ -82,11 +90,11 @@ mod tests {
     fn every_frame_ends_once() {
         let mut counters = Counters::default();
         (0..5).for_each(|_| counters.on_arrival());
-        counters.on_verdict(Verdict::Answered);
+        counters.on_verdict(Verdict::Answered { late: true });
         counters.on_verdict(Verdict::Refused(Reason::Malformed));
         counters.on_verdict(Verdict::Refused(Reason::Malformed));
         counters.on_verdict(Verdict::Dropped(Cause::Expired));
         assert_eq!(counters.refused, BTreeMap::from([(Reason::Malformed, 2)]));
-        assert_eq!(counters.unfinished(), 1);
+        assert_eq!((counters.answered, counters.late, counters.unfinished()), (1, 1, 1));
     }
 }

@@ -1,5 +1,6 @@
 //! The way of one frame through the server, the same for every transport.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,12 +11,15 @@ use isthmus_models::top_k;
 use isthmus_proto::Content;
 use isthmus_proto::wire::reply;
 use isthmus_proto::wire::{Answer, Detail, Feedback, Hello, Reply, Score, Welcome};
+use prost::Message;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::admission::{self, Binding, HelloError, Load, Refused};
 use crate::batcher::Lane;
+use crate::config::Transport;
 use crate::counters::{Cause, Counters, Verdict};
+use crate::metrics::Metrics;
 use crate::receiver::{Receiver, ReceiverConfig};
 use crate::registry::Registry;
 use crate::worker::{Clock, Computed, Dispatcher, NoAnswer, Outcome, Ticket, micros};
@@ -29,9 +33,10 @@ pub(crate) struct Gate {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
     counters: Mutex<Counters>,
     draining: watch::Sender<bool>,
-    connections: AtomicUsize,
+    connections: Mutex<BTreeMap<Transport, usize>>,
     /// Accepted frames whose reply has not left.
     accepted: watch::Sender<usize>,
 }
@@ -50,29 +55,39 @@ impl Gate {
         dispatcher: Arc<Dispatcher>,
         clock: Clock,
         limits: Limits,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Gate {
             registry,
             dispatcher,
             clock,
             limits,
+            metrics,
             counters: Mutex::default(),
             draining: watch::Sender::new(false),
-            connections: AtomicUsize::new(0),
+            connections: Mutex::default(),
             accepted: watch::Sender::new(0),
         }
     }
 
     /// A place for one more connection, if there is one.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Place> {
-        let place = Place(Arc::clone(self));
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        (before < self.limits.max_connections).then_some(place)
+    pub(crate) fn enter(self: &Arc<Self>, transport: Transport) -> Option<Place> {
+        let mut connections = lock(&self.connections);
+        let open: usize = connections.values().sum();
+        (open < self.limits.max_connections).then(|| {
+            *connections.entry(transport).or_default() += 1;
+            Place { gate: Arc::clone(self), transport }
+        })
     }
 
-    /// Connections that are open.
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+    /// Connections that are open over a transport.
+    pub(crate) fn connections(&self, transport: Transport) -> usize {
+        lock(&self.connections).get(&transport).copied().unwrap_or(0)
+    }
+
+    /// Whether more than half of the places are taken.
+    pub(crate) fn is_crowded(&self) -> bool {
+        lock(&self.connections).values().sum::<usize>() > self.limits.max_connections / 2
     }
 
     /// Opens a connection.
@@ -105,16 +120,21 @@ impl Gate {
     }
 
     pub(crate) fn counters(&self) -> MutexGuard<'_, Counters> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counters)
     }
 }
 
 /// Holds one connection's place.
-pub(crate) struct Place(Arc<Gate>);
+pub(crate) struct Place {
+    gate: Arc<Gate>,
+    transport: Transport,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(open) = lock(&self.gate.connections).get_mut(&self.transport) {
+            *open -= 1;
+        }
     }
 }
 
@@ -149,6 +169,7 @@ impl Frame {
 
     /// Takes the next bytes, and decides on the header when it is complete.
     pub(crate) fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        self.gate.metrics.on_received(bytes.len());
         self.receiver.handle_bytes(self.gate.clock.now(), bytes)?;
         match self.bundle {
             None => self.admit(),
@@ -192,8 +213,9 @@ impl Frame {
 
     /// Waits for the outcome of a queued frame; `gone` ends when nobody wants it any more.
     pub(crate) async fn answer(&mut self, ticket: Ticket, gone: impl Future<Output = ()>) -> Reply {
+        let deadline = ticket.deadline;
         match self.outcome(ticket, gone).await {
-            Ok(computed) => self.reply_computed(computed),
+            Ok(computed) => self.reply_computed(computed, self.gate.clock.now() > deadline),
             Err(NoAnswer::Refused(refused)) => self.refuse(refused),
             Err(NoAnswer::Dropped(cause)) => {
                 let detail = match cause {
@@ -259,7 +281,7 @@ impl Frame {
         }
     }
 
-    fn reply_computed(&mut self, computed: Computed) -> Reply {
+    fn reply_computed(&mut self, computed: Computed, late: bool) -> Reply {
         let Computed { logits, layers, feedback } = computed;
         let score = |(class, probability)| Score {
             class: u32::try_from(class).unwrap_or(u32::MAX),
@@ -273,12 +295,15 @@ impl Frame {
                 Detail::Top => Vec::new(),
             },
         };
-        self.reply(Verdict::Answered, reply::Outcome::Answer(answer), feedback)
+        self.gate.metrics.on_answer(&feedback);
+        self.reply(Verdict::Answered { late }, reply::Outcome::Answer(answer), feedback)
     }
 
     fn reply(&mut self, verdict: Verdict, outcome: reply::Outcome, feedback: Feedback) -> Reply {
         self.count(verdict);
-        Reply { frame: self.id(), outcome: Some(outcome), feedback: Some(feedback) }
+        let reply = Reply { frame: self.id(), outcome: Some(outcome), feedback: Some(feedback) };
+        self.gate.metrics.on_sent(reply.encoded_len());
+        reply
     }
 
     /// Counts the frame, and makes room for the connection's next one before the reply that
@@ -305,6 +330,11 @@ impl Drop for Frame {
             self.gate.accepted.send_modify(|accepted| *accepted -= 1);
         }
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that may panic runs while it is held.
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused_outcome(refused: Refused) -> reply::Outcome {

@@ -17,6 +17,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::admission::Refused;
+use crate::config::Transport;
 use crate::gate::{Frame, Gate, Peer, Place};
 use crate::tls::{Identity, TlsError};
 use crate::worker::Ticket;
@@ -93,7 +94,7 @@ impl Tail for Service {
         &self,
         request: Request<Streaming<ToServer>>,
     ) -> Result<Response<Self::InferStream>, Status> {
-        let Some(place) = self.gate.enter() else {
+        let Some(place) = self.gate.enter(Transport::Grpc) else {
             return Err(Status::resource_exhausted("too many connections"));
         };
         if self.gate.is_draining() {

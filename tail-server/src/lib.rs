@@ -4,7 +4,8 @@
 //! The core is pure: it reads no clock, opens no socket and starts no thread. A [`receiver`] takes
 //! one frame in, [`admission`] decides on its header before anything is decoded, and the
 //! [`batcher`] decides which frames a free worker runs together. With feature `shell`, [`Server`]
-//! drives them over QUIC and gRPC, with worker threads and graceful shutdown.
+//! drives them over QUIC and gRPC, with worker threads and graceful shutdown, and tells health and
+//! metrics over HTTP.
 //!
 //! It never trusts a length it has not checked, never decodes what was not verified against the
 //! bundle's digest, never lets a waiting frame outlive its time left, and never loses a frame
@@ -25,6 +26,10 @@ pub mod config;
 mod gate;
 #[cfg(feature = "shell")]
 mod grpc;
+#[cfg(feature = "shell")]
+mod http;
+#[cfg(feature = "shell")]
+mod metrics;
 #[cfg(feature = "shell")]
 mod quic;
 #[cfg(feature = "shell")]

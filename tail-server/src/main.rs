@@ -104,6 +104,12 @@ fn announce(server: &Server) -> io::Result<()> {
     if let Some(address) = server.grpc_addr() {
         writeln!(out, "grpc {address}")?;
     }
+    if let Some(address) = server.http_addr() {
+        writeln!(out, "http {address}")?;
+    }
+    if let Some(address) = server.metrics_addr() {
+        writeln!(out, "metrics {address}")?;
+    }
     writeln!(out, "certificate sha256 {}", server.fingerprint())?;
     writeln!(out, "ready")?;
     out.flush()

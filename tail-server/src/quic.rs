@@ -18,6 +18,7 @@ use quinn::{
 use tokio::time::timeout;
 
 use crate::admission::Refused;
+use crate::config::Transport;
 use crate::gate::{Frame, Gate, Peer, Place};
 use crate::tls::{Identity, TlsError};
 
@@ -61,13 +62,12 @@ pub(crate) fn bind(
 /// Serves until the endpoint is closed.
 pub(crate) async fn serve(endpoint: Endpoint, gate: Arc<Gate>) {
     while let Some(incoming) = endpoint.accept().await {
-        let Some(place) = gate.enter() else {
+        let Some(place) = gate.enter(Transport::Quic) else {
             incoming.refuse();
             continue;
         };
         // Under load, have devices prove their address before they take memory.
-        let busy = gate.connections() > gate.limits.max_connections / 2;
-        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+        if gate.is_crowded() && incoming.may_retry() && !incoming.remote_address_validated() {
             let _ = incoming.retry();
             continue;
         }
@@ -108,6 +108,7 @@ async fn serve_connection(incoming: Incoming, gate: Arc<Gate>, place: Place) {
         Ok(Ok((peer, _control))) => {
             tracing::info!(%remote, "connected");
             while let Ok((send, recv)) = connection.accept_bi().await {
+                gate.metrics.on_quic_rtt(connection.rtt());
                 let frame = Frame::open(&gate, &peer);
                 tokio::spawn(serve_frame(frame, send, recv));
             }

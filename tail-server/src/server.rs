@@ -16,6 +16,8 @@ use crate::batcher::BatcherConfig;
 use crate::config::{ConfigError, ServerConfig};
 use crate::counters::Counters;
 use crate::gate::{Gate, Limits};
+use crate::http::Http;
+use crate::metrics::Metrics;
 use crate::receiver::ReceiverConfig;
 use crate::registry::{Registry, RegistryError};
 use crate::tls::{Fingerprint, Identity, TlsError};
@@ -41,10 +43,12 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {transport}: {source}")]
+    #[error("cannot listen on {address} for {transport} ({option} chooses another port)")]
     Bind {
-        /// The transport.
+        /// What for.
         transport: &'static str,
+        /// The option that moves it.
+        option: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system says.
@@ -63,6 +67,7 @@ pub struct Server {
     exit_timeout: Duration,
     quic: Option<(Endpoint, SocketAddr)>,
     grpc: Option<(task::JoinHandle<()>, SocketAddr)>,
+    http: Http,
     closing: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -72,6 +77,8 @@ impl Server {
     /// needs a tokio runtime with I/O and time.
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
         config.validate()?;
+        // Before all else, so that whoever waits for the bundles sees that the server lives.
+        let http = Http::start(&config).await?;
         let repository = config.model_repository.clone();
         let engine: Arc<dyn Engine> = Arc::from(config.engine.open()?);
         let open = move || Registry::open(&repository, &engine);
@@ -79,7 +86,7 @@ impl Server {
             Ok(registry) => registry?,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        Server::start_with(config, registry).await
+        Server::serve(config, registry, http)
     }
 
     /// Starts to serve networks that are already prepared; the model repository is not looked at.
@@ -88,6 +95,11 @@ impl Server {
         registry: Registry,
     ) -> Result<Server, StartError> {
         config.validate()?;
+        let http = Http::start(&config).await?;
+        Server::serve(config, registry, http)
+    }
+
+    fn serve(config: ServerConfig, registry: Registry, http: Http) -> Result<Server, StartError> {
         let identity = Identity::load(&config.tls)?;
         let clock = Clock::start();
         let batcher = BatcherConfig {
@@ -103,15 +115,18 @@ impl Server {
             max_in_flight: config.max_in_flight,
             max_connections: config.max_connections,
         };
-        let dispatcher = Arc::new(Dispatcher::new(batcher, registry.models(), clock));
-        let gate = Arc::new(Gate::new(registry, Arc::clone(&dispatcher), clock, limits));
+        let metrics = Arc::new(Metrics::new());
+        let dispatcher = Dispatcher::new(batcher, registry.models(), clock, Arc::clone(&metrics));
+        let dispatcher = Arc::new(dispatcher);
+        let gate = Arc::new(Gate::new(registry, Arc::clone(&dispatcher), clock, limits, metrics));
         let closing = watch::Sender::new(false);
 
-        let bind =
-            |transport, address| move |source| StartError::Bind { transport, address, source };
+        let bind = |transport, option, address| {
+            move |source| StartError::Bind { transport, option, address, source }
+        };
         let quic = match config.quic {
             Some(address) => {
-                let failed = bind("QUIC", address);
+                let failed = bind("QUIC", "--quic-port", address);
                 let endpoint = quic::bind(address, &identity, &gate)?.map_err(failed)?;
                 let local = endpoint.local_addr().map_err(failed)?;
                 Some((endpoint, local))
@@ -120,7 +135,7 @@ impl Server {
         };
         let grpc = match config.grpc {
             Some(address) => {
-                let failed = bind("gRPC", address);
+                let failed = bind("gRPC", "--grpc-port", address);
                 let incoming = grpc::bind(address).map_err(failed)?;
                 let local = incoming.local_addr().map_err(failed)?;
                 Some((grpc::server(&identity)?, incoming, local))
@@ -139,20 +154,22 @@ impl Server {
             let serving = grpc::serve(server, incoming, Arc::clone(&gate), closing.subscribe());
             (tokio::spawn(serving), local)
         });
+        http.on_serving(&gate);
         Ok(Server {
             gate,
             fingerprint: identity.fingerprint,
             exit_timeout: config.exit_timeout,
             quic,
             grpc,
+            http,
             closing,
             workers,
         })
     }
 
-    /// Stops gracefully: new frames are refused as draining, accepted ones are answered, then
-    /// connections are closed. What is not answered within the configured exit timeout is dropped.
-    /// Returns what became of all frames.
+    /// Stops gracefully: the server lives but is not ready any more, new frames are refused as
+    /// draining, accepted ones are answered, then connections are closed. What is not answered
+    /// within the configured exit timeout is dropped. Returns what became of all frames.
     pub async fn shutdown(mut self) -> Counters {
         self.gate.drain();
         if let Some((endpoint, _)) = &self.quic {
@@ -188,6 +205,16 @@ impl Server {
     /// Where gRPC listens.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
         self.grpc.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Where health is told over HTTP.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.health_addr()
+    }
+
+    /// Where Prometheus finds metrics.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.http.metrics_addr()
     }
 
     /// The fingerprint of the server's certificate.

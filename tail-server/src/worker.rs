@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::admission::Refused;
 use crate::batcher::{self, Batch, Batcher, BatcherConfig, JobId, Lane};
 use crate::counters::Cause;
+use crate::metrics::Metrics;
 use crate::model::{Model, ModelError, Uncut};
 use crate::receiver::Received;
 
@@ -74,6 +75,7 @@ pub(crate) struct Dispatcher {
     wake: Condvar,
     clock: Clock,
     models: Vec<Arc<dyn Model>>,
+    metrics: Arc<Metrics>,
 }
 
 struct State {
@@ -82,12 +84,18 @@ struct State {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(config: BatcherConfig, models: &[Arc<dyn Model>], clock: Clock) -> Self {
+    pub(crate) fn new(
+        config: BatcherConfig,
+        models: &[Arc<dyn Model>],
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Dispatcher {
             state: Mutex::new(State { batcher: Batcher::new(config), stopping: false }),
             wake: Condvar::new(),
             clock,
             models: models.to_vec(),
+            metrics,
         }
     }
 
@@ -127,6 +135,11 @@ impl Dispatcher {
         let state = self.lock();
         let batcher = &state.batcher;
         (batcher.is_full(), batcher.expected_wait(), batcher.expected_run())
+    }
+
+    /// Frames that wait for a worker.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().batcher.queued()
     }
 
     /// Lets the threads end when the queue is empty.
@@ -177,10 +190,11 @@ impl Dispatcher {
         if jobs.is_empty() {
             return;
         }
+        let batch_size = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        self.metrics.on_batch(batch_size);
         let decoded = self.clock.now();
         let result = infer(model.as_ref(), batch.lane, &jobs);
         let finished = self.clock.now();
-        let batch_size = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         match result {
             Ok(logits) if logits.len() == jobs.len() => {
                 for ((job, _), logits) in jobs.into_iter().zip(logits) {

@@ -13,6 +13,8 @@ fn tail_server(args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ISTHMUS_")) {
         command.env_remove(name);
     }
+    // The defaults may be taken by a server that runs here.
+    command.env("ISTHMUS_HTTP_PORT", "0").env("ISTHMUS_METRICS_PORT", "0");
     command.args(args);
     command
 }
@@ -76,9 +78,17 @@ fn a_server_keeps_its_certificate_and_stops_on_sigterm() {
         let (mut child, lines) = start(&repository, tls.path());
         let line = lines.iter().find(|line| line.starts_with("certificate sha256 "));
         certificates.push(line.unwrap_or_else(|| panic!("no certificate in {lines:?}")).clone());
-        for what in ["bundle ", "quic 127.0.0.1:", "grpc 127.0.0.1:"] {
-            assert!(lines.iter().any(|line| line.starts_with(what)), "{what} in {lines:?}");
+        let told = |what: &str| {
+            let line = lines.iter().find_map(|line| line.strip_prefix(what));
+            line.unwrap_or_else(|| panic!("{what} in {lines:?}"))
+        };
+        for what in ["bundle ", "quic 127.0.0.1:", "grpc 127.0.0.1:", "metrics 127.0.0.1:"] {
+            told(what);
         }
+        let port = told("http 127.0.0.1:");
+        let taken = ["--model-repository", "none", "--tls-dir", "none", "--http-port", port];
+        let (code, said) = run(&[&taken[..], &["--address", "127.0.0.1"]].concat());
+        assert!(code == Some(4) && said.contains("--http-port"), "{said}");
         let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         assert!(killed.expect("kill starts").success());
         assert_eq!(child.wait().expect("it ends").code(), Some(0));

@@ -4,4 +4,5 @@
 mod bundle;
 mod device;
 mod grpc;
+mod http;
 mod quic;

@@ -1,0 +1,241 @@
+//! The server's numbers, as Prometheus reads them.
+//!
+//! What became of frames is counted in [`Counters`](crate::Counters); who is connected and what
+//! waits, the gate knows. Here is what only the shells see: durations, sizes and round trips. Each
+//! scrape brings all of it together.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proto::wire::{Feedback, Reason};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::config::Transport;
+use crate::counters::{Cause, Counters};
+use crate::gate::Gate;
+
+pub(crate) use prometheus_text::CONTENT_TYPE;
+
+/// What is measured where it happens.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    receive: Histogram,
+    queue: Histogram,
+    decode: Histogram,
+    tail: Histogram,
+    batch_size: Histogram,
+    received: Counter,
+    sent: Counter,
+    quic_rtt: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Metrics {
+            receive: durations(),
+            queue: durations(),
+            decode: durations(),
+            tail: durations(),
+            // To the most that `max_batch` may be.
+            batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
+            received: Counter::default(),
+            sent: Counter::default(),
+            quic_rtt: durations(),
+        }
+    }
+
+    /// A frame is answered, after these durations.
+    pub(crate) fn on_answer(&self, feedback: &Feedback) {
+        let stages = [
+            (&self.receive, feedback.receive_span_us),
+            (&self.queue, feedback.queue_us),
+            (&self.decode, feedback.decode_us),
+            (&self.tail, feedback.tail_us),
+        ];
+        for (stage, micros) in stages {
+            stage.observe(Duration::from_micros(micros).as_secs_f64());
+        }
+    }
+
+    /// A batch of so many frames runs.
+    pub(crate) fn on_batch(&self, frames: u32) {
+        self.batch_size.observe(frames.into());
+    }
+
+    /// So many bytes of a frame came.
+    pub(crate) fn on_received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    /// A reply of so many bytes leaves.
+    pub(crate) fn on_sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
+    }
+
+    /// A frame begins on a connection whose round trips take so long.
+    pub(crate) fn on_quic_rtt(&self, rtt: Duration) {
+        self.quic_rtt.observe(rtt.as_secs_f64());
+    }
+}
+
+/// 100 µs to 3.3 s, each bucket twice the one before.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(1e-4, 2.0, 16))
+}
+
+/// All numbers in Prometheus' text format ([`CONTENT_TYPE`]).
+pub(crate) fn text(gate: &Arc<Gate>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("isthmus");
+    registry.register_collector(Box::new(Scrape(Arc::clone(gate))));
+    let mut text = String::new();
+    prometheus_text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+struct Scrape(Arc<Gate>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let gate = &self.0;
+        let metrics = &*gate.metrics;
+        let counters = gate.counters().clone();
+        let mut page = Page(&mut encoder);
+
+        let help = "Frames that ended, by what the device was told";
+        page.family("requests", help, None, "code", codes(&counters).into_iter().map(counter))?;
+        let help = "How long the stages of an answered frame took";
+        let stages = [
+            ("receive", &metrics.receive),
+            ("queue", &metrics.queue),
+            ("decode", &metrics.decode),
+            ("tail", &metrics.tail),
+        ];
+        let stages = stages.map(|(stage, took)| (stage, took.clone()));
+        page.family("stage_duration", help, Some(Unit::Seconds), "stage", stages)?;
+        page.single("batch_size", "Frames in one run of the tail", None, &metrics.batch_size)?;
+        let waiting = ConstGauge::new(gate.dispatcher.queued() as u64);
+        page.single("pending_requests", "Frames that wait for a worker", None, &waiting)?;
+        let help = "Frames that were accepted, yet not answered";
+        page.family("dropped", help, None, "reason", causes(&counters).map(counter))?;
+        let help = "Frames whose time left ran out, by where they were";
+        page.family("deadline_missed", help, None, "stage", missed(&counters).map(counter))?;
+        let help = "Frames received and replies sent, without what the transports add";
+        let payload = [("received", metrics.received.clone()), ("sent", metrics.sent.clone())];
+        page.family("payload", help, Some(Unit::Bytes), "direction", payload)?;
+        let help = "Smoothed round-trip time of the connection on which a frame comes";
+        page.single("quic_rtt", help, Some(Unit::Seconds), &metrics.quic_rtt)?;
+        let connections = [("quic", Transport::Quic), ("grpc", Transport::Grpc)]
+            .map(|(name, transport)| (name, ConstGauge::new(gate.connections(transport) as u64)));
+        page.family("connections", "Open connections", None, "transport", connections)?;
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        page.single("build", "The program that runs", None, &build)
+    }
+}
+
+struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Page<'_, '_> {
+    fn single<M: EncodeMetric + TypedMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        metric: &M,
+    ) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, unit.as_ref(), M::TYPE)?)
+    }
+
+    fn family<V: AsRef<str>, M: EncodeMetric + TypedMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        label: &str,
+        metrics: impl IntoIterator<Item = (V, M)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), M::TYPE)?;
+        for (value, metric) in metrics {
+            metric.encode(family.encode_family(&[(label, value.as_ref())])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ended frames by what the device was told. A code that never came up is there with a zero, so
+/// that Prometheus sees its first rise.
+fn codes(counters: &Counters) -> Vec<(String, u64)> {
+    let told = |reason| {
+        let dropped = counters.dropped.iter().filter(|(cause, _)| cause.reason() == reason);
+        refused(counters, reason) + dropped.map(|(_, frames)| frames).sum::<u64>()
+    };
+    // The first one is for reasons of a later version, which this one does not give.
+    let reasons = (1..).map_while(|number| Reason::try_from(number).ok());
+    let named = reasons.map(|reason| (reason.as_str_name().to_ascii_lowercase(), told(reason)));
+    [("ok".to_owned(), counters.answered)].into_iter().chain(named).collect()
+}
+
+fn causes(counters: &Counters) -> [(&'static str, u64); 3] {
+    [("expired", Cause::Expired), ("cancelled", Cause::Cancelled), ("failed", Cause::Failed)]
+        .map(|(name, cause)| (name, dropped(counters, cause)))
+}
+
+fn missed(counters: &Counters) -> [(&'static str, u64); 3] {
+    [
+        ("receive", refused(counters, Reason::Expired)),
+        ("queue", dropped(counters, Cause::Expired)),
+        ("tail", counters.late),
+    ]
+}
+
+fn refused(counters: &Counters, reason: Reason) -> u64 {
+    counters.refused.get(&reason).copied().unwrap_or(0)
+}
+
+fn dropped(counters: &Counters, cause: Cause) -> u64 {
+    counters.dropped.get(&cause).copied().unwrap_or(0)
+}
+
+fn counter<V>((value, frames): (V, u64)) -> (V, ConstCounter<u64>) {
+    (value, ConstCounter::new(frames))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::Verdict;
+
+    #[test]
+    fn a_frame_that_expires_is_told_by_where_it_was() {
+        let mut counters = Counters::default();
+        let verdicts = [
+            (3, Verdict::Refused(Reason::Expired)),
+            (2, Verdict::Dropped(Cause::Expired)),
+            (4, Verdict::Answered { late: false }),
+            (1, Verdict::Answered { late: true }),
+            (7, Verdict::Dropped(Cause::Failed)),
+        ];
+        for (frames, verdict) in verdicts {
+            (0..frames).for_each(|_| counters.on_verdict(verdict));
+        }
+        assert_eq!(missed(&counters), [("receive", 3), ("queue", 2), ("tail", 1)]);
+        assert_eq!(causes(&counters), [("expired", 2), ("cancelled", 0), ("failed", 7)]);
+        let mut codes = codes(&counters);
+        codes.retain(|(_, frames)| *frames > 0);
+        let codes: Vec<_> = codes.iter().map(|(code, frames)| (code.as_str(), *frames)).collect();
+        assert_eq!(codes, [("ok", 5), ("expired", 5), ("internal", 7)]);
+    }
+}
