@@ -1,8 +1,10 @@
 //! `tail-server`: serves the tails of every bundle in a folder.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -10,9 +12,15 @@ use isthmus_tail_server::config::Options;
 use isthmus_tail_server::{Server, ServerConfig, StartError};
 use tracing_subscriber::EnvFilter;
 
+/// Longest wait for a connection and for an answer to `--check-health`.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
 const EXIT_CODES: &str = "\
 Options may also stand in the file of --config, under the same names with underscores; the command
 line goes before the environment, and that before the file.
+
+With --check-health the program serves nothing. It asks the server that has the same options for
+/v2/health/ready, and ends with 0 if it is ready, or with 1.
 
 Exit codes: 0 stopped by SIGINT or SIGTERM, 1 anything else, 2 usage or configuration,
 3 a bundle is missing or bad, 4 an address cannot be listened on, 5 certificate or key.";
@@ -30,6 +38,9 @@ struct Arguments {
     /// How to log
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "ISTHMUS_LOG_FORMAT")]
     log_format: LogFormat,
+    /// Tell by the exit code whether the server with these options is ready, and end
+    #[arg(long)]
+    check_health: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -51,7 +62,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { config, log, log_format, options } = arguments;
+    let Arguments { config, log, log_format, check_health, options } = arguments;
+    let options = match config {
+        Some(path) => options.or(Options::from_file(&path).map_err(StartError::from)?),
+        None => options,
+    };
+    if check_health {
+        return ask_health(options.http());
+    }
     let filter = EnvFilter::try_new(&log).map_err(|error| Usage(format!("--log: {error}")))?;
     let logger = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -61,10 +79,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         LogFormat::Text => logger.init(),
         LogFormat::Json => logger.json().init(),
     }
-    let options = match config {
-        Some(path) => options.or(Options::from_file(&path).map_err(StartError::from)?),
-        None => options,
-    };
     let config = options.into_config().map_err(StartError::from)?;
     // The tail runs on threads of its own; two are enough to move bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -73,6 +87,31 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .build()
         .context("the asynchronous runtime cannot be started")?;
     runtime.block_on(serve(config))
+}
+
+/// Fails unless the server behind `address` says that it is ready.
+fn ask_health(mut address: SocketAddr) -> anyhow::Result<()> {
+    if address.port() == 0 {
+        return Err(
+            Usage("--check-health needs --http-port: a free one is not known".into()).into()
+        );
+    }
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+        stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+        stream.write_all(b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut status = [0; b"HTTP/1.1 200".len()];
+        stream.read_exact(&mut status)?;
+        io::Result::Ok(status)
+    };
+    let status = ask().with_context(|| format!("no answer from http://{address}"))?;
+    anyhow::ensure!(status.ends_with(b" 200"), "http://{address} is not ready");
+    Ok(())
 }
 
 async fn serve(config: ServerConfig) -> anyhow::Result<()> {
@@ -170,8 +209,9 @@ mod tests {
 
     #[test]
     fn every_option_has_its_variable_and_its_line_in_the_shipped_file() {
-        // A client on the same machine may have a file of its own in ISTHMUS_CONFIG.
-        assert_eq!(without_twin(&Arguments::command()), ["config"]);
+        // A client on the same machine may have a file of its own in ISTHMUS_CONFIG. A check shares
+        // its environment with the server, which must not become one.
+        assert_eq!(without_twin(&Arguments::command()), ["config", "check-health"]);
         let shipped = include_str!("../../configs/server.toml");
         let command = Options::augment_args(clap::Command::new("options"));
         for option in command.get_arguments() {

@@ -86,12 +86,16 @@ fn a_server_keeps_its_certificate_and_stops_on_sigterm() {
             told(what);
         }
         let port = told("http 127.0.0.1:");
+        let check = || run(&["--check-health", "--address", "127.0.0.1", "--http-port", port]);
+        assert_eq!(check(), (Some(0), String::new()));
         let taken = ["--model-repository", "none", "--tls-dir", "none", "--http-port", port];
         let (code, said) = run(&[&taken[..], &["--address", "127.0.0.1"]].concat());
         assert!(code == Some(4) && said.contains("--http-port"), "{said}");
         let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         assert!(killed.expect("kill starts").success());
         assert_eq!(child.wait().expect("it ends").code(), Some(0));
+        let (code, said) = check();
+        assert!(code == Some(1) && said.contains("no answer"), "{said}");
     }
     assert_eq!(certificates[0], certificates[1]);
 }
