@@ -110,6 +110,18 @@ impl Channel {
         }
     }
 
+    /// Becomes another way; chance goes on where it is.
+    pub(super) fn reconfigure(
+        &mut self,
+        delay: Delay,
+        loss: Loss,
+        duplication: f64,
+        corruption: f64,
+    ) {
+        (self.delay, self.loss) = (delay, loss);
+        (self.duplication, self.corruption) = (duplication, corruption);
+    }
+
     /// The passage of the packet that leaves at `departure`.
     pub(super) fn pass(&mut self, departure: Timestamp) -> Passage {
         Passage {

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::time::Duration;
 
 use isthmus_proto::{Bitrate, DataSize, Timestamp};
@@ -19,6 +20,8 @@ pub use rate::{AtEnd, MarkovRate, Outage, Playback, Rate, Schedule};
 
 use channel::{Channel, Passage};
 use queue::Queue;
+
+use crate::trace::{MicroBits, capacity_of};
 
 /// An instant that never comes.
 const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
@@ -81,9 +84,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, size: DataSize) {
+    pub(crate) fn count(&mut self, size: DataSize) {
         self.packets += 1;
         self.bytes += size.as_bytes();
+    }
+
+    fn uncount(&mut self, size: DataSize) {
+        self.packets -= 1;
+        self.bytes -= size.as_bytes();
     }
 
     fn plus(self, other: Tally) -> Tally {
@@ -110,6 +118,14 @@ pub struct LinkCounters {
 }
 
 impl LinkCounters {
+    /// Waiting, being sent or on the way.
+    pub fn inside(&self) -> Tally {
+        let LinkCounters { offered, duplicated, delivered, dropped, lost, .. } = *self;
+        let entered = offered.plus(duplicated);
+        let left = delivered.plus(dropped).plus(lost);
+        Tally { packets: entered.packets - left.packets, bytes: entered.bytes - left.bytes }
+    }
+
     /// Both together.
     pub fn plus(&self, other: &LinkCounters) -> LinkCounters {
         LinkCounters {
@@ -162,6 +178,9 @@ pub struct Link<T> {
     /// When the latest packet that was taken from the queue has left, and its size.
     busy_until: Timestamp,
     serving: DataSize,
+    /// Since when it has been sent under the present schedule, and what was left of it then.
+    serving_since: Timestamp,
+    serving_rest: MicroBits,
     /// Taken from the queue and not yet arrived, in order of arrival.
     under_way: VecDeque<UnderWay<T>>,
     latest_arrival: Timestamp,
@@ -171,6 +190,7 @@ pub struct Link<T> {
 
 #[derive(Debug)]
 struct UnderWay<T> {
+    departure: Timestamp,
     passage: Passage,
     size: DataSize,
     content: T,
@@ -187,6 +207,8 @@ impl<T: Clone> Link<T> {
             channel: Channel::new(delay, loss, duplication, corruption, seed),
             busy_until: Timestamp::ZERO,
             serving: DataSize::default(),
+            serving_since: Timestamp::ZERO,
+            serving_rest: 0,
             under_way: VecDeque::new(),
             latest_arrival: Timestamp::ZERO,
             dropped: VecDeque::new(),
@@ -211,13 +233,40 @@ impl<T: Clone> Link<T> {
         }
     }
 
+    /// Becomes another link from `now` on. What waits goes on waiting, what is being sent goes on at
+    /// the new rate, and what has left arrives as it would have. Time and chance go on.
+    pub fn reconfigure(&mut self, now: Timestamp, config: LinkConfig) {
+        self.advance(now);
+        let LinkConfig { rate, outages, queue, delay, loss, duplication, corruption } = config;
+        let before = mem::replace(&mut self.schedule, Schedule::new(rate, &outages));
+        self.reordering = delay.reordering;
+        self.queue.reconfigure(queue);
+        self.channel.reconfigure(delay, loss, duplication, corruption);
+        if self.busy_until <= now {
+            return;
+        }
+        let sent = before.capacity_between(self.serving_since, now);
+        self.serving_rest = self.serving_rest.saturating_sub(sent);
+        let (left, mut serving): (VecDeque<_>, VecDeque<_>) =
+            self.under_way.drain(..).partition(|packet| packet.departure <= now);
+        self.under_way = left;
+        self.latest_arrival =
+            self.under_way.back().map_or(now, |last| last.passage.arrival).max(now);
+        if let Some(UnderWay { size, content, .. }) = serving.pop_front() {
+            if !serving.is_empty() {
+                self.counters.duplicated.uncount(size);
+            }
+            self.send(now, size, content);
+        }
+    }
+
     /// The next packet that has arrived by `now`, in order of arrival.
     pub fn poll_delivered(&mut self, now: Timestamp) -> Option<Delivered<T>> {
         self.advance(now);
         loop {
             let arrived = |next: &UnderWay<T>| next.passage.arrival <= now.min(NEVER - TICK);
             self.under_way.front().filter(|next| arrived(next))?;
-            let UnderWay { passage, size, content } = self.under_way.pop_front()?;
+            let UnderWay { passage, size, content, .. } = self.under_way.pop_front()?;
             if passage.lost {
                 self.counters.lost.count(size);
                 self.dropped.push_back(content);
@@ -251,6 +300,20 @@ impl<T: Clone> Link<T> {
         DataSize::from_bytes(self.queue.bytes() + serving)
     }
 
+    /// Whether a packet of `size` has room at `now` while less than half of the queue's capacity
+    /// waits; an idle link takes any. A sender that keeps to it leaves others the other half.
+    pub fn has_headroom(&mut self, now: Timestamp, size: DataSize) -> bool {
+        self.advance(now);
+        let fits = self.queue.has_room(size, Some(self.serving));
+        self.busy_until <= now || fits && (self.queue.is_empty() || !self.queue.is_half_full())
+    }
+
+    /// When the packet that is being sent has left, if one is and it ever does; before that, what
+    /// has no room gets none.
+    pub fn poll_departure(&self) -> Option<Timestamp> {
+        Some(self.busy_until).filter(|&departure| departure < NEVER)
+    }
+
     /// The rate at `at`.
     pub fn rate_at(&self, at: Timestamp) -> Bitrate {
         self.schedule.rate_at(at)
@@ -276,21 +339,27 @@ impl<T: Clone> Link<T> {
             drops.push_back(content);
         };
         let Some(packet) = self.queue.dequeue(now, &mut drop) else { return };
-        let departure = self.schedule.departure(now, packet.size);
-        self.busy_until = departure.unwrap_or(NEVER);
         self.serving = packet.size;
-        let mut passage = self.channel.pass(self.busy_until);
+        self.serving_rest = capacity_of(packet.size);
+        self.send(now, packet.size, packet.content);
+    }
+
+    /// Sends what is left of a packet, and decides what becomes of it.
+    fn send(&mut self, now: Timestamp, size: DataSize, content: T) {
+        self.serving_since = now;
+        let departure = self.schedule.time_to_send(now, self.serving_rest).unwrap_or(NEVER);
+        self.busy_until = departure;
+        let mut passage = self.channel.pass(departure);
         if !self.reordering {
             passage.arrival = passage.arrival.max(self.latest_arrival);
         }
         self.latest_arrival = self.latest_arrival.max(passage.arrival);
-        let content = packet.content;
         if passage.duplicated && !passage.lost {
-            self.counters.duplicated.count(packet.size);
+            self.counters.duplicated.count(size);
             let content = content.clone();
-            self.put_under_way(UnderWay { passage, size: packet.size, content });
+            self.put_under_way(UnderWay { departure, passage, size, content });
         }
-        self.put_under_way(UnderWay { passage, size: packet.size, content });
+        self.put_under_way(UnderWay { departure, passage, size, content });
     }
 
     fn put_under_way(&mut self, packet: UnderWay<T>) {

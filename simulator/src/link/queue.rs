@@ -72,6 +72,11 @@ impl<T> Queue<T> {
         Queue { config, waiting: VecDeque::new(), bytes: 0, codel, pie }
     }
 
+    /// Keeps what waits, even beyond the new capacity.
+    pub(super) fn reconfigure(&mut self, config: QueueConfig) {
+        self.config = config;
+    }
+
     /// Takes a packet in while one of `serving` bytes is being serialised; `dropped` gets those
     /// that are dropped for it, perhaps itself.
     pub(super) fn enqueue(
@@ -126,12 +131,21 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
+    /// Whether at least half of the capacity is taken by what waits.
+    pub(super) fn is_half_full(&self) -> bool {
+        match self.config.capacity {
+            Capacity::Packets(most) => self.waiting.len() * 2 >= most.max(1),
+            Capacity::Bytes(most) => self.bytes.saturating_mul(2) >= most.as_bytes().max(1),
+        }
+    }
+
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    fn has_room(&self, size: DataSize, serving: Option<DataSize>) -> bool {
+    /// Whether a packet fits while one of `serving` bytes is being serialised.
+    pub(super) fn has_room(&self, size: DataSize, serving: Option<DataSize>) -> bool {
         match self.config.capacity {
             Capacity::Packets(most) => self.waiting.len() + usize::from(serving.is_some()) < most,
             Capacity::Bytes(most) => {

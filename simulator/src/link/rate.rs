@@ -204,7 +204,12 @@ impl Schedule {
     /// When a packet of `size` whose first bit leaves no earlier than `start` has left; `None` if
     /// it never does.
     pub fn departure(&self, start: Timestamp, size: DataSize) -> Option<Timestamp> {
-        let (mut at, mut rest) = (start, capacity_of(size));
+        self.time_to_send(start, capacity_of(size))
+    }
+
+    /// When `rest` of a packet has left that is being sent at `start`.
+    pub(super) fn time_to_send(&self, start: Timestamp, rest: MicroBits) -> Option<Timestamp> {
+        let (mut at, mut rest) = (start, rest);
         let from = self.outages.partition_point(|&(_, end)| end <= start);
         for &(outage, end) in &self.outages[from..] {
             let departure = self.rate.time_of(self.rate.capacity_until(at) + rest);
@@ -218,6 +223,15 @@ impl Schedule {
         }
         let departure = self.rate.time_of(self.rate.capacity_until(at) + rest)?;
         Some(departure.max(start))
+    }
+
+    /// What can be sent between two instants.
+    pub(super) fn capacity_between(&self, start: Timestamp, end: Timestamp) -> MicroBits {
+        let capacity = |from: Timestamp, to: Timestamp| {
+            self.rate.capacity_until(to).saturating_sub(self.rate.capacity_until(from))
+        };
+        let held = self.outages.iter().map(|&(from, to)| capacity(from.max(start), to.min(end)));
+        capacity(start, end).saturating_sub(held.sum())
     }
 }
 

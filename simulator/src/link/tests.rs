@@ -57,6 +57,30 @@ fn an_idle_link_takes_size_over_rate_and_then_the_delay() {
 }
 
 #[test]
+fn what_is_left_of_a_packet_goes_on_at_the_new_rate_and_what_has_left_arrives() {
+    let mut link = link(1_000_000, 20, 10_000);
+    (0..3).for_each(|number| link.handle_packet(at(0), bytes(1_250), number));
+    // The first left at 10 ms; half of the second has.
+    link.reconfigure(at(15_000), constant(2_000_000, 40, 10_000));
+    let mut arrived = Vec::new();
+    drain(&mut link, 100_000, &mut arrived);
+    assert_eq!(arrived, [(0, at(30_000)), (1, at(57_500)), (2, at(62_500))]);
+}
+
+#[test]
+fn an_outage_that_ends_lets_go_what_it_held() {
+    let mut link = link(1_000_000, 20, 10_000);
+    (0..2).for_each(|number| link.handle_packet(at(0), bytes(1_250), number));
+    link.reconfigure(at(4_000), constant(0, 20, 10_000));
+    assert_eq!(link.poll_timeout(), None);
+    link.reconfigure(at(50_000), constant(0, 20, 10_000));
+    link.reconfigure(at(104_000), constant(1_000_000, 20, 10_000));
+    let mut arrived = Vec::new();
+    drain(&mut link, 200_000, &mut arrived);
+    assert_eq!(arrived, [(0, at(130_000)), (1, at(140_000))]);
+}
+
+#[test]
 fn below_capacity_nothing_is_lost_and_no_queue_stands() {
     for discipline in DISCIPLINES {
         let mut config = constant(1_000_000, 500, 3_000);
@@ -285,6 +309,37 @@ proptest! {
         prop_assert_eq!(got, delivered.packets);
         prop_assert_eq!(gone, dropped.packets + lost.packets);
         prop_assert_eq!(link.queued(last), bytes(0));
+    }
+
+    #[test]
+    fn changing_loses_and_makes_no_byte(
+        configs in prop::collection::vec(links(), 1..6),
+        sends in sends(),
+        stops in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut link = Link::new(configs[0].clone(), seed);
+        let mut now = 0;
+        for (number, (gap, size)) in sends.iter().enumerate() {
+            now += gap;
+            if number % 7 == 3 {
+                let mut config = configs[number % configs.len()].clone();
+                if stops && number % 2 == 0 {
+                    config.rate = Rate::Constant(Bitrate::from_bps(0));
+                }
+                link.reconfigure(at(now), config);
+            }
+            link.handle_packet(at(now), bytes(*size), number as u64);
+        }
+        link.reconfigure(at(now), constant(1_000_000, 20, 10_000));
+        let mut got = 0;
+        while let Some(next) = link.poll_timeout() {
+            got += std::iter::from_fn(|| link.poll_delivered(next)).count() as u64;
+        }
+        let gone = std::iter::from_fn(|| link.poll_dropped()).count() as u64;
+        let LinkCounters { dropped, lost, delivered, .. } = link.counters();
+        prop_assert_eq!(link.counters().inside(), Tally::default());
+        prop_assert_eq!((got, gone), (delivered.packets, dropped.packets + lost.packets));
     }
 
     #[test]

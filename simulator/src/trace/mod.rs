@@ -158,6 +158,13 @@ impl Trace {
         Trace::new(pieces).unwrap_or_else(|_| self.clone())
     }
 
+    /// The same with no rate above `most`.
+    pub fn capped(&self, most: Bitrate) -> Trace {
+        let pieces = self.pieces().map(|(span, rate)| (span, rate.min(most)));
+        // The spans are those of a trace.
+        Trace::new(pieces).unwrap_or_else(|_| self.clone())
+    }
+
     /// The pieces, in order.
     pub fn pieces(&self) -> impl Iterator<Item = (Duration, Bitrate)> + '_ {
         let ends = self.pieces.iter().skip(1).map(|piece| piece.start).chain([self.end]);
