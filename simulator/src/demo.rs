@@ -1,5 +1,6 @@
 //! The main job in one process: camera, client, emulated link and server, over real sockets.
 
+use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
 
 use crate::camera::{Camera, CameraConfig};
 use crate::link::LinkConfig;
-use crate::relay::{Counters, Relay};
+use crate::profile::PathConfig;
+use crate::relay::{Counters, Forward, Relay, RelayConfig};
 
 /// What to demonstrate.
 #[derive(Clone, Debug)]
@@ -74,13 +76,16 @@ pub async fn run(
     let server = ServerConfig { grpc: None, workers: 1, ..server };
     let server = Server::start_with(server, Registry::new(vec![Arc::new(model)])).await?;
     let address = server.quic_addr().context("the server offers no QUIC")?;
-    let relay =
-        Relay::start(address, config.link.clone(), config.link.clone(), config.seed).await?;
+    let path = PathConfig { uplink: config.link.clone(), downlink: config.link.clone() };
+    let listen = (Ipv4Addr::LOCALHOST, 0).into();
+    let udp = vec![Forward { listen, upstream: address.to_string() }];
+    let relay = Relay::start(RelayConfig { path, seed: config.seed, udp, tcp: Vec::new() }).await?;
+    let (_, relay_address) = relay.addresses().next().context("the relay has no address")?;
     let client_config = ClientConfig {
         server: ServerUrl {
             transport: Transport::Quic,
-            host: relay.address().ip().to_string(),
-            port: relay.address().port(),
+            host: relay_address.ip().to_string(),
+            port: relay_address.port(),
         },
         trust: Trust::Fingerprint(server.fingerprint().to_string().parse()?),
         deadline: config.deadline,

@@ -4,7 +4,7 @@
 //! It holds no second copy of the session, the controller, the codec or the batcher: it drives
 //! those of the other crates. The [`camera`] renders frames; a [`Link`] is a pure model of one
 //! direction of a network, driven in injected time, perhaps by a [`Trace`]; a [`relay`] puts two of
-//! them between real UDP sockets, and a [`world`] puts them between devices and a server in virtual
+//! them between real sockets, and a [`world`] puts them between devices and a server in virtual
 //! time, as a [`scenario`] says.
 //!
 //! Read [`camera::Camera`] and [`Link`] first.

@@ -26,10 +26,10 @@ pub fn page(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
     let link_line = format!(
         "{} each way; {} of {} datagrams dropped up, {} of {} down",
         config.link,
-        link.uplink.dropped.packets,
-        link.uplink.offered.packets,
-        link.downlink.dropped.packets,
-        link.downlink.offered.packets,
+        link.uplink.link.dropped.packets,
+        link.uplink.link.offered.packets,
+        link.downlink.link.dropped.packets,
+        link.downlink.link.offered.packets,
     );
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Isthmus: {bundle}</title>\
