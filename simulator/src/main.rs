@@ -1,6 +1,7 @@
 //! The program that shows what Isthmus does without a board.
 
 mod commands;
+mod live;
 
 use std::env;
 use std::fs;
@@ -54,6 +55,8 @@ enum Command {
     RateAccuracy(RateAccuracyArgs),
     /// Play a scenario in virtual time: devices, link and server, each controller against the oracle.
     Run(commands::RunArgs),
+    /// Put a link between real programs, in real time: relay UDP and TCP through it.
+    Link(live::LinkArgs),
     /// List the built-in links.
     List(commands::ListArgs),
     /// Read a trace of a link's rate, in any known format, and write it in another.
@@ -134,6 +137,7 @@ fn main() -> ExitCode {
     let colours = io::stderr().is_terminal();
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     logger.with_writer(io::stderr).init();
+    let mut exit = ExitCode::SUCCESS;
     let done = match Cli::parse().command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
@@ -141,11 +145,12 @@ fn main() -> ExitCode {
         Command::CodecComparison(subject) => codec_comparison(&subject),
         Command::RateAccuracy(args) => rate_accuracy(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Link(args) => live::run(&args).map(|code| exit = code),
         Command::List(args) => commands::list(&args),
         Command::Convert(args) => commands::convert(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => exit,
         // Whoever reads has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

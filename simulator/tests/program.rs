@@ -47,3 +47,63 @@ fn a_rate_that_no_camera_has_is_refused() {
         assert!(!output.status.success() && said.contains("1..=240"), "{said}");
     }
 }
+
+#[cfg(unix)]
+mod link {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    fn link(args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
+        command.args(["link", "--link", "wifi"]).args(args);
+        command
+    }
+
+    #[test]
+    fn a_command_runs_over_the_link_and_its_exit_code_is_the_answer() {
+        let shell = r#"echo "$SIMULATOR_UDP_1 $SIMULATOR_TCP_1"; exit 7"#;
+        let proxies = ["--udp", "0=127.0.0.1:9", "--tcp", "0=127.0.0.1:9"];
+        let output = link(&proxies).args(["--", "sh", "-c", shell]).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said.matches("127.0.0.1:").count(), 2, "{said}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("ready") && told.contains("delivered"), "{told}");
+    }
+
+    #[test]
+    fn a_signal_ends_command_and_link() {
+        let mut child =
+            link(&["--udp", "0=127.0.0.1:9", "--", "sh", "-c", "echo up; exec sleep 60"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("it starts");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("COMMAND runs");
+        let id = child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(128 + 15), "{output:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_expected() {
+        for (args, said) in [
+            (vec!["--udp", "5000"], "\"5000\" is not LISTEN=UPSTREAM"),
+            (vec![], "--udp"),
+            (vec!["--udp", "0=127.0.0.1:9", "--", "no-such-program"], "no-such-program"),
+            (vec!["--link", "nowhere", "--udp", "0=127.0.0.1:9"], "nowhere"),
+        ] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
+            command.arg("link");
+            if !args.contains(&"--link") {
+                command.args(["--link", "wifi"]);
+            }
+            let output = command.args(&args).output().expect("it starts");
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && told.contains(said), "{told}");
+        }
+    }
+}
