@@ -25,9 +25,10 @@ mod report;
 mod session;
 
 pub use controller::{
-    Calibration, Conformal, Controller, Fixed, FixedImage, Greedy, HeadDecision, HeadRun, HeadView,
-    ImageRun, Ladder, LadderError, LadderRung, LinkView, Mpc, MpcConfig, NetworkSample,
-    NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending, TransferTime, Work,
+    Calibration, Conformal, Controller, Fixed, FixedExit, FixedImage, Greedy, HeadDecision,
+    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinkView, Mpc, MpcConfig,
+    NetworkSample, NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
+    Work,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;

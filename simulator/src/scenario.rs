@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_head_client::{Controller, Fixed, Greedy, Mpc, MpcConfig};
+use isthmus_head_client::{Controller, Fixed, FixedExit, Greedy, HeadRun, Mpc, MpcConfig};
 use isthmus_models::{Bundle, BundleError, Outcomes, OutcomesError};
 use isthmus_proto::{OperatingPoint, Timestamp};
 use isthmus_tail_server::batcher::BatcherConfig;
@@ -206,6 +206,7 @@ pub struct Prepared {
 #[derive(Clone, Copy, Debug)]
 enum Contestant {
     Fixed(OperatingPoint),
+    FixedExit(HeadRun),
     Greedy,
     Mpc(MpcConfig),
 }
@@ -219,7 +220,7 @@ pub struct Line {
     pub frames: u64,
     /// Share of them that were right and in time.
     pub on_time_accuracy: f64,
-    /// The same as it could be expected; no controller's exceeds the oracle's.
+    /// The same as it could be expected, without luck; no controller's exceeds the oracle's.
     pub expected_accuracy: f64,
     /// Share of the frames sent whose network answer did not arrive by the deadline.
     pub miss_rate: f64,
@@ -317,6 +318,10 @@ impl Scenario {
                     let points = record.ladder().rungs().iter().map(|rung| rung.point);
                     let name = |point| format!("fixed {}", record.name(point));
                     contestants.extend(points.map(|point| (name(point), Contestant::Fixed(point))));
+                    let exits = record.ladder().exits();
+                    let name = |head| format!("fixed {}/exit", record.heads()[&head]);
+                    contestants
+                        .extend(exits.map(|(head, run)| (name(head), Contestant::FixedExit(run))));
                 }
                 ControllerSpec::Fixed { point: Some(name) } => {
                     let point = record.point(name).ok_or_else(|| {
@@ -432,31 +437,33 @@ impl Prepared {
 
     /// Runs everything; `progress` is told after each run. Equal scenarios give equal lines.
     pub fn run(&self, mut progress: impl FnMut(&str)) -> Result<Vec<Line>, ScenarioError> {
-        let mut lines = Vec::new();
-        for (name, contestant) in &self.contestants {
-            let mut total = RunResult::default();
-            for &seed in &self.scenario.seeds {
-                let world = self.world(seed)?;
-                total.merge(&world::run(&world, &self.record, |_| self.controller(*contestant)));
-                progress(name);
-            }
-            lines.push(Line::of_run(name, &total));
-        }
-        let mut total = Plan::default();
+        let mut worlds = Vec::new();
         for &seed in &self.scenario.seeds {
             let world = self.world(seed)?;
             let plan =
                 oracle::plan(&world, &self.record, self.record.ladder(), Knowledge::Expected);
-            total = total.plus(plan);
+            worlds.push((world, plan));
             progress("oracle");
         }
-        lines.push(Line::of_plan(&total));
+        let mut lines = Vec::new();
+        for (name, contestant) in &self.contestants {
+            let mut total = RunResult::default();
+            for (world, plan) in &worlds {
+                let run = world::run(world, &self.record, |_| self.controller(*contestant));
+                total.merge(&run.without_luck(plan.share));
+                progress(name);
+            }
+            lines.push(Line::of_run(name, &total));
+        }
+        let plans = worlds.iter().map(|(_, plan)| *plan);
+        lines.push(Line::of_plan(&plans.fold(Plan::default(), Plan::plus)));
         Ok(lines)
     }
 
     fn controller(&self, contestant: Contestant) -> Box<dyn Controller> {
         match contestant {
             Contestant::Fixed(point) => Box::new(Fixed(point)),
+            Contestant::FixedExit(run) => Box::new(FixedExit(run)),
             Contestant::Greedy => Box::new(Greedy::new(Arc::clone(self.record.ladder()))),
             Contestant::Mpc(config) => Box::new(Mpc::new(config, Arc::clone(self.record.ladder()))),
         }

@@ -180,6 +180,19 @@ impl Ladder {
         &self.rungs
     }
 
+    /// The heads of the rungs, by split and width, each with the run of its smallest rung.
+    pub fn exits(&self) -> impl Iterator<Item = ((u8, u8), HeadRun)> + '_ {
+        fn head(point: &OperatingPoint) -> (u8, u8) {
+            (point.split, point.width)
+        }
+        let first = move |(at, rung): (usize, &LadderRung)| {
+            let before = self.rungs[..at].iter().any(|it| head(&it.point) == head(&rung.point));
+            let OperatingPoint { split, width, layers, bits } = rung.point;
+            (!before).then_some(((split, width), HeadRun { split, width, bits, layers }))
+        };
+        self.rungs.iter().enumerate().filter_map(first)
+    }
+
     /// Position of the rung of this point.
     pub fn position(&self, point: OperatingPoint) -> Option<usize> {
         self.rungs.iter().position(|rung| rung.point == point)

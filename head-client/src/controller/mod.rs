@@ -220,6 +220,26 @@ impl Controller for Fixed {
     fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
 }
 
+/// Always the exit of the same head.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedExit(pub HeadRun);
+
+impl Controller for FixedExit {
+    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
+
+    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
+        HeadDecision { work: Work::Head(self.0), reason: Choice::Fixed }
+    }
+
+    fn decide_send(&mut self, _now: Timestamp, _view: &SendView<'_>) -> SendDecision {
+        SendDecision { sending: Sending::Exit, reason: Choice::Fixed }
+    }
+
+    fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
+
+    fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
+}
+
 /// Always a picture, compressed in the same way.
 #[derive(Clone, Copy, Debug)]
 pub struct FixedImage(pub ImageRun);

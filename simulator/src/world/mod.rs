@@ -31,7 +31,7 @@ use crate::link::{Link, LinkCounters};
 use crate::profile::PathConfig;
 
 pub use device::{Device, DeviceError, DeviceSpec};
-pub use record::{Record, RecordError};
+pub use record::{Luck, Record, RecordError};
 
 /// Payload of a packet (bytes): QUIC's on most paths.
 pub const PAYLOAD: u32 = 1_200;
@@ -92,6 +92,8 @@ pub struct RunResult {
     pub right_in_time: u64,
     /// How many of them could be expected, by what a record says of each answer in time.
     pub expected: f64,
+    /// The luck of every head that was run with its picture, which no controller can know before.
+    pub luck: Luck,
     /// Frames sent.
     pub sent: u64,
     /// Frames sent whose network answer did not arrive by the deadline.
@@ -114,7 +116,17 @@ impl RunResult {
         share(self.right_in_time, self.frames)
     }
 
-    /// The same as it could be expected: without the luck of the draw.
+    /// The same run without the luck of its pictures: what was expected of each answer less the
+    /// head's luck, where the share `sent` of frames is sent. Heads are chosen before anything is
+    /// known about the picture, so what is subtracted is zero in the mean, whoever chooses and
+    /// whatever the share (a control variate).
+    #[must_use]
+    pub fn without_luck(mut self, sent: f64) -> RunResult {
+        self.expected -= std::mem::take(&mut self.luck).of(sent);
+        self
+    }
+
+    /// The share of all frames that could be expected to be right and in time.
     pub fn expected_accuracy(&self) -> f64 {
         self.expected / self.frames.max(1) as f64
     }
@@ -129,6 +141,7 @@ impl RunResult {
         self.frames += other.frames;
         self.right_in_time += other.right_in_time;
         self.expected += other.expected;
+        self.luck = self.luck.plus(other.luck);
         self.sent += other.sent;
         self.missed += other.missed;
         self.bytes += other.bytes;
@@ -412,6 +425,8 @@ impl<'a> World<'a> {
                     let (head, encode) = device.times(now, (run.split, run.width), luck);
                     let (split, width) = (run.split, run.width);
                     let (bits, layers, frame) = (run.bits, run.layers, frame.0);
+                    let luck = self.record.luck(split, width, self.picture(camera, frame));
+                    self.result.luck = self.result.luck.plus(luck);
                     let done =
                         Event::HeadDone { camera, frame, split, width, bits, layers, started: now };
                     self.at(now + head + encode, done);

@@ -3,9 +3,15 @@
 //! A dynamic programme over backlog × frame. It knows the whole schedule of the uplink and how long
 //! the device will take, and about a picture no more than a controller does after the head: the
 //! exit's confidence and what the record says to that, and the coded sizes. Everything else is
-//! taken at its best: no jitter, no loss, a server that is free. So no controller that keeps to the
-//! ladder can be expected to do better: the sum of what its answers are worth
-//! ([`super::RunResult::expected`]) is at most the plan's ([`Plan::value`]), in every single run.
+//! taken at its best: no jitter, no loss, a server that is free.
+//!
+//! A controller chooses the head before it knows any of that, a search sees it beforehand. What it
+//! could gain by choosing heads to suit the pictures is taken off: every head that is run is charged
+//! its luck with the picture ([`super::Luck`]), for the plan as for the controllers, for whom
+//! that is zero in the mean (an information relaxation with a penalty: Brown, Smith and Sun 2010).
+//! So no controller that keeps to the ladder can do better: the sum of what its answers are worth,
+//! without luck ([`super::RunResult::without_luck`]), is at most the plan's ([`Plan::value`]), in every
+//! single run.
 //!
 //! With one camera the backlogs are those of its device and of the link. With several they would be
 //! too many, and the plan is the less of two bounds: each camera by itself, with the whole link; and
@@ -19,7 +25,7 @@ use std::time::Duration;
 use isthmus_head_client::Ladder;
 use isthmus_proto::{OperatingPoint, Timestamp};
 
-use super::{GUARD, Record, WorldConfig, capture_time, luck, on_the_wire, picture};
+use super::{GUARD, Luck, Record, WorldConfig, capture_time, luck, on_the_wire, picture};
 use crate::link::Schedule;
 
 /// What a plan's choices are worth.
@@ -44,6 +50,9 @@ pub struct Plan {
     pub sent: u64,
     /// Bytes sent.
     pub bytes: u64,
+    /// Share of frames that are sent, by which luck was charged. The bound holds for any; for about
+    /// the right one it is tight.
+    pub share: f64,
 }
 
 impl Plan {
@@ -66,20 +75,23 @@ impl Plan {
             right_in_time: self.right_in_time + other.right_in_time,
             sent: self.sent + other.sent,
             bytes: self.bytes + other.bytes,
+            share: other.share,
         }
     }
 }
 
 /// The best plan for `config` by what is known.
 pub fn plan(config: &WorldConfig, record: &Record, ladder: &Ladder, knowledge: Knowledge) -> Plan {
-    let problem = Problem::new(config, record, ladder, knowledge);
+    let mut problem = Problem::new(config, record, ladder, knowledge);
+    let frames = problem.frames(0..config.cameras);
+    let first = problem.search(&frames, Device::Priced(0.0));
+    problem.share = super::share(first.sent, first.frames);
     if config.cameras == 1 {
-        return problem.search(&problem.frames(0..1), Device::Alone);
+        return problem.search(&frames, Device::Alone);
     }
     let alone = (0..config.cameras)
         .map(|camera| problem.search(&problem.frames(camera..camera + 1), Device::Alone))
         .fold(Plan::default(), Plan::plus);
-    let frames = problem.frames(0..config.cameras);
     // What a millisecond of a device can be worth, if it is worth anything.
     let interval = config.interval.as_secs_f64() * 1e3;
     let prices = [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8].map(|price| price / interval);
@@ -112,6 +124,7 @@ struct Answer {
 /// A head, and the answers it allows.
 struct Head {
     at: (u8, u8),
+    luck: Luck,
     answers: Vec<Answer>,
 }
 
@@ -149,6 +162,8 @@ struct Problem<'a> {
     back: Duration,
     /// What the heads make of each picture.
     heads: Vec<Vec<Head>>,
+    /// Share of frames that are sent, by which luck is charged.
+    share: f64,
 }
 
 impl<'a> Problem<'a> {
@@ -163,7 +178,7 @@ impl<'a> Problem<'a> {
         let points: Vec<_> = ladder.rungs().iter().map(|rung| rung.point).collect();
         let heads = |picture| heads_of(record, &points, picture, knowledge);
         let heads = (0..record.played()).map(heads).collect();
-        Problem { config, record, schedule, back: least_way_back(config), heads }
+        Problem { config, record, schedule, back: least_way_back(config), heads, share: 1.0 }
     }
 
     /// The frames of `cameras`, in order of capture.
@@ -188,7 +203,8 @@ impl<'a> Problem<'a> {
 
     fn search(&self, frames: &[Frame], device: Device) -> Plan {
         let Problem { config, record, .. } = *self;
-        let nothing = Plan { frames: frames.len() as u64, ..Plan::default() };
+        let share = self.share;
+        let nothing = Plan { frames: frames.len() as u64, share, ..Plan::default() };
         let mut states =
             vec![State { device: Timestamp::ZERO, link: Timestamp::ZERO, plan: nothing }];
         for Frame { captured, next, camera, number } in frames {
@@ -207,15 +223,21 @@ impl<'a> Problem<'a> {
                 for head in &self.heads[picture] {
                     let (run, encode) = config.device.times(start, head.at, luck);
                     let ready = start + run + encode;
-                    if ready > answer_by {
-                        continue;
-                    }
-                    let (busy_until, price) = match device {
+                    let (device, price) = match device {
                         Device::Alone => (ready, 0.0),
                         Device::Priced(price) => {
                             (*captured, price * (run + encode).as_secs_f64() * 1e3)
                         }
                     };
+                    let charged = head.luck.of(share) + price;
+                    if ready > answer_by {
+                        // In vain, but a picture that is bad luck is refunded.
+                        if charged < 0.0 {
+                            let plan = Plan { value: state.plan.value - charged, ..state.plan };
+                            to.push(State { device, link, plan });
+                        }
+                        continue;
+                    }
                     for answer in &head.answers {
                         let link = match answer.bytes {
                             None => link,
@@ -231,12 +253,13 @@ impl<'a> Problem<'a> {
                         let Answer { bytes, value, right } = *answer;
                         let plan = Plan {
                             frames: state.plan.frames,
-                            value: state.plan.value + value - price,
+                            value: state.plan.value + value - charged,
                             right_in_time: state.plan.right_in_time + u64::from(right),
                             sent: state.plan.sent + u64::from(bytes.is_some()),
                             bytes: state.plan.bytes + u64::from(bytes.unwrap_or(0)),
+                            share,
                         };
-                        to.push(State { device: busy_until, link, plan });
+                        to.push(State { device, link, plan });
                     }
                 }
             }
@@ -285,7 +308,12 @@ fn heads_of(
                 answers.push(answer);
             }
         }
-        Head { at, answers }
+        // Who knows the outcomes is not measured against anybody.
+        let luck = match knowledge {
+            Knowledge::Expected => record.luck(at.0, at.1, picture),
+            Knowledge::Clairvoyant => Luck::default(),
+        };
+        Head { at, luck, answers }
     };
     heads.into_iter().map(head).collect()
 }

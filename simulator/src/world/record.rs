@@ -47,6 +47,30 @@ pub enum RecordError {
     Ladder(#[from] LadderError),
 }
 
+/// By how much a picture is better for a head than pictures are on average. The mean over all that
+/// can be played is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Luck {
+    /// Expected accuracy of the best of the ladder's points of that head, or of its exit, less the
+    /// mean.
+    pub sent: f64,
+    /// Expected accuracy of its exit, less the mean.
+    pub kept: f64,
+}
+
+impl Luck {
+    /// Both luck's sums.
+    #[must_use]
+    pub fn plus(self, other: Luck) -> Luck {
+        Luck { sent: self.sent + other.sent, kept: self.kept + other.kept }
+    }
+
+    /// The luck where the share `sent` of frames is sent.
+    pub fn of(self, sent: f64) -> f64 {
+        sent * self.sent + (1.0 - sent) * self.kept
+    }
+}
+
 /// A record by operating point.
 ///
 /// Its frames are divided: controllers know what the even ones say on average ([`Record::ladder`]),
@@ -60,6 +84,7 @@ pub struct Record {
     /// Expected accuracy of every point and exit for each frame that can be played.
     expected_points: BTreeMap<OperatingPoint, Vec<f64>>,
     expected_exits: BTreeMap<(u8, u8), Vec<f64>>,
+    luck: BTreeMap<(u8, u8), Vec<Luck>>,
     ladder: Arc<Ladder>,
     names: BTreeMap<OperatingPoint, PointName>,
     heads: BTreeMap<(u8, u8), String>,
@@ -146,7 +171,19 @@ impl Record {
         }
         let labels = outcomes.labels().to_vec();
         let ladder = Arc::new(known.thinned());
-        Ok(Record { labels, points, exits, expected_points, expected_exits, ladder, names, heads })
+        let luck = luck(&ladder, &expected_points, &expected_exits);
+        let record = Record {
+            labels,
+            points,
+            exits,
+            expected_points,
+            expected_exits,
+            luck,
+            ladder,
+            names,
+            heads,
+        };
+        Ok(record)
     }
 
     /// What a controller may know and choose from: sizes and accuracies by confidence, over the
@@ -185,6 +222,11 @@ impl Record {
         self.expected_exits.get(&(split, width)).map(|frames| frames[at])
     }
 
+    /// How lucky a head is with it.
+    pub fn luck(&self, split: u8, width: u8, at: usize) -> Luck {
+        self.luck.get(&(split, width)).map_or_else(Luck::default, |frames| frames[at])
+    }
+
     /// Sizes up to and with each layer that `run` codes, envelope and header included. A layer at
     /// which nothing was recorded is as large as the next one that was.
     pub fn layer_ends(&self, run: HeadRun, at: usize) -> Vec<usize> {
@@ -218,6 +260,27 @@ impl Record {
     pub fn heads(&self) -> &BTreeMap<(u8, u8), String> {
         &self.heads
     }
+}
+
+/// Luck of every head with every frame that can be played.
+fn luck(
+    ladder: &Ladder,
+    points: &BTreeMap<OperatingPoint, Vec<f64>>,
+    exits: &BTreeMap<(u8, u8), Vec<f64>>,
+) -> BTreeMap<(u8, u8), Vec<Luck>> {
+    let of_head = |(&head, kept): (&(u8, u8), &Vec<f64>)| {
+        let rungs = ladder.rungs().iter().map(|rung| rung.point);
+        let rungs: Vec<_> = rungs.filter(|point| (point.split, point.width) == head).collect();
+        let best = |at: usize| rungs.iter().map(|point| points[point][at]).fold(kept[at], f64::max);
+        let worth = (0..kept.len()).map(|at| Luck { sent: best(at), kept: kept[at] });
+        let worth: Vec<Luck> = worth.collect();
+        let sum = worth.iter().fold(Luck::default(), |sum, &it| sum.plus(it));
+        let count = worth.len().max(1) as f64;
+        let less =
+            |it: &Luck| Luck { sent: it.sent - sum.sent / count, kept: it.kept - sum.kept / count };
+        (head, worth.iter().map(less).collect())
+    };
+    exits.iter().map(of_head).collect()
 }
 
 /// Sizes, and accuracies by the exit's confidence, of all points over the even frames.
@@ -347,6 +410,20 @@ mod tests {
         assert!(record.expected(point, 0).is_some_and(|share| share < 0.1), "as even ones at 0.1");
         assert_eq!(record.expected_exit(0, 0, 0), Some(ladder.exit_accuracy(0, Some(0.1))));
         assert!((0..record.played()).all(|at| !record.exit(0, 0, at).expect("recorded").right));
+    }
+
+    #[test]
+    fn luck_is_zero_in_the_mean_and_good_for_sure_exits() {
+        let record = Record::new(&synthetic::outcomes(800, 1)).expect("a record");
+        for &(split, width) in record.heads().keys() {
+            let lucks = (0..record.played()).map(|at| record.luck(split, width, at));
+            let sum = lucks.fold(Luck::default(), Luck::plus);
+            assert!(sum.of(0.0).abs() < 1e-9 && sum.of(1.0).abs() < 1e-9, "{sum:?}");
+            let confidence =
+                |at: &usize| record.exit(split, width, *at).map_or(0.0, |exit| exit.confidence);
+            let sure = (0..record.played()).max_by(|a, b| confidence(a).total_cmp(&confidence(b)));
+            assert!(record.luck(split, width, sure.expect("a frame")).kept > 0.0);
+        }
     }
 
     #[test]
