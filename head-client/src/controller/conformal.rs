@@ -23,7 +23,7 @@ pub struct Conformal {
 }
 
 /// Step of the margin (η): a miss widens it by so many deviations.
-const GAIN: f64 = 0.5;
+const GAIN: f64 = 1.0;
 
 /// What an answer in time narrows the margin by that had not been expected in time.
 const TOO_WIDE: f64 = 0.25;

@@ -45,7 +45,11 @@ impl Default for MpcConfig {
 ///
 /// What to run is a wager on how long the head will take: it counts for as much as it is likely to
 /// leave time to send. A head that outlasts the frames' interval delays the next one or costs a
-/// frame, so a plan follows the device's backlog as it follows the link's.
+/// frame, so a plan follows the device's backlog as it follows the link's. What it leaves over at
+/// the end costs what the device's time is worth when heads are mixed at their best.
+///
+/// Where round trips are longer than they have been, a queue stands on the way, in which the frames
+/// of others wait as well: the longer it is, the more every byte costs.
 #[derive(Debug)]
 pub struct Mpc {
     config: MpcConfig,
@@ -56,6 +60,8 @@ pub struct Mpc {
     /// Size (bytes) of the frames that an outage is thought to have kept from coming through, until
     /// one about as large has; else 0.
     unproven: usize,
+    /// The shortest round trip of a frame without bytes (ms), slowly forgotten.
+    shortest: f64,
     conformal: Conformal,
     server: Smoothed,
     /// From the decision before the head to the one after it, by split and width.
@@ -112,6 +118,15 @@ struct Cost {
     exit: f64,
 }
 
+/// What a millisecond is worth, as accuracy.
+#[derive(Clone, Copy, Debug)]
+struct Prices {
+    /// Of the device.
+    device: f64,
+    /// Of the way.
+    link: f64,
+}
+
 /// Where a plan begins: times in ms from now on.
 #[derive(Clone, Copy, Debug)]
 struct Backlog {
@@ -126,10 +141,10 @@ const SWITCH: f64 = 0.002;
 
 /// First and longest pause between questions whether the network has become faster.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LONGEST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
 /// So many frames in a row without a reply are taken for an outage until one comes.
-const OUTAGE: u32 = 2;
+const OUTAGE: u32 = 3;
 
 /// Deviations above what was expected up to which a reply is as quick as before.
 const AS_BEFORE: f64 = 3.0;
@@ -138,7 +153,13 @@ const AS_BEFORE: f64 = 3.0;
 /// sent. The first is a fraction of what an answer gains: misses are held to the target by the
 /// margin, which widens with them.
 const MISS: f64 = 0.3;
-const MOST_LATE: f64 = 0.5;
+const MOST_LATE: f64 = 0.3;
+
+/// By what share the shortest round trip is forgotten with every reply.
+const FORGOTTEN: f64 = 1e-3;
+
+/// Halvings of the interval in which the device's price is sought.
+const PRICE_STEPS: usize = 10;
 
 /// Frames remembered while they are on their way.
 const REMEMBERED: usize = 64;
@@ -155,6 +176,7 @@ impl Mpc {
             transfer: TransferTime::new(None),
             doubt: None,
             unproven: 0,
+            shortest: f64::INFINITY,
             conformal: Conformal::new(target_miss),
             server: Smoothed::default(),
             device: BTreeMap::new(),
@@ -210,9 +232,56 @@ impl Mpc {
         self.config.interval.map_or_else(|| self.interval.mean.unwrap_or(100.0), ms)
     }
 
+    /// Gain in accuracy of sending a frame that is late with this probability.
+    fn gain(cost: &Cost, late: f64) -> f64 {
+        (1.0 - late) * (cost.accuracy - cost.exit) - late * cost.sent * MISS
+    }
+
+    /// The device's price is the multiplier of the best mixture of rungs that keeps pace in the
+    /// mean: it minimises the mixture's Lagrangian dual, which is convex. The link's rises with the
+    /// queue that stands on it, to an accuracy of 1 for all of it where that takes the whole
+    /// deadline.
+    fn prices(&self, costs: &[Cost]) -> Prices {
+        let (interval, full) = (self.interval(), ms(self.full).max(1.0));
+        let worth = |cost: &Cost| {
+            let deviation = cost.deviation.hypot(cost.spread);
+            let late = self.late(full - cost.device - cost.mean, deviation);
+            (cost.device, cost.exit + Self::gain(cost, late).max(0.0))
+        };
+        let worths: Vec<(f64, f64)> = costs.iter().map(worth).collect();
+        // Above its minimum the dual rises: there the best rung takes less than the interval. To
+        // drop the frame takes nothing.
+        let keeps_pace = |price: f64| {
+            let value = |(device, worth): (f64, f64)| worth - price * device;
+            let dropped = (0.0, 0.0);
+            let best = worths
+                .iter()
+                .copied()
+                .fold(dropped, |best, it| if value(it) > value(best) { it } else { best });
+            best.0 <= interval
+        };
+        let (mut low, mut high) = (0.0, 1.0 / interval);
+        if keeps_pace(low) {
+            high = low;
+        }
+        for _ in 0..PRICE_STEPS {
+            let middle = f64::midpoint(low, high);
+            if keeps_pace(middle) { high = middle } else { low = middle }
+        }
+        let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
+        Prices { device: high, link: (queue / full).min(1.0) / interval }
+    }
+
     /// Expected accuracy of `frames` frames, the first of which was captured `age` (ms) ago and takes
     /// `first`, the others `rest`.
-    fn plan(&self, first: &Cost, rest: &Cost, mut free: Backlog, age: f64, frames: usize) -> f64 {
+    fn plan(
+        &self,
+        [first, rest]: [&Cost; 2],
+        mut free: Backlog,
+        age: f64,
+        frames: usize,
+        prices: Prices,
+    ) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full));
         let mut value = 0.0;
         let mut cost = first;
@@ -230,7 +299,7 @@ impl Mpc {
             free.device = ready;
             let slack = captured + full - leaves - cost.mean;
             let late = self.late(slack, cost.deviation.hypot(cost.spread));
-            let gain = (1.0 - late) * (cost.accuracy - cost.exit) - late * cost.sent * MISS;
+            let gain = Self::gain(cost, late) - prices.link * cost.sent * cost.busy;
             if gain > 0.0 {
                 value += gain;
                 free.link = leaves + cost.sent * cost.busy;
@@ -240,14 +309,14 @@ impl Mpc {
         // What is left over at the end is time taken from the frames after.
         let end = frames as f64 * interval - age;
         let over = (free.device - end).max(0.0);
-        value - (over / interval).min(1.0) * rest.accuracy
+        value - (over * prices.device).min(rest.accuracy)
     }
 
     /// What the frames after one captured `age` (ms) ago can expect.
-    fn future(&self, costs: &[Cost], free: Backlog, age: f64) -> f64 {
+    fn future(&self, costs: &[Cost], free: Backlog, age: f64, prices: Prices) -> f64 {
         let frames = self.config.horizon - 1;
         let age = age - self.interval();
-        let plan = |cost| self.plan(cost, cost, free, age, frames);
+        let plan = |cost| self.plan([cost, cost], free, age, frames, prices);
         costs.iter().map(plan).fold(0.0, f64::max)
     }
 
@@ -307,7 +376,7 @@ impl Mpc {
 impl Controller for Mpc {
     fn on_link_up(&mut self, now: Timestamp, round_trip: Option<Duration>) {
         self.transfer = TransferTime::new(round_trip);
-        (self.doubt, self.unproven) = (None, 0);
+        (self.doubt, self.unproven, self.shortest) = (None, 0, f64::INFINITY);
         self.conformal = Conformal::new(self.config.target_miss);
         self.sent.clear();
         self.clear_at = now;
@@ -322,10 +391,12 @@ impl Controller for Mpc {
         let costs = self.costs(now);
         let age = ms(self.full - view.time_left);
         let free = Backlog { device: 0.0, link: self.wait(now) };
+        let prices = self.prices(&costs);
         let value = |rung: usize| {
             let first = &costs[rung];
+            let frames = self.config.horizon;
             let plans =
-                costs.iter().map(|rest| self.plan(first, rest, free, age, self.config.horizon));
+                costs.iter().map(|rest| self.plan([first, rest], free, age, frames, prices));
             let run = self.ladder.run_of(rung);
             let same = self.started.is_none_or(|(_, before)| before == run);
             // Of plans of equal worth the one that asks least of the device.
@@ -352,7 +423,8 @@ impl Controller for Mpc {
         let costs = self.costs(now);
         let (wait, budget) = (self.wait(now), ms(view.time_left));
         let age = ms(self.full.saturating_sub(view.time_left));
-        let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age);
+        let prices = self.prices(&costs);
+        let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age, prices);
         let HeadRun { split, width, bits, .. } = view.run;
         let of_run = |rung: &usize| {
             let point = self.ladder.rungs()[*rung].point;
@@ -386,7 +458,8 @@ impl Controller for Mpc {
             worth = true;
             let busy = ms(self.transfer.serialisation(bytes));
             let switch = if self.last.is_none_or(|last| last == rung) { 0.0 } else { SWITCH };
-            let value = accuracy - late * (accuracy - exit + MISS) + future(wait + busy) - switch;
+            let own = accuracy - late * (accuracy - exit + MISS) - prices.link * busy;
+            let value = own + future(wait + busy) - switch;
             if value > best_value {
                 (best, best_value) = (Some(rung), value);
             }
@@ -425,6 +498,8 @@ impl Controller for Mpc {
             false => self.conformal.on_unexpected(),
         }
         self.transfer.on_sample(now, sample.bytes, own);
+        let round_trip = ms(self.transfer.round_trip());
+        self.shortest = (self.shortest * (1.0 + FORGOTTEN)).min(round_trip);
         self.transfer.on_dispersion(now, sample.bytes, sample.receive_span);
         self.server.update(server);
         if self.sent.is_empty() {
@@ -651,6 +726,22 @@ mod tests {
             steady.iter().filter(|&&l| l > 0).map(|&l| ENDS[usize::from(l) - 1]).sum();
         assert!(bytes <= steady.len() * 1_000, "{steady:?}");
         assert!(steady.iter().all(|&layers| layers > 0), "{steady:?}");
+    }
+
+    #[test]
+    fn time_costs_what_it_is_worth_where_heads_are_mixed() {
+        let mut mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder()));
+        mpc.full = Duration::from_millis(150);
+        mpc.config.interval = Some(Duration::from_millis(33));
+        let cost = |device, exit| Cost { device, exit, accuracy: exit, ..Cost::default() };
+        // The second keeps pace, but of 13 ms and 38 ms in turn more comes.
+        let costs = [cost(13.0, 0.5), cost(31.0, 0.6), cost(38.0, 0.75)];
+        let price = mpc.prices(&costs).device;
+        assert!((price - 0.25 / 25.0).abs() < 1e-4, "{price}");
+        assert_eq!(mpc.prices(&costs[..2]).device, 0.0, "time to spare");
+        // Beside the head nothing but dropping a frame takes less.
+        let price = mpc.prices(&costs[2..]).device;
+        assert!((price - 0.75 / 38.0).abs() < 1e-4, "{price}");
     }
 
     #[test]

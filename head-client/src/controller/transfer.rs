@@ -63,7 +63,7 @@ const FIRST_ROUND_TRIP: f64 = 100.0;
 
 /// Drift of the round trip (ms² a second) and of the rate's logarithm (a second).
 const ROUND_TRIP_DRIFT: f64 = 4.0;
-const SLOWNESS_DRIFT: f64 = 0.15;
+const SLOWNESS_DRIFT: f64 = 0.05;
 
 /// Bounds of the slowness: 80 Gbit/s and 80 bit/s.
 const SLOWNESS: std::ops::RangeInclusive<f64> = 1e-4..=1e5;
