@@ -39,6 +39,8 @@ pub use session::{
 };
 
 #[cfg(feature = "shell")]
+pub mod cli;
+#[cfg(feature = "shell")]
 mod client;
 #[cfg(feature = "shell")]
 pub mod config;

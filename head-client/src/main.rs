@@ -2,74 +2,17 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
+use isthmus_head_client::cli::{Cli, Command, ProfileArgs, RunArgs};
 use isthmus_head_client::config::{Format, Options};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
-use isthmus_models::{Bundle, EngineKind, Head, Profile};
+use isthmus_models::{Bundle, Head, Profile};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done (single bad pictures are reported, not an error)
-  1  unexpected failure
-  2  usage or configuration
-  3  bundle missing, altered or unusable
-  4  server cannot be reached, or does not speak the protocol
-  5  server is not the expected one
-  6  server does not serve the bundle
-  7  input cannot be read";
-
-/// Runs a network's head on this device, sends its coded features to a tail-server and prints the
-/// answers.
-#[derive(Parser)]
-#[command(name = "head-client", version, after_help = EXIT_CODES)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in the program's life")]
-enum Command {
-    /// Answer the frames of an input.
-    #[command(after_help = EXIT_CODES)]
-    Run(RunArgs),
-    /// Measure how long a bundle's heads take on this machine.
-    #[command(after_help = EXIT_CODES)]
-    Profile(ProfileArgs),
-}
-
-#[derive(Args)]
-struct RunArgs {
-    /// TOML file with any of these options, named with underscores.
-    #[arg(long, value_name = "FILE", env = "ISTHMUS_CONFIG")]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    options: Options,
-}
-
-#[derive(Args)]
-struct ProfileArgs {
-    /// Folder of the bundle.
-    #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
-    bundle: PathBuf,
-    /// What runs the heads: tract, ort or auto.
-    #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE", default_value = "tract")]
-    engine: EngineKind,
-    /// Runs behind each timing.
-    #[arg(long, value_name = "N", env = "ISTHMUS_RUNS", default_value_t = 50,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// Write the profile here instead of to standard output.
-    #[arg(long, value_name = "FILE", env = "ISTHMUS_OUT")]
-    out: Option<PathBuf>,
-}
 
 /// A failure and the exit code that names its kind.
 struct Failure {
@@ -238,34 +181,5 @@ trait OrFail<T> {
 impl<T, E: Into<anyhow::Error>> OrFail<T> for Result<T, E> {
     fn or_fail(self, code: u8) -> Result<T, Failure> {
         self.map_err(|error| Failure { code, error: error.into() })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    /// Options of `command` that a variable of their name cannot set.
-    fn without_twin(command: &clap::Command) -> Vec<String> {
-        let own = command.get_arguments().filter_map(|option| {
-            let long = option.get_long().filter(|long| !["help", "version"].contains(long))?;
-            let twin = format!("ISTHMUS_{}", long.to_uppercase().replace('-', "_"));
-            let env = option.get_env().and_then(|env| env.to_str());
-            (env != Some(&twin)).then(|| long.to_owned())
-        });
-        own.chain(command.get_subcommands().flat_map(without_twin)).collect()
-    }
-
-    #[test]
-    fn every_option_has_its_variable_and_its_line_in_the_shipped_file() {
-        assert_eq!(without_twin(&Cli::command()), [""; 0]);
-        let shipped = include_str!("../../configs/client.toml");
-        let command = Options::augment_args(clap::Command::new("options"));
-        for option in command.get_arguments() {
-            let key = option.get_id().as_str();
-            let told = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
-            assert!(shipped.lines().any(told), "{key}");
-        }
     }
 }
