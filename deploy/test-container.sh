@@ -74,11 +74,11 @@ echo "image size: $bytes bytes"
 ((bytes <= MAX_BYTES)) || fail "the image is larger than $MAX_BYTES bytes"
 
 # Started to ready.
-container=$(docker run --detach --read-only --memory 256m --cap-drop ALL \
+container=$(docker run --detach --read-only --memory 512m --cap-drop ALL \
     --security-opt no-new-privileges \
     --publish 127.0.0.1::4433/udp --publish 127.0.0.1::8000 \
     --publish 127.0.0.1::8001 --publish 127.0.0.1::8002 \
-    --volume "$PWD/models/bundles/street:/models/street:ro" "$IMAGE")
+    --volume "$PWD/models/bundles:/models:ro" "$IMAGE")
 is_ready() { docker logs "$container" 2> /dev/null | grep -x ready > /dev/null; }
 wait_for 60 is_ready || fail "the server is not ready after 60 s"
 # Instants of the daemon's clock, in ms.
