@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use isthmus_head_client::{
-    Controller, Fixed, HeadDecision, HeadView, Mpc, MpcConfig, NetworkSample, NetworkTimeout,
-    SendDecision, SendView, Sending,
+    Controller, Fixed, HeadDecision, HeadView, Ladder, Mpc, MpcConfig, NetworkSample,
+    NetworkTimeout, SendDecision, SendView, Sending,
 };
 use isthmus_models::Outcomes;
 use isthmus_proto::{Bitrate, DataSize, FrameId, Timestamp};
@@ -31,7 +31,10 @@ const FALL: Duration = Duration::from_secs(20);
 const RISE: Duration = Duration::from_secs(40);
 const FOLLOWED: Duration = Duration::from_secs(2);
 
-/// How soon after a rise the point from before the fall has to be back.
+/// How much less accurate than the usual point before the fall one may be that counts as as good.
+const AS_ACCURATE: f64 = 0.005;
+
+/// How soon after a rise a point as good as before the fall has to be back.
 const SOON: Duration = Duration::from_secs(2);
 
 pub(super) fn virtual_speed_fixed(lab: &Lab) -> anyhow::Result<Measurement> {
@@ -71,11 +74,11 @@ pub(super) fn recovery_frames(lab: &Lab) -> anyhow::Result<Measurement> {
         let config = falling(&config, largest, part)?;
         let events = observed(&config, &record);
         worst = worst.max(recovery(&events).context("nothing showed the fall")?);
-        slowest = slowest.max(rise(&events).unwrap_or(Duration::MAX));
+        slowest = slowest.max(rise(&events).unwrap_or(FALL));
     }
     let detail = format!(
         "first decision after the fall to a tenth shows from which on all is in time, worst of {} \
-         rates; back at the best point {:.1} s after the rise, which may take {:.0} s",
+         rates; back at the best accuracy {:.1} s after the rise, which may take {:.0} s",
         PARTS.len(),
         slowest.as_secs_f64(),
         SOON.as_secs_f64()
@@ -150,29 +153,30 @@ fn recovery(events: &[Event]) -> Option<usize> {
     Some(late.map(|(number, _)| number + 2).max().unwrap_or(1))
 }
 
-/// From the rise to the first frame as large as the usual ones before the fall.
+/// From the rise to the first frame sent at a point as accurate as the usual one before the fall.
 fn rise(events: &[Event]) -> Option<Duration> {
     let (fall, rise) = (Timestamp::ZERO + FALL, Timestamp::ZERO + RISE);
     let sent = || {
         events.iter().filter_map(|event| match event {
-            Event::Decided { at, sent: Some(bytes), .. } => Some((*at, *bytes)),
+            Event::Decided { at, sent: Some(accuracy), .. } => Some((*at, *accuracy)),
             _ => None,
         })
     };
-    let mut usual: Vec<usize> =
-        sent().filter(|(at, _)| *at < fall).map(|(_, bytes)| bytes).collect();
+    let mut usual: Vec<f64> =
+        sent().filter(|(at, _)| *at < fall).map(|(_, accuracy)| accuracy).collect();
     usual.drain(..usual.len() / 2);
-    usual.sort_unstable();
+    usual.sort_unstable_by(f64::total_cmp);
     let median = *usual.get(usual.len() / 2)?;
-    let back = sent().find(|&(at, bytes)| at >= rise && bytes * 10 >= median * 9);
+    let back = sent().find(|&(at, accuracy)| at >= rise && accuracy >= median - AS_ACCURATE);
     back.map(|(at, _)| at.saturating_since(rise))
 }
 
 /// What was decided, and what was heard of it.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// Both decisions about a frame, the bytes that were sent, and how long deciding took.
-    Decided { at: Timestamp, frame: FrameId, sent: Option<usize>, took: Duration },
+    /// Both decisions about a frame, the mean accuracy of the point that was sent, and how long
+    /// deciding took.
+    Decided { at: Timestamp, frame: FrameId, sent: Option<f64>, took: Duration },
     /// A reply, or that none came in time.
     Heard { at: Timestamp, frame: FrameId, in_time: bool },
 }
@@ -197,7 +201,8 @@ fn observed(config: &WorldConfig, record: &Record) -> Vec<Event> {
     let events = Arc::new(Mutex::new(Vec::new()));
     world::run(config, record, |_| {
         let (mpc, events) = (mpc(config, record), Arc::clone(&events));
-        Box::new(Observed { mpc, head_took: Duration::ZERO, events })
+        let ladder = Arc::clone(record.ladder());
+        Box::new(Observed { mpc, ladder, head_took: Duration::ZERO, events })
     });
     std::mem::take(&mut *events.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -205,6 +210,7 @@ fn observed(config: &WorldConfig, record: &Record) -> Vec<Event> {
 /// Passes everything on and writes down what it sees.
 struct Observed {
     mpc: Mpc,
+    ladder: Arc<Ladder>,
     head_took: Duration,
     events: Arc<Mutex<Vec<Event>>>,
 }
@@ -233,7 +239,10 @@ impl Controller for Observed {
         let took = self.head_took + started.elapsed();
         let sent = match decision.sending {
             Sending::Exit => None,
-            Sending::Layers(layers) => view.layer_ends.get(usize::from(layers) - 1).copied(),
+            Sending::Layers(layers) => {
+                let rung = self.ladder.position(view.run.point(layers));
+                rung.map(|rung| self.ladder.accuracy(rung, None))
+            }
         };
         self.note(Event::Decided { at: now, frame: view.frame, sent, took });
         decision
@@ -258,7 +267,7 @@ mod tests {
         Timestamp::from_micros(ms * 1_000)
     }
 
-    fn decided(ms: u64, sent: Option<usize>) -> Event {
+    fn decided(ms: u64, sent: Option<f64>) -> Event {
         Event::Decided { at: at(ms), frame: FrameId(ms), sent, took: Duration::ZERO }
     }
 
@@ -269,23 +278,24 @@ mod tests {
     #[test]
     fn decisions_are_counted_from_the_news_to_the_last_late_one() {
         let before =
-            [decided(19_900, Some(9)), decided(20_000, Some(9)), heard(20_050, 19_900, true)];
+            [decided(19_900, Some(0.9)), decided(20_000, Some(0.9)), heard(20_050, 19_900, true)];
         let late = [heard(20_200, 20_000, false)];
-        let quiet = [decided(20_300, None), decided(20_400, Some(1)), heard(20_450, 20_400, true)];
+        let quiet =
+            [decided(20_300, None), decided(20_400, Some(0.1)), heard(20_450, 20_400, true)];
         let events = [&before[..], &late, &quiet].concat();
         assert_eq!(recovery(&events), Some(1));
-        let again = [decided(20_500, Some(1)), heard(20_700, 20_500, false)];
+        let again = [decided(20_500, Some(0.1)), heard(20_700, 20_500, false)];
         assert_eq!(recovery(&[&events[..], &again].concat()), Some(4));
         assert_eq!(recovery(&before), None, "what left before the fall shows nothing");
     }
 
     #[test]
-    fn a_rise_is_met_by_a_frame_as_large_as_before() {
-        let mut events: Vec<Event> = (0..10).map(|at| decided(100 * at, Some(100))).collect();
+    fn a_rise_is_met_by_a_point_as_accurate_as_before() {
+        let mut events: Vec<Event> = (0..10).map(|at| decided(100 * at, Some(0.9))).collect();
         events.extend([
-            decided(40_100, Some(50)),
+            decided(40_100, Some(0.7)),
             decided(40_200, None),
-            decided(40_300, Some(95)),
+            decided(40_300, Some(0.896)),
         ]);
         assert_eq!(rise(&events), Some(Duration::from_millis(300)));
         events.pop();
