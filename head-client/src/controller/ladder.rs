@@ -187,8 +187,7 @@ impl Ladder {
         }
         let first = move |(at, rung): (usize, &LadderRung)| {
             let before = self.rungs[..at].iter().any(|it| head(&it.point) == head(&rung.point));
-            let OperatingPoint { split, width, layers, bits } = rung.point;
-            (!before).then_some(((split, width), HeadRun { split, width, bits, layers }))
+            (!before).then(|| (head(&rung.point), rung.point.into()))
         };
         self.rungs.iter().enumerate().filter_map(first)
     }
@@ -250,7 +249,7 @@ fn widest_run(rungs: &[LadderRung], point: OperatingPoint) -> HeadRun {
     let same = |it: &OperatingPoint| (it.split, it.width, it.bits) == (split, width, bits);
     let points = rungs.iter().map(|rung| &rung.point).filter(|it| same(it));
     let layers = points.map(|it| it.layers).max().unwrap_or(point.layers);
-    HeadRun { split, width, bits, layers }
+    HeadRun { layers, ..point.into() }
 }
 
 #[cfg(test)]

@@ -103,6 +103,14 @@ impl HeadRun {
     }
 }
 
+/// The run whose every layer is sent at this point.
+impl From<OperatingPoint> for HeadRun {
+    fn from(point: OperatingPoint) -> Self {
+        let OperatingPoint { split, width, layers, bits } = point;
+        HeadRun { split, width, bits, layers }
+    }
+}
+
 /// A picture to compress for the uncut network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageRun {
@@ -206,9 +214,7 @@ impl Controller for Fixed {
     fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
 
     fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
-        let OperatingPoint { split, width, layers, bits } = self.0;
-        let work = Work::Head(HeadRun { split, width, bits, layers });
-        HeadDecision { work, reason: Choice::Fixed }
+        HeadDecision { work: Work::Head(self.0.into()), reason: Choice::Fixed }
     }
 
     fn decide_send(&mut self, _now: Timestamp, view: &SendView<'_>) -> SendDecision {
