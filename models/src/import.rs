@@ -17,18 +17,17 @@ use crate::calibrate::Calibration;
 use crate::classify::top_k;
 use crate::cut::{Cut, CutError, Parts, WholeModel};
 use crate::engine::{Engine, EngineError, TensorView};
-use crate::golden::Golden;
-use crate::head::Head;
 use crate::manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, Manifest, ManifestError, PointSpec, QuantiserSpec,
     SplitSpec, WidthSpec, check_name,
 };
+use crate::network::Network;
 use crate::photo::Photo;
 use crate::picture::PictureError;
 use crate::prepared::{LoadError, RunError};
 use crate::preprocess::Preprocessor;
 use crate::profile::test_picture;
-use crate::tail::{Full, Tail, TailItem};
+use crate::tail::TailItem;
 
 /// Parts of the channels that may be sent where nothing else is asked for, in quarters.
 const QUARTERS: [usize; 4] = [1, 2, 3, 4];
@@ -230,13 +229,12 @@ impl Import {
 
         // From here on what was written is used as any other bundle.
         let bundle = Arc::new(Bundle::open(root)?);
-        let network = Network {
-            head: Head::load(Arc::clone(&bundle), engine)?,
-            tail: Tail::load(Arc::clone(&bundle), engine)?,
-            full: Full::load(Arc::clone(&bundle), engine)?,
-            bundle,
-        };
-        let golden = network.golden()?.to_bytes(&manifest);
+        let network = Network::load(bundle, engine)?;
+        // Reference values at the deepest quantiser with all channels.
+        let point = network.points().next_back();
+        let point = point.ok_or(RunError::Point { split: 0, width: 0 })?;
+        let golden = network.golden::<ImportError>(point, test_picture(320, 240)?)?;
+        let golden = golden.to_bytes(&manifest);
         folder.put("goldens/000.safetensors".into(), &golden)?;
         let measured = network.measure(&self.measuring, log)?;
         if let Some(Measured { outcomes, accuracy, points, .. }) = &measured {
@@ -376,14 +374,6 @@ impl Folder {
     }
 }
 
-/// A bundle of one split and one width, prepared whole.
-struct Network {
-    bundle: Arc<Bundle>,
-    head: Head,
-    tail: Tail,
-    full: Full,
-}
-
 /// What operating points did on pictures whose class is known.
 struct Measured {
     frames: usize,
@@ -401,37 +391,8 @@ struct Tally {
     bytes: Vec<usize>,
 }
 
+/// What is measured of a bundle of one split and one width.
 impl Network {
-    /// Reference values at the deepest quantiser with all channels.
-    fn golden(&self) -> Result<Golden, ImportError> {
-        let point = self.points().next_back();
-        let point = point.ok_or(RunError::Point { split: 0, width: 0 })?;
-        let picture = test_picture(320, 240)?;
-        let mut input = Vec::new();
-        Preprocessor::new(&self.bundle.manifest().input).run(&picture, &mut input);
-        let latents = self.head.run(0, 0, &input)?.latents;
-        let codec = self.codec(point)?;
-        let symbols = codec.quantise(&latents, point.layers.into())?;
-        let coded = codec.encode(&symbols)?;
-        let mut sent = Vec::new();
-        codec.dequantise(&symbols, &mut sent)?;
-        let item = TailItem { split: 0, width: 0, latents: &sent };
-        let starts = [0].iter().chain(&coded.layer_ends);
-        let layers = coded.layer_ends.iter().zip(starts).map(|(end, start)| (end - start) as u32);
-        Ok(Golden {
-            point: self.bundle.describe_point(point),
-            logits: self.tail.run(&[item])?.pop().unwrap_or_default(),
-            full_logits: self.full.run(&[&input])?.pop().unwrap_or_default(),
-            layer_bytes: layers.collect(),
-            stream: coded.stream,
-            exit: None,
-            picture,
-            input,
-            latents,
-            symbols,
-        })
-    }
-
     /// Answers every picture of known class whole and at every point; `None` if there is none.
     fn measure(
         &self,
@@ -540,10 +501,5 @@ impl Network {
             let point = move |bits| OperatingPoint { split: 0, width: 0, layers, bits };
             depths.clone().into_iter().map(point)
         })
-    }
-
-    fn codec(&self, point: OperatingPoint) -> Result<&isthmus_proto::FeatureCodec, RunError> {
-        let OperatingPoint { split, width, bits, .. } = point;
-        self.bundle.codec(split, width, bits).ok_or(RunError::Point { split, width })
     }
 }

@@ -6,7 +6,7 @@
 //! pictures that were compressed by an [`ImageSpec`] instead. Around the graphs: [`Picture`] and
 //! [`Preprocessor`] before, [`softmax`] and [`top_k`] after, and a [`Profile`] of how long it all
 //! takes on this machine. With the feature `shell`, a [`WholeModel`] is cut and [`Import`]ed as a
-//! bundle.
+//! bundle, and a [`Recorder`] writes down what one machine computes, for [`replay`] on another.
 //!
 //! This crate does no networking, starts no thread and reads a clock only to measure times.
 //!
@@ -25,6 +25,8 @@ mod image_codec;
 #[cfg(feature = "shell")]
 mod import;
 mod manifest;
+#[cfg(feature = "shell")]
+mod network;
 #[cfg(feature = "ort")]
 mod onnxruntime;
 mod outcomes;
@@ -33,6 +35,8 @@ mod picture;
 mod prepared;
 mod preprocess;
 mod profile;
+#[cfg(feature = "shell")]
+mod record;
 mod tail;
 #[cfg(feature = "tract")]
 mod tract;
@@ -64,6 +68,8 @@ pub use picture::{MAX_PIXELS, Picture, PictureError};
 pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;
 pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
+#[cfg(feature = "shell")]
+pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
 pub use tail::{Full, Tail, TailItem};
 #[cfg(feature = "tract")]
 pub use tract::Tract;

@@ -241,7 +241,7 @@ fn read_classes(file: &Path) -> anyhow::Result<BTreeMap<String, usize>> {
 }
 
 /// `limit` of the photos, or all, evenly spread.
-fn spread(photos: Vec<Photo>, limit: Option<usize>) -> Vec<Photo> {
+pub(crate) fn spread(photos: Vec<Photo>, limit: Option<usize>) -> Vec<Photo> {
     let (all, limit) = (photos.len(), limit.unwrap_or(usize::MAX));
     if limit >= all {
         return photos;

@@ -3,6 +3,7 @@
 mod cut;
 mod inspect;
 mod plot;
+mod record;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -29,6 +30,11 @@ enum Command {
     /// Check a bundle: digests, manifest, tables, every graph, every golden. Exit code 1 if
     /// something is wrong.
     Verify(VerifyArgs),
+    /// Write down what this machine computes of pictures, for `bundle replay` on another.
+    Record(record::RecordArgs),
+    /// Compute again what another machine recorded, and compare. Exit code 1 if the two may not
+    /// work together.
+    Replay(record::ReplayArgs),
     /// List the tensors at which an ONNX classifier can be cut.
     Cuts(cut::CutsArgs),
     /// Cut an ONNX classifier, calibrate it on pictures, and write a bundle.
@@ -78,6 +84,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Inspect(args) => inspect(&args),
         Command::Verify(args) => verify_bundle(&args),
+        Command::Record(args) => record::record(&args),
+        Command::Replay(args) => record::replay(&args),
         Command::Cuts(args) => cut::list(&args),
         Command::Cut(args) => cut::cut(&args),
         Command::Export(args) => export(&args),

@@ -1,0 +1,71 @@
+//! A bundle's whole network on one machine.
+
+use std::sync::Arc;
+
+use isthmus_proto::{CodecError, FeatureCodec, OperatingPoint};
+
+use crate::bundle::Bundle;
+use crate::engine::Engine;
+use crate::golden::Golden;
+use crate::head::Head;
+use crate::picture::Picture;
+use crate::prepared::{LoadError, RunError};
+use crate::preprocess::Preprocessor;
+use crate::tail::{Full, Tail, TailItem};
+
+/// The device's part, the server's, and the network in one piece.
+pub(crate) struct Network {
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) head: Head,
+    pub(crate) tail: Tail,
+    pub(crate) full: Full,
+}
+
+impl Network {
+    pub(crate) fn load(bundle: Arc<Bundle>, engine: &dyn Engine) -> Result<Network, LoadError> {
+        Ok(Network {
+            head: Head::load(Arc::clone(&bundle), engine)?,
+            tail: Tail::load(Arc::clone(&bundle), engine)?,
+            full: Full::load(Arc::clone(&bundle), engine)?,
+            bundle,
+        })
+    }
+
+    /// A picture's way through the network, cut at `point` and in one piece.
+    pub(crate) fn golden<E: From<RunError> + From<CodecError>>(
+        &self,
+        point: OperatingPoint,
+        picture: Picture,
+    ) -> Result<Golden, E> {
+        let OperatingPoint { split, width, layers, .. } = point;
+        let mut input = Vec::new();
+        Preprocessor::new(&self.bundle.manifest().input).run(&picture, &mut input);
+        let output = self.head.run(split, width, &input)?;
+        let codec = self.codec(point)?;
+        let symbols = codec.quantise(&output.latents, layers.into())?;
+        let coded = codec.encode(&symbols)?;
+        let mut sent = Vec::new();
+        codec.dequantise(&symbols, &mut sent)?;
+        let item = TailItem { split, width, latents: &sent };
+        let starts = [0].iter().chain(&coded.layer_ends);
+        let layers = coded.layer_ends.iter().zip(starts).map(|(end, start)| (end - start) as u32);
+        Ok(Golden {
+            point: self.bundle.describe_point(point),
+            logits: self.tail.run(&[item])?.pop().unwrap_or_default(),
+            full_logits: self.full.run(&[&input])?.pop().unwrap_or_default(),
+            layer_bytes: layers.collect(),
+            stream: coded.stream,
+            exit: output.exit,
+            latents: output.latents,
+            picture,
+            input,
+            symbols,
+        })
+    }
+
+    /// The codec of a point.
+    pub(crate) fn codec(&self, point: OperatingPoint) -> Result<&FeatureCodec, RunError> {
+        let OperatingPoint { split, width, bits, .. } = point;
+        self.bundle.codec(split, width, bits).ok_or(RunError::Point { split, width })
+    }
+}

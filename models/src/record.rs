@@ -1,0 +1,404 @@
+//! What one machine made of pictures, written down to be held against what another makes of them.
+//!
+//! A record is a zstd stream of length-prefixed protobuf messages: a [`Header`], then a [`Frame`]
+//! for each picture, which is kept as the file that it came in.
+
+use std::collections::BTreeSet;
+use std::env::consts::ARCH;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use isthmus_proto::framer::write_message;
+use isthmus_proto::{BundleDigest, CodecError, Framer, FramerError, OperatingPoint};
+use sha2::{Digest, Sha256};
+
+use crate::bundle::{Bundle, PointError};
+use crate::classify::top_k;
+use crate::engine::Engine;
+use crate::golden::Golden;
+use crate::network::Network;
+use crate::photo::MAX_PICTURE_BYTES;
+use crate::picture::{Picture, PictureError};
+use crate::prepared::{LoadError, RunError};
+
+/// One symbol in this many may be rounded otherwise on another machine, by one step.
+const SYMBOLS_PER_DIFFERENCE: usize = 10_000;
+/// One answer in this many may be another class.
+const ANSWERS_PER_DIFFERENCE: usize = 1000;
+
+/// Largest message of a record (bytes): a picture, and as much of what became of it.
+const MAX_MESSAGE_BYTES: usize = 2 * MAX_PICTURE_BYTES;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Header {
+    #[prost(string, tag = "1")]
+    bundle: String,
+    #[prost(bytes = "vec", tag = "2")]
+    digest: Vec<u8>,
+    /// Architecture and engine.
+    #[prost(string, tag = "3")]
+    machine: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Frame {
+    /// JPEG, PNG or WebP.
+    #[prost(bytes = "vec", tag = "1")]
+    picture: Vec<u8>,
+    /// SHA-256 of the decoded picture's RGB.
+    #[prost(bytes = "vec", tag = "2")]
+    pixels: Vec<u8>,
+    #[prost(string, tag = "3")]
+    point: String,
+    /// `[C, h, w]`.
+    #[prost(float, repeated, tag = "4")]
+    latents: Vec<f32>,
+    #[prost(bytes = "vec", tag = "5")]
+    symbols: Vec<u8>,
+    #[prost(bytes = "vec", tag = "6")]
+    stream: Vec<u8>,
+    #[prost(uint32, repeated, tag = "7")]
+    layer_bytes: Vec<u32>,
+    /// The tail's.
+    #[prost(float, repeated, tag = "8")]
+    logits: Vec<f32>,
+    /// The uncut network's.
+    #[prost(float, repeated, tag = "9")]
+    full_logits: Vec<f32>,
+}
+
+/// Why a picture could not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// No picture; the record goes on without it.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// A file over [`MAX_PICTURE_BYTES`]; the record goes on without it.
+    #[error("larger than {MAX_PICTURE_BYTES} bytes")]
+    TooLarge,
+    /// A graph of the bundle does not load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A graph failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The codec does not take what the head gives.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The record cannot be written.
+    #[error("the record cannot be written: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// Why a record could not be replayed to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// It cannot be read, or was cut short.
+    #[error("the record cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// It is no record.
+    #[error("this is no record: {0}")]
+    Format(#[from] FramerError),
+    /// It holds no frame.
+    #[error("the record holds no frame")]
+    Empty,
+    /// It is of another bundle.
+    #[error("recorded of {recorded}, while this bundle is {given}")]
+    OtherBundle {
+        /// Name and digest of the record's bundle.
+        recorded: String,
+        /// Name and digest of the bundle given.
+        given: String,
+    },
+    /// A point that the bundle does not have.
+    #[error(transparent)]
+    Point(#[from] PointError),
+    /// A picture that this machine cannot decode.
+    #[error("frame {frame}: {source}")]
+    Picture {
+        /// The frame, from 0.
+        frame: usize,
+        /// What is wrong with it.
+        source: PictureError,
+    },
+    /// A graph of the bundle does not load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A graph failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Latents or symbols that the codec does not take.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// Writes down what this machine makes of pictures, with each at another operating point in turn.
+pub struct Recorder<W: Write> {
+    network: Network,
+    points: Vec<OperatingPoint>,
+    out: zstd::Encoder<'static, W>,
+    frames: usize,
+}
+
+impl<W: Write> Recorder<W> {
+    /// Loads every graph of `bundle`, and begins a record of it.
+    pub fn start(bundle: Arc<Bundle>, engine: &dyn Engine, out: W) -> Result<Self, RecordError> {
+        let header = Header {
+            bundle: bundle.name().to_owned(),
+            digest: bundle.digest().0.to_vec(),
+            machine: format!("{ARCH}, {}", engine.name()),
+        };
+        let points = points(&bundle);
+        let network = Network::load(bundle, engine)?;
+        let mut out = zstd::Encoder::new(out, zstd::DEFAULT_COMPRESSION_LEVEL)?;
+        out.include_checksum(true)?;
+        let mut recorder = Recorder { network, points, out, frames: 0 };
+        recorder.write(&header)?;
+        Ok(recorder)
+    }
+
+    /// Computes and records one picture, a JPEG, PNG or WebP file.
+    pub fn add(&mut self, file: Vec<u8>) -> Result<(), RecordError> {
+        if file.len() > MAX_PICTURE_BYTES {
+            return Err(RecordError::TooLarge);
+        }
+        let picture = Picture::decode(&file)?;
+        let point = self.points[self.frames % self.points.len()];
+        let golden = self.network.golden::<RecordError>(point, picture)?;
+        let Golden { point, latents, symbols, stream, layer_bytes, logits, .. } = golden;
+        self.write(&Frame {
+            picture: file,
+            pixels: Sha256::digest(golden.picture.rgb()).to_vec(),
+            point: point.to_string(),
+            latents,
+            symbols,
+            stream,
+            layer_bytes,
+            logits,
+            full_logits: golden.full_logits,
+        })?;
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Ends the record and tells how many frames are in it.
+    pub fn finish(self) -> Result<usize, RecordError> {
+        self.out.finish()?.flush()?;
+        Ok(self.frames)
+    }
+
+    fn write(&mut self, message: &impl prost::Message) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, message);
+        self.out.write_all(&bytes)
+    }
+}
+
+/// Every operating point of a bundle, neighbours of different widths.
+fn points(bundle: &Bundle) -> Vec<OperatingPoint> {
+    let mut points = Vec::new();
+    for (s, split) in (0..).zip(&bundle.manifest().splits) {
+        for (w, width) in (0..).zip(&split.widths) {
+            for quantiser in &width.quantisers {
+                points.extend((1..=split.channels.len()).map(|layers| OperatingPoint {
+                    split: s,
+                    width: w,
+                    layers: layers as u8,
+                    bits: quantiser.bits,
+                }));
+            }
+        }
+    }
+    points.sort_by_key(|point| (point.layers, point.bits, point.split, point.width));
+    points
+}
+
+/// What this machine made of what another recorded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Replayed {
+    /// Where it was recorded: architecture and engine.
+    pub machine: String,
+    /// Frames of the record, at least 1.
+    pub frames: usize,
+    /// Operating points that occur.
+    pub points: usize,
+    /// Frames whose recorded features give the recorded symbols and bytes here, and whose bytes
+    /// give the symbols back.
+    pub coded_alike: usize,
+    /// Frames whose picture decodes to the same pixels.
+    pub decoded_alike: usize,
+    /// Symbols of all frames.
+    pub symbols: usize,
+    /// Symbols that are others here, from the same picture.
+    pub differing: usize,
+    /// The furthest that one of them is off (steps).
+    pub furthest: u8,
+    /// Frames of which the tail here, on the symbols here, finds the same class likeliest.
+    pub same_answers: usize,
+    /// The same of the uncut network.
+    pub same_full_answers: usize,
+    /// The furthest that a logit of the tail or of the uncut network is off; infinite where one is
+    /// missing or not a number.
+    pub logit_difference: f32,
+}
+
+impl Replayed {
+    /// Whether the machines may work together: features are coded alike to the bit; from the same
+    /// picture, at most one symbol in 10,000 differs, by one step, and at most one answer in 1,000.
+    pub fn holds(&self) -> bool {
+        let most = self.frames / ANSWERS_PER_DIFFERENCE;
+        let alike = |answers: usize| self.frames - answers <= most;
+        self.frames > 0
+            && self.coded_alike == self.frames
+            && self.furthest <= 1
+            && self.differing <= self.symbols / SYMBOLS_PER_DIFFERENCE
+            && alike(self.same_answers)
+            && alike(self.same_full_answers)
+    }
+
+    fn compare(
+        &mut self,
+        network: &Network,
+        point: OperatingPoint,
+        picture: Picture,
+        theirs: &Frame,
+    ) -> Result<(), ReplayError> {
+        let codec = network.codec(point)?;
+        // Another symbol or byte is what is counted, and none that does not fit is an error.
+        let symbols = codec.quantise(&theirs.latents, point.layers.into())?;
+        let coded = codec.encode(&symbols)?;
+        let ends = theirs.layer_bytes.iter().scan(0usize, |end, &bytes| {
+            *end = end.saturating_add(bytes as usize);
+            Some(*end)
+        });
+        let coded_alike = symbols == theirs.symbols
+            && coded.stream == theirs.stream
+            && coded.layer_ends.iter().copied().eq(ends)
+            && codec.decode(&theirs.stream, point.layers.into())? == symbols;
+        self.coded_alike += usize::from(coded_alike);
+
+        let pixels = Sha256::digest(picture.rgb());
+        self.decoded_alike += usize::from(pixels[..] == theirs.pixels);
+        let ours = network.golden::<ReplayError>(point, picture)?;
+        for (a, b) in ours.symbols.iter().zip(&theirs.symbols) {
+            self.differing += usize::from(a != b);
+            self.furthest = self.furthest.max(a.abs_diff(*b));
+        }
+        // A symbol without its match differs, too.
+        self.differing += ours.symbols.len().abs_diff(theirs.symbols.len());
+        self.symbols += ours.symbols.len();
+        let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
+        self.same_answers += usize::from(best(&ours.logits) == best(&theirs.logits));
+        self.same_full_answers += usize::from(best(&ours.full_logits) == best(&theirs.full_logits));
+        for (ours, theirs) in
+            [(&ours.logits, &theirs.logits), (&ours.full_logits, &theirs.full_logits)]
+        {
+            self.logit_difference = self.logit_difference.max(difference(ours, theirs));
+        }
+        self.frames += 1;
+        Ok(())
+    }
+}
+
+/// The greatest difference of two values; infinite where one is missing or not a number.
+fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
+    if ours.len() != theirs.len() {
+        return f32::INFINITY;
+    }
+    let gaps = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+    gaps.map(|gap| if gap.is_nan() { f32::INFINITY } else { gap }).fold(0.0, f32::max)
+}
+
+/// Computes every frame of a record of `bundle` again, and compares.
+pub fn replay(
+    bundle: Arc<Bundle>,
+    engine: &dyn Engine,
+    record: impl Read,
+) -> Result<Replayed, ReplayError> {
+    let mut messages = Messages {
+        bytes: zstd::Decoder::new(record)?,
+        chunk: vec![0; 64 << 10],
+        framer: Framer::new(MAX_MESSAGE_BYTES),
+    };
+    let header: Header = messages.next()?.ok_or(ReplayError::Empty)?;
+    let of = |name: &str, digest: BundleDigest| format!("{name} {digest}");
+    if header.digest != bundle.digest().0 {
+        // A digest of another length is nobody's.
+        let digest = BundleDigest(header.digest.try_into().unwrap_or_default());
+        let (recorded, given) = (of(&header.bundle, digest), of(bundle.name(), bundle.digest()));
+        return Err(ReplayError::OtherBundle { recorded, given });
+    }
+    let network = Network::load(bundle, engine)?;
+    let mut replayed = Replayed { machine: header.machine, ..Replayed::default() };
+    let mut points = BTreeSet::new();
+    while let Some(frame) = messages.next::<Frame>()? {
+        let point = network.bundle.parse_point(&frame.point)?;
+        let picture = Picture::decode(&frame.picture)
+            .map_err(|source| ReplayError::Picture { frame: replayed.frames, source })?;
+        replayed.compare(&network, point, picture, &frame)?;
+        points.insert(point);
+    }
+    replayed.points = points.len();
+    if replayed.frames == 0 {
+        return Err(ReplayError::Empty);
+    }
+    Ok(replayed)
+}
+
+struct Messages<R> {
+    bytes: R,
+    chunk: Vec<u8>,
+    framer: Framer,
+}
+
+impl<R: Read> Messages<R> {
+    /// The next message; `None` at the record's end.
+    fn next<M: prost::Message + Default>(&mut self) -> Result<Option<M>, ReplayError> {
+        loop {
+            if let Some(message) = self.framer.next_message()? {
+                return Ok(Some(message));
+            }
+            match self.bytes.read(&mut self.chunk)? {
+                0 => return Ok(None),
+                read => self.framer.push(&self.chunk[..read]),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_that_differ_too_much_are_told() {
+        let whole = Replayed {
+            frames: 1000,
+            coded_alike: 1000,
+            symbols: 20_000,
+            differing: 2,
+            furthest: 1,
+            same_answers: 999,
+            same_full_answers: 1000,
+            ..Replayed::default()
+        };
+        assert!(whole.holds());
+        for worse in [
+            Replayed { coded_alike: 999, ..whole.clone() },
+            Replayed { differing: 3, ..whole.clone() },
+            Replayed { furthest: 2, ..whole.clone() },
+            Replayed { same_answers: 998, ..whole.clone() },
+            Replayed { same_full_answers: 998, ..whole.clone() },
+            Replayed::default(),
+        ] {
+            assert!(!worse.holds(), "{worse:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_broken_logit_is_infinitely_far_away() {
+        assert_eq!(difference(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
+        assert_eq!(difference(&[1.0], &[1.0, 2.0]), f32::INFINITY);
+        assert_eq!(difference(&[f32::NAN], &[1.0]), f32::INFINITY);
+    }
+}
