@@ -16,7 +16,9 @@ Exit codes:
   4  server cannot be reached, or does not speak the protocol
   5  server is not the expected one
   6  server does not serve the bundle
-  7  input cannot be read";
+  7  input cannot be read
+  8  --engine cannot be used: not built in, or its library is missing or of another architecture
+  9  results cannot be written: disk full, no permission";
 
 /// Runs a network's head on this device, sends its coded features to a tail-server and prints the
 /// answers.

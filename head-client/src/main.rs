@@ -1,5 +1,7 @@
 //! The program that runs a network's head on a device.
 
+mod service;
+
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use isthmus_head_client::config::{Format, Options};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
 use isthmus_models::{Bundle, Head, Profile};
 use serde::Serialize;
+use service::ServiceManager;
 use tracing_subscriber::EnvFilter;
 
 /// A failure and the exit code that names its kind.
@@ -51,18 +54,20 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
         None => bundle.default_point(),
     };
     let controller = options.to_controller(&bundle, point).or_fail(2)?;
-    let engine = options.engine.unwrap_or_default().open().context("--engine").or_fail(2)?;
+    let engine = options.engine.unwrap_or_default().open().context("--engine").or_fail(8)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
     let source = source::open(input, bundle.labels()).or_fail(7)?;
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
 
+    let manager = ServiceManager::from_env();
     // One thread for link and session: nothing has to wake another to send or to receive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_fail(1)?;
     let done = runtime.block_on(async {
         let connected = Client::connect(client_config, head, controller).await;
         let client =
             connected.map_err(|error| Failure { code: code_of(&error), error: error.into() })?;
+        manager.ready();
         let mut printer = Printer::new(options.format.unwrap_or_default());
         printer.start();
         let stop = async {
@@ -71,12 +76,16 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
                 std::future::pending::<()>().await;
             }
         };
-        let summary = client
-            .run(source.take(limit), stop, |report| printer.frame(report))
-            .await
-            .or_fail(1)?;
+        let sink = |report: &FrameReport| {
+            if report.label.is_some() {
+                manager.answered();
+            }
+            printer.frame(report)
+        };
+        let summary = client.run(source.take(limit), stop, sink).await.or_fail(1)?;
+        manager.stopping();
         printer.summary(&summary);
-        printer.finish().context("standard output").or_fail(1)
+        printer.finish().context("standard output").or_fail(9)
     });
     // The capture thread may be waiting for standard input: the process need not wait for it.
     runtime.shutdown_background();
@@ -85,14 +94,18 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
 
 fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     let bundle = Arc::new(Bundle::open(&args.bundle).or_fail(3)?);
-    let engine = args.engine.open().context("--engine").or_fail(2)?;
+    let engine = args.engine.open().context("--engine").or_fail(8)?;
     let profile = Profile::measure(&bundle, &*engine, args.runs).or_fail(3)?;
     let text = toml::to_string(&profile).or_fail(1)?;
     match &args.out {
         Some(path) => {
-            std::fs::write(path, text).with_context(|| path.display().to_string()).or_fail(1)
+            std::fs::write(path, text).with_context(|| path.display().to_string()).or_fail(9)
         }
-        None => io::stdout().write_all(text.as_bytes()).or_else(quiet_if_broken).or_fail(1),
+        None => io::stdout()
+            .write_all(text.as_bytes())
+            .or_else(quiet_if_broken)
+            .context("standard output")
+            .or_fail(9),
     }
 }
 
