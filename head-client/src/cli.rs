@@ -16,7 +16,7 @@ Exit codes:
   4  server cannot be reached, or does not speak the protocol
   5  server is not the expected one
   6  server does not serve the bundle
-  7  input cannot be read
+  7  input cannot be read: no camera, no permission, no pictures
   8  --engine cannot be used: not built in, or its library is missing or of another architecture
   9  results cannot be written: disk full, no permission";
 
@@ -40,6 +40,9 @@ pub enum Command {
     /// Measure how long a bundle's heads take on this machine.
     #[command(after_help = EXIT_CODES)]
     Profile(ProfileArgs),
+    /// List the cameras of this machine, with their formats and sizes. YUYV and MJPEG can be used.
+    #[command(after_help = EXIT_CODES)]
+    Cameras,
 }
 
 /// The arguments of `run`.

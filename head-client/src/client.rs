@@ -22,7 +22,7 @@ use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
 use crate::outcome::{Answer, FrameOutcome, Verdict};
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
 use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
-use crate::source::SourceFrame;
+use crate::source::{NoPicture, SourceFrame};
 use crate::worker::{Computed, Done, Job, Worker};
 
 /// How long before its deadline a frame is settled. Timers fire up to a millisecond late, and on a
@@ -190,24 +190,25 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
 
     fn on_capture(&mut self, capture: Capture) -> ControlFlow<()> {
         let Capture { frame, at, content: SourceFrame { source, truth, picture } } = capture;
-        match picture {
-            Ok(picture) => {
-                let (picture, logits) = (Some(picture), Vec::new());
-                let entry = Entry { source, truth, picture, coded: None, bytes: None, logits };
-                self.frames.insert(frame, entry);
-                let at = if self.config.pace == Pace::Live { at } else { Instant::now() };
-                self.handle_at(at, Input::Captured { frame });
-                ControlFlow::Continue(())
+        let (picture, input) = match picture {
+            Ok(picture) => (Some(picture), Input::Captured { frame }),
+            Err(NoPicture::Superseded) => (None, Input::Superseded { frame }),
+            Err(NoPicture::Bad(error)) => {
+                return self.report(&FrameReport {
+                    frame: frame.0,
+                    source,
+                    truth,
+                    reason: "bad picture".into(),
+                    error: Some(error),
+                    ..FrameReport::default()
+                });
             }
-            Err(error) => self.report(&FrameReport {
-                frame: frame.0,
-                source,
-                truth,
-                reason: "bad picture".into(),
-                error: Some(error),
-                ..FrameReport::default()
-            }),
-        }
+        };
+        let entry = Entry { source, truth, picture, coded: None, bytes: None, logits: Vec::new() };
+        self.frames.insert(frame, entry);
+        let at = if self.config.pace == Pace::Live { at } else { Instant::now() };
+        self.handle_at(at, input);
+        ControlFlow::Continue(())
     }
 
     fn on_head(&mut self, Done { frame, computed }: Done) {

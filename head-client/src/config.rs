@@ -16,6 +16,7 @@ use crate::controller::{
     Controller, Fixed, FixedImage, Greedy, ImageRun, Ladder, LadderError, Mpc, MpcConfig,
 };
 use crate::session::Pace;
+use crate::source::CameraSpec;
 use crate::tls::{Fingerprint, FingerprintError, Trust};
 
 /// Options as they were given: on the command line, in the environment (`ISTHMUS_…`) or in a TOML
@@ -35,9 +36,10 @@ pub struct Options {
     /// Folder of the bundle.
     #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
     pub bundle: Option<PathBuf>,
-    /// Pictures: a file, a folder (sub-folders named like a label tell the truth), or - for
+    /// Pictures: a camera (/dev/video0, or v4l2:/dev/video0?size=640x480&format=yuyv, where format
+    /// may be mjpeg), a file, a folder (sub-folders named like a label tell the truth), or - for
     /// standard input (MJPEG or YUV4MPEG2).
-    #[arg(long, value_name = "FILE|DIR|-", env = "ISTHMUS_INPUT")]
+    #[arg(long, value_name = "CAMERA|FILE|DIR|-", env = "ISTHMUS_INPUT")]
     pub input: Option<PathBuf>,
     /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
     #[arg(long, value_name = "POINT", env = "ISTHMUS_POINT")]
@@ -76,11 +78,12 @@ pub struct Options {
     /// then, the early exit does [default: 300]
     #[arg(long, value_name = "MS", env = "ISTHMUS_DEADLINE_MS")]
     pub deadline_ms: Option<u64>,
-    /// Play files at this many frames a second, as a camera would: the newest frame wins
-    /// [default: one after the other, none dropped]
+    /// Have a camera give this many frames a second, or play files as such a camera would: the
+    /// newest frame wins [default: a camera's own; files one after the other, none dropped]
     #[arg(long, value_name = "FPS", env = "ISTHMUS_RATE")]
     pub rate: Option<f64>,
-    /// Take every frame of standard input and let its writer wait, instead of the newest.
+    /// Take every frame of standard input, or of a camera those that it keeps, and let them wait,
+    /// instead of the newest.
     #[arg(long, value_name = "BOOL", env = "ISTHMUS_EVERY_FRAME", num_args = 0..=1,
           default_missing_value = "true", conflicts_with = "rate")]
     pub every_frame: Option<bool>,
@@ -304,7 +307,9 @@ impl Options {
             (Some(_), Some(_)) => return Err(ConfigError::TwoTrusts),
         };
         let stream = self.input.as_deref() == Some(Path::new("-"));
-        let live = self.rate.is_some() || (stream && self.every_frame != Some(true));
+        let camera = self.input.as_deref().is_some_and(|it| CameraSpec::parse(it).is_some());
+        let flows = stream || camera;
+        let live = self.rate.is_some() || (flows && self.every_frame != Some(true));
         let pace = if live { Pace::Live } else { Pace::EveryFrame };
         let deadline_ms = within("deadline_ms", self.deadline_ms.unwrap_or(300), 1, 3_600_000)?;
         let timeout_ms = self.connect_timeout_ms.unwrap_or(5_000);
@@ -328,7 +333,8 @@ impl Options {
             deadline: Duration::from_millis(deadline_ms),
             in_flight,
             pace,
-            rate: self.rate,
+            // A camera keeps time by itself.
+            rate: self.rate.filter(|_| !camera),
             connect_timeout: Duration::from_millis(timeout_ms),
             detail: Detail::Top,
         })
@@ -517,6 +523,19 @@ mod tests {
         ] {
             assert!(options(&format!("{base}{bad}")).to_config().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_camera_is_live_and_keeps_its_rate_by_itself() {
+        let base = format!("server = 'quic://a'\nserver_fingerprint = '{}'\n", "ab".repeat(32));
+        let config = |text: &str| {
+            let config = options(&format!("{base}{text}")).to_config().expect("valid");
+            (config.pace, config.rate, config.in_flight)
+        };
+        assert_eq!(config("input = '/dev/video0'"), (Pace::Live, None, 2));
+        assert_eq!(config("input = 'v4l2:x'\nrate = 5.0"), (Pace::Live, None, 2));
+        assert_eq!(config("input = 'pictures'\nrate = 5.0"), (Pace::Live, Some(5.0), 2));
+        assert_eq!(config("input = 'v4l2:x'\nevery_frame = true"), (Pace::EveryFrame, None, 1));
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Profile(args) => profile(&args),
+        Command::Cameras => cameras(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,7 +47,8 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
     let options = options.or(file.unwrap_or_default());
     let client_config = options.to_config().or_fail(2)?;
     let dir = options.bundle.as_deref().context("--bundle DIR is needed").or_fail(2)?;
-    let input = options.input.as_deref().context("--input FILE|DIR|- is needed").or_fail(2)?;
+    let input =
+        options.input.as_deref().context("--input CAMERA|FILE|DIR|- is needed").or_fail(2)?;
 
     let bundle = Arc::new(Bundle::open(dir).or_fail(3)?);
     let point = match &options.point {
@@ -56,7 +58,7 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
     let controller = options.to_controller(&bundle, point).or_fail(2)?;
     let engine = options.engine.unwrap_or_default().open().context("--engine").or_fail(8)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
-    let source = source::open(input, bundle.labels()).or_fail(7)?;
+    let source = source::open(input, bundle.labels(), options.rate).or_fail(7)?;
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
 
@@ -107,6 +109,22 @@ fn profile(args: &ProfileArgs) -> Result<(), Failure> {
             .context("standard output")
             .or_fail(9),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn cameras() -> Result<(), Failure> {
+    let found = source::find_cameras().context("/dev").or_fail(7)?;
+    if found.is_empty() {
+        let none = "there is no camera: no /dev/video* gives pictures";
+        return Err(anyhow::anyhow!(none)).or_fail(7);
+    }
+    let text: String = found.iter().map(text::camera).collect();
+    io::stdout().write_all(text.as_bytes()).or_else(quiet_if_broken).or_fail(1)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cameras() -> Result<(), Failure> {
+    Err(anyhow::anyhow!("cameras are opened on Linux alone")).or_fail(7)
 }
 
 fn code_of(error: &ConnectError) -> u8 {

@@ -45,6 +45,11 @@ pub enum Input {
         /// Its number.
         frame: FrameId,
     },
+    /// A source dropped a frame for a newer one before it was in memory. Numbers increase.
+    Superseded {
+        /// Its number.
+        frame: FrameId,
+    },
     /// The head, or the image codec, that was ordered is done.
     HeadDone {
         /// Whose.
@@ -270,6 +275,12 @@ impl Session {
     pub fn handle_input(&mut self, now: Timestamp, input: Input) {
         match input {
             Input::Captured { frame } => self.on_captured(now, frame),
+            Input::Superseded { frame } => {
+                self.counters.captured += 1;
+                self.counters.open += 1;
+                let captured = Captured { frame, at: now };
+                self.drop_frame(now, captured, None, DropCause::Superseded);
+            }
             Input::HeadDone { frame, outcome } => self.on_head_done(now, frame, outcome),
             Input::HeadFailed { frame } => {
                 if let Some((captured, run, _)) = self.take_running(frame) {

@@ -1,15 +1,23 @@
-//! Where pictures come from: files, folders, streams, or anything that gives [`SourceFrame`]s.
+//! Where pictures come from: cameras, files, folders, streams, or anything that gives
+//! [`SourceFrame`]s.
 
+mod camera;
 mod mjpeg;
+#[cfg(target_os = "linux")]
+mod v4l2;
 mod y4m;
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use isthmus_models::{MAX_PICTURE_BYTES, Photo, PhotoError, Picture, find_photos};
 
+pub use camera::{CameraError, CameraFormat, CameraSpec, CameraSpecError, Offer, Size, Sizes};
 pub use mjpeg::Mjpeg;
+#[cfg(target_os = "linux")]
+pub use v4l2::{FoundCamera, find_cameras};
 pub use y4m::{Y4m, Y4mError};
 
 /// What a source gives: a picture, or why there is none.
@@ -21,8 +29,32 @@ pub struct SourceFrame {
     pub source: String,
     /// Its true class, where the source knows it.
     pub truth: Option<String>,
-    /// Upright RGB, or what is wrong with it.
-    pub picture: Result<Picture, String>,
+    /// The picture, upright, or why there is none.
+    pub picture: Result<Picture, NoPicture>,
+}
+
+/// Why a frame has no picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPicture {
+    /// A newer frame was there before this one was decoded.
+    Superseded,
+    /// What came is no picture; this is what is wrong with it.
+    Bad(String),
+}
+
+impl From<String> for NoPicture {
+    fn from(error: String) -> Self {
+        NoPicture::Bad(error)
+    }
+}
+
+impl fmt::Display for NoPicture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoPicture::Superseded => "a newer frame was there before this one was decoded",
+            NoPicture::Bad(error) => error,
+        })
+    }
 }
 
 /// A source of any kind.
@@ -42,19 +74,28 @@ pub enum InputError {
     /// A folder that gives no pictures.
     #[error(transparent)]
     Folder(#[from] PhotoError),
+    /// No camera's name.
+    #[error(transparent)]
+    CameraSpec(#[from] CameraSpecError),
+    /// A camera that gives no frames.
+    #[error(transparent)]
+    Camera(#[from] CameraError),
     /// Standard input is no stream of pictures.
     #[error("standard input is neither MJPEG nor YUV4MPEG2: {0}")]
     Stream(String),
 }
 
-/// Opens a file, a folder or, for `-`, standard input. `labels` are the classes that a folder's
-/// name may tell.
+/// Opens a camera, a file, a folder or, for `-`, standard input. `labels` are the classes that a
+/// folder's name may tell; `rate` is asked of a camera.
 ///
 /// Files are in order of their paths. The name of the folder that holds a file is its true class
 /// if it is one of `labels`.
-pub fn open(input: &Path, labels: &[String]) -> Result<BoxedSource, InputError> {
+pub fn open(input: &Path, labels: &[String], rate: Option<f64>) -> Result<BoxedSource, InputError> {
     if input == Path::new("-") {
         return open_stream(io::stdin(), labels);
+    }
+    if let Some(spec) = CameraSpec::parse(input) {
+        return Ok(open_camera(CameraSpec { rate, ..spec? })?);
     }
     let unreadable = |source| InputError::Unreadable { path: input.to_owned(), source };
     let metadata = fs::metadata(input).map_err(unreadable)?;
@@ -69,8 +110,22 @@ pub fn open(input: &Path, labels: &[String]) -> Result<BoxedSource, InputError> 
     Ok(Box::new(photos.into_iter().map(move |photo| SourceFrame {
         source: photo.path.display().to_string(),
         truth: photo.class.map(|class| labels[class].clone()),
-        picture: photo.read(),
+        picture: photo.read().map_err(NoPicture::Bad),
     })))
+}
+
+/// Starts a camera. It gives its newest frame each time; one that goes away is a bad frame, after
+/// which the next is waited for until it is back.
+#[cfg(target_os = "linux")]
+pub fn open_camera(spec: CameraSpec) -> Result<BoxedSource, CameraError> {
+    let driver = v4l2::V4l2(spec.path.clone());
+    Ok(Box::new(camera::Camera::open(driver, spec, std::thread::sleep)?))
+}
+
+/// Cameras are opened on Linux alone.
+#[cfg(not(target_os = "linux"))]
+pub fn open_camera(spec: CameraSpec) -> Result<BoxedSource, CameraError> {
+    Err(CameraError::of(&spec.path, io::ErrorKind::Unsupported.into()))
 }
 
 /// Opens a stream of pictures, telling MJPEG from YUV4MPEG2 by its first bytes.

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+#[cfg(target_os = "linux")]
+use crate::source::FoundCamera;
 use crate::{FrameReport, Quantiles, Summary};
 
 /// The line above the frames.
@@ -85,6 +87,21 @@ pub fn summary(summary: &Summary) -> String {
     }
     table.truncate(table.trim_end().len());
     table
+}
+
+/// A camera and its formats, each in a line.
+#[cfg(target_os = "linux")]
+pub fn camera(camera: &FoundCamera) -> String {
+    let mut lines = format!("{}  {}\n", camera.path.display(), camera.name);
+    let mut line = |line: &dyn std::fmt::Display| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(lines, "  {line}");
+    };
+    match &camera.offers {
+        Ok(offers) => offers.iter().for_each(|offer| line(offer)),
+        Err(error) => line(error),
+    }
+    lines
 }
 
 #[allow(clippy::too_many_arguments)] // one per column

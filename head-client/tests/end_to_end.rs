@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use isthmus_head_client::config::Transport;
-use isthmus_head_client::source::SourceFrame;
+use isthmus_head_client::source::{NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, ConnectError, FixedImage, FrameReport, ImageRun, Pace, Summary};
 use isthmus_models::ImageSpec;
@@ -147,7 +147,7 @@ async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
         let skipped = (0..65_530u32).map(|number| SourceFrame {
             source: number.to_string(),
             truth: None,
-            picture: Err("skipped".into()),
+            picture: Err(NoPicture::Bad("skipped".into())),
         });
         let client =
             tiny::client(tiny::config(&server, transport), &bundle).await.expect("connected");

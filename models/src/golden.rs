@@ -112,7 +112,7 @@ impl Golden {
         let sides = [self.picture.height(), self.picture.width()].map(|side| side as usize);
         let layers = self.layer_bytes.iter().flat_map(|v| v.to_le_bytes()).collect();
         let mut tensors: Vec<(&str, &str, Vec<usize>, Vec<u8>)> = vec![
-            ("picture", "U8", vec![sides[0], sides[1], 3], self.picture.rgb().to_vec()),
+            ("picture", "U8", vec![sides[0], sides[1], 3], self.picture.rgb().into_owned()),
             ("input", "F32", input.to_vec(), bytes(&self.input)),
             ("latents", "F32", vec![c, h, w], bytes(&self.latents)),
             ("symbols", "U8", vec![usize::from(*channels), h, w], self.symbols.clone()),

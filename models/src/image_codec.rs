@@ -186,7 +186,8 @@ mod tests {
         for format in [ImageFormat::Jpeg, ImageFormat::Webp] {
             let back = decode_image(format, &file(format, 64), 64 * 64).expect("decodes");
             let original = slopes(64);
-            let distance = original.rgb().iter().zip(back.rgb()).map(|(a, b)| a.abs_diff(*b));
+            let (original, back) = (original.rgb(), back.rgb());
+            let distance = original.iter().zip(&*back).map(|(a, b)| a.abs_diff(*b));
             let mean = distance.map(u32::from).sum::<u32>() / (3 * 64 * 64);
             assert!(mean <= 4, "{format:?}: {mean} levels off in the mean");
         }

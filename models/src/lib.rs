@@ -41,6 +41,7 @@ mod tail;
 #[cfg(feature = "tract")]
 mod tract;
 mod verify;
+mod yuyv;
 
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};

@@ -1,9 +1,12 @@
-//! Pictures, from compressed bytes to upright RGB.
+//! Pictures, from compressed bytes or a camera's to upright pixels.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+
+use crate::yuyv;
 
 /// Most pixels that a picture may have; larger ones are refused before memory is taken for them.
 pub const MAX_PIXELS: u64 = 64 << 20;
@@ -30,23 +33,33 @@ pub enum PictureError {
     /// Pixels given that do not fill the picture.
     #[error("{actual} bytes of pixels given where {expected} are needed")]
     Length {
-        /// Width × height × 3 (bytes).
+        /// Needed (bytes).
         expected: usize,
         /// Given (bytes).
         actual: usize,
     },
 }
 
-/// An upright RGB picture: u8, row by row, three bytes a pixel.
+/// An upright picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     width: u32,
     height: u32,
-    rgb: Vec<u8>,
+    pixels: Pixels,
+}
+
+/// What a picture holds. A camera's frames stay as they came until a network wants them: most of
+/// what a conversion of all pixels would cost is spared by a crop and a resize before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pixels {
+    /// u8, row by row, three bytes a pixel.
+    Rgb(Vec<u8>),
+    /// Rows of [`yuyv::row_bytes`], `stride` apart.
+    Yuyv { bytes: Vec<u8>, stride: usize },
 }
 
 impl Picture {
-    /// A picture from its pixels, `width × height × 3` bytes.
+    /// A picture from its pixels in RGB, `width × height × 3` bytes.
     ///
     /// ```
     /// use isthmus_models::Picture;
@@ -58,7 +71,25 @@ impl Picture {
         if rgb.len() != expected {
             return Err(PictureError::Length { expected, actual: rgb.len() });
         }
-        Ok(Picture { width, height, rgb })
+        Ok(Picture { width, height, pixels: Pixels::Rgb(rgb) })
+    }
+
+    /// A picture from a camera's YUYV: two pixels in the four bytes Y, Cb, Y, Cr, BT.601 in limited
+    /// range. Rows lie `stride` bytes apart, at least four for every two pixels; bytes behind the
+    /// last row are ignored.
+    pub fn yuyv(
+        width: u32,
+        height: u32,
+        stride: usize,
+        bytes: Vec<u8>,
+    ) -> Result<Picture, PictureError> {
+        pixels(width, height, MAX_PIXELS)?;
+        let row = yuyv::row_bytes(width as usize);
+        let expected = stride.max(row).saturating_mul(height as usize - 1).saturating_add(row);
+        if stride < row || bytes.len() < expected {
+            return Err(PictureError::Length { expected, actual: bytes.len() });
+        }
+        Ok(Picture { width, height, pixels: Pixels::Yuyv { bytes, stride } })
     }
 
     /// Decodes JPEG, PNG or WebP; the format is told from the bytes.
@@ -108,8 +139,20 @@ impl Picture {
     }
 
     /// Pixels: u8 `[height, width, 3]`.
-    pub fn rgb(&self) -> &[u8] {
-        &self.rgb
+    pub fn rgb(&self) -> Cow<'_, [u8]> {
+        match &self.pixels {
+            Pixels::Rgb(rgb) => Cow::Borrowed(rgb),
+            Pixels::Yuyv { bytes, stride } => {
+                let rows = bytes.chunks(*stride).take(self.height as usize);
+                let width = self.width as usize;
+                Cow::Owned(rows.flat_map(|row| yuyv::row_to_rgb(row, width)).flatten().collect())
+            }
+        }
+    }
+
+    /// What it holds.
+    pub(crate) fn pixels(&self) -> &Pixels {
+        &self.pixels
     }
 }
 
@@ -167,7 +210,8 @@ mod tests {
     fn orientation_is_applied() {
         let picture = Picture::decode(&lying_jpeg()).expect("decodes");
         assert_eq!((picture.width(), picture.height()), (16, 32));
-        let (top, bottom) = (&picture.rgb()[..3], &picture.rgb()[picture.rgb().len() - 3..]);
+        let rgb = picture.rgb();
+        let (top, bottom) = (&rgb[..3], &rgb[rgb.len() - 3..]);
         assert!(top[0] > 200 && top[2] < 50, "red comes up, not {top:?}");
         assert!(bottom[2] > 200 && bottom[0] < 50, "blue goes down, not {bottom:?}");
     }
@@ -176,16 +220,16 @@ mod tests {
     fn grey_deep_and_transparent_pictures_become_rgb() {
         let grey =
             Picture::decode(&encode(GrayImage::from_pixel(1, 1, Luma([7])), ImageFormat::Png));
-        assert_eq!(grey.expect("grey").rgb(), [7, 7, 7]);
+        assert_eq!(*grey.expect("grey").rgb(), [7, 7, 7]);
 
         let deep = image::ImageBuffer::from_pixel(1, 1, Luma([0x1234u16]));
         let deep = Picture::decode(&encode(deep, ImageFormat::Png)).expect("16 bit");
-        assert_eq!(deep.rgb(), [0x12, 0x12, 0x12]);
+        assert_eq!(*deep.rgb(), [0x12, 0x12, 0x12]);
 
         for format in [ImageFormat::Png, ImageFormat::WebP] {
             let half = RgbaImage::from_pixel(1, 1, Rgba([200, 100, 255, 128]));
             let half = Picture::decode(&encode(half, format)).expect("transparent");
-            assert_eq!(half.rgb(), [100, 50, 128], "{format:?}");
+            assert_eq!(*half.rgb(), [100, 50, 128], "{format:?}");
         }
     }
 

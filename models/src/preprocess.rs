@@ -1,7 +1,8 @@
 //! From a picture to a network's input.
 
 use crate::manifest::InputSpec;
-use crate::picture::Picture;
+use crate::picture::{Picture, Pixels};
+use crate::yuyv;
 
 /// Prepares pictures as the network was trained on them: centre crop, antialiased bilinear resize
 /// in u8, normalisation.
@@ -50,13 +51,21 @@ impl Preprocessor {
 
     /// Crops and resizes `picture`: `height × width` pixels, row by row.
     ///
-    /// Columns first, then rows, each rounded to u8: step by step what Pillow does, because a level
-    /// more or less moves features across the quantiser's steps.
+    /// Of RGB columns first, then rows, each rounded to u8: step by step what Pillow does, because a
+    /// level more or less moves features across the quantiser's steps. YUYV has a way of its own.
     pub(crate) fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
         let (left, top, width, height) = self.crop(picture.width(), picture.height());
         let [left, top, width, height] = [left, top, width, height].map(|side| side as usize);
+        let rgb = match picture.pixels() {
+            Pixels::Rgb(rgb) => rgb,
+            Pixels::Yuyv { bytes, stride } => {
+                let (columns, rows) = (left..left + width, top..top + height);
+                let to = (self.width as usize, self.height as usize);
+                return yuyv::resize(bytes, *stride, columns, rows, to);
+            }
+        };
         let row_bytes = 3 * picture.width() as usize;
-        let rows = picture.rgb().chunks_exact(row_bytes).skip(top).take(height);
+        let rows = rgb.chunks_exact(row_bytes).skip(top).take(height);
         let columns = Taps::all(width, self.width as usize);
         let mut narrowed = Vec::with_capacity(height * columns.len());
         for row in rows {
@@ -85,15 +94,15 @@ impl Preprocessor {
 
 /// The source pixels of one target pixel along one axis, with their weights as fractions of
 /// 2^[`PRECISION`].
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
+pub(crate) struct Taps {
+    pub(crate) first: usize,
+    pub(crate) weights: Vec<i32>,
 }
 
 impl Taps {
     /// For each of `to` pixels made of `from`: a triangle as wide as the scale, cut off at the
     /// edges.
-    fn all(from: usize, to: usize) -> Vec<Taps> {
+    pub(crate) fn all(from: usize, to: usize) -> Vec<Taps> {
         let scale = from as f64 / to as f64;
         let support = scale.max(1.0);
         let taps = |at: usize| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use isthmus_head_client::config::{ClientConfig, ControllerKind, ServerUrl, Transport};
-use isthmus_head_client::source::{self, BoxedSource, SourceFrame};
+use isthmus_head_client::source::{self, BoxedSource, NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, FrameReport, MpcConfig, Pace, Summary};
 use isthmus_models::{Bundle, Head, Picture, Tract};
@@ -129,13 +129,13 @@ pub fn camera_source(
         source: format!("camera {}", frame.index),
         truth: Some(frame.sign.label().to_owned()),
         picture: Picture::new(frame.width, frame.height, frame.rgb)
-            .map_err(|error| error.to_string()),
+            .map_err(|error| NoPicture::Bad(error.to_string())),
     }))
 }
 
 fn open_source(config: &DemoConfig, bundle: &Bundle) -> anyhow::Result<BoxedSource> {
     Ok(match &config.input {
-        Some(input) => source::open(input, bundle.labels())?,
+        Some(input) => source::open(input, bundle.labels(), None)?,
         None => {
             let camera = CameraConfig {
                 frames_per_second: config.rate as f32,

@@ -90,6 +90,18 @@ fn reason(outcome: &FrameOutcome) -> String {
 }
 
 #[test]
+fn frames_that_a_source_dropped_are_counted_like_those_dropped_here() {
+    for pace in [Pace::Live, Pace::EveryFrame] {
+        let mut session = connected(pace);
+        session.handle_input(at(10), captured(0));
+        let outcomes = done(&mut session, 20, Input::Superseded { frame: FrameId(1) });
+        assert_eq!(outcomes.iter().map(reason).collect::<Vec<_>>(), ["superseded"]);
+        let Counters { captured, open, dropped, .. } = session.counters();
+        assert_eq!((*captured, *open, dropped.get(&DropCause::Superseded)), (2, 1, Some(&1)));
+    }
+}
+
+#[test]
 fn an_answer_in_time_is_the_answer_and_its_stages_add_up() {
     let mut session = connected(Pace::Live);
     session.handle_input(at(10), captured(0));

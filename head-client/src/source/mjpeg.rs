@@ -4,7 +4,7 @@ use std::io::Read;
 
 use isthmus_models::Picture;
 
-use super::{MAX_PICTURE_BYTES, SourceFrame};
+use super::{MAX_PICTURE_BYTES, NoPicture, SourceFrame};
 
 /// The first bytes of every JPEG.
 pub(super) const MAGIC: &[u8] = &[0xff, SOI];
@@ -91,6 +91,7 @@ impl<R: Read> Iterator for Mjpeg<R> {
         let truth = jpeg.as_deref().ok().and_then(label).map(str::to_owned);
         let picture =
             jpeg.and_then(|jpeg| Picture::decode(&jpeg).map_err(|error| error.to_string()));
+        let picture = picture.map_err(NoPicture::Bad);
         Some(SourceFrame { source, truth, picture })
     }
 }
@@ -237,7 +238,7 @@ mod tests {
     fn a_stream_that_ends_within_a_picture_says_so() {
         let mut frames = Mjpeg::new(&JPEG[..9]);
         let frame = frames.next().expect("a bad frame");
-        assert!(frame.picture.is_err_and(|error| error.contains("ends within")));
+        assert!(frame.picture.is_err_and(|error| error.to_string().contains("ends within")));
         assert!(frames.next().is_none());
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use isthmus_models::Picture;
 
-use super::SourceFrame;
+use super::{NoPicture, SourceFrame};
 
 /// Begins the word of a frame's header that tells the frame's true class.
 const LABEL: &str = "XLABEL=";
@@ -97,7 +97,7 @@ impl<R: Read> Iterator for Y4m<R> {
         self.frame += 1;
         let (picture, truth) = match next? {
             Ok((picture, label)) => (Ok(picture), label),
-            Err(error) => (Err(error), None),
+            Err(error) => (Err(NoPicture::Bad(error)), None),
         };
         Some(SourceFrame { source, truth, picture })
     }
@@ -226,14 +226,19 @@ mod tests {
     fn grey_and_full_range_are_taken_as_they_are() {
         let frames = frames(b"YUV4MPEG2 W2 H1 Cmono XCOLORRANGE=FULL\nFRAME\n\x07\xf9");
         let picture = frames[0].picture.as_ref().expect("a picture");
-        assert_eq!(picture.rgb(), [7, 7, 7, 249, 249, 249]);
+        assert_eq!(*picture.rgb(), [7, 7, 7, 249, 249, 249]);
     }
 
     #[test]
     fn a_truncated_frame_is_reported_once() {
         let frames = frames(b"YUV4MPEG2 W2 H1 Cmono\nFRAME\n\x07\xf9FRAME\n\x07");
         assert!(frames[0].picture.is_ok());
-        assert!(frames[1].picture.as_ref().is_err_and(|error| error.contains("ends within")));
+        assert!(
+            frames[1]
+                .picture
+                .as_ref()
+                .is_err_and(|error| error.to_string().contains("ends within"))
+        );
         assert_eq!(frames.len(), 2);
     }
 

@@ -109,7 +109,7 @@ fn jpeg(picture: &Picture) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let (width, height) = (picture.width(), picture.height());
     let encoder = JpegEncoder::new_with_quality(&mut bytes, 90);
-    encoder.write_image(picture.rgb(), width, height, ExtendedColorType::Rgb8)?;
+    encoder.write_image(&picture.rgb(), width, height, ExtendedColorType::Rgb8)?;
     Ok(bytes)
 }
 

@@ -152,7 +152,7 @@ impl Lab {
     pub(super) fn pictures(&self) -> anyhow::Result<Arc<Vec<Picture>>> {
         let pictures = self.once(|lab| {
             let frames: Vec<SourceFrame> = match &lab.images {
-                Some(images) => sample(source::open(images, lab.bundle.labels())?, PICTURES),
+                Some(images) => sample(source::open(images, lab.bundle.labels(), None)?, PICTURES),
                 None => {
                     let camera = CameraConfig { seed: SEED, ..CameraConfig::default() };
                     camera_source(camera)?.step_by(STRIDE).take(PICTURES).collect()
@@ -181,7 +181,7 @@ impl Lab {
     /// The pictures to measure accuracy on.
     pub(super) fn labelled(&self) -> anyhow::Result<BoxedSource> {
         let images = self.images().context("there is no folder of pictures")?;
-        let source = source::open(images, self.bundle.labels())?;
+        let source = source::open(images, self.bundle.labels(), None)?;
         Ok(match self.limit {
             Some(limit) => Box::new(sample(source, limit).into_iter()),
             None => source,

@@ -1,0 +1,238 @@
+//! YUYV, the packed 4:2:2 of cameras: two pixels in the four bytes Y, Cb, Y, Cr. BT.601 in limited
+//! range, which V4L2 says by default.
+
+use std::ops::Range;
+
+use crate::preprocess::Taps;
+
+/// Fractional bits of a weight: as many as leave the weight one in an i16, whose products every
+/// processor has instructions for.
+const WEIGHT_BITS: u32 = 14;
+/// Fractional bits of a level between the passes.
+const LEVEL_BITS: u32 = 6;
+/// Fractional bits of the matrix below.
+const MATRIX_BITS: u32 = 13;
+/// Of BT.601 in limited range: luma, Cr to red, Cb to green, Cr to green, Cb to blue.
+const MATRIX: [i16; 5] = [9_539, 13_075, -3_209, -6_660, 16_525];
+/// Rows of the target that are computed side by side.
+const LANES: usize = 8;
+
+/// Bytes of a row of `width` pixels.
+pub(crate) fn row_bytes(width: usize) -> usize {
+    4 * width.div_ceil(2)
+}
+
+/// Every pixel of one row as RGB.
+pub(crate) fn row_to_rgb(row: &[u8], width: usize) -> impl Iterator<Item = [u8; 3]> {
+    let pairs = row.as_chunks::<4>().0.iter();
+    let pixels = pairs.flat_map(|&[left, cb, right, cr]| {
+        [left, right].map(|luma| {
+            let [luma, cb, cr] = [luma, cb, cr].map(|level| i16::from(level) << LEVEL_BITS);
+            let [[red], [green], [blue]] = to_rgb([luma], [cb], [cr]);
+            [red, green, blue]
+        })
+    });
+    pixels.take(width)
+}
+
+/// The pixels of a picture, whose rows lie `stride` bytes apart, in the box `columns` × `rows`,
+/// resized to `width × height`.
+///
+/// What resizing its RGB gives, but for rounding: both are linear. Rows are made first, from bytes
+/// that lie side by side, then columns, of [`LANES`] rows at a time, and only what is left becomes
+/// RGB.
+pub(crate) fn resize(
+    bytes: &[u8],
+    stride: usize,
+    columns: Range<usize>,
+    rows: Range<usize>,
+    (width, height): (usize, usize),
+) -> Vec<[u8; 3]> {
+    let from = columns.start / 2;
+    let strip = 4 * from..row_bytes(columns.end);
+    let across = Taps::all(columns.len(), width);
+    let across: Vec<Column> =
+        across.iter().map(|it| Column::new(it, columns.start, from)).collect();
+    let down = Taps::all(rows.len(), height);
+    let mut sums = vec![0; strip.len()];
+    let mut tile = vec![[0; LANES]; strip.len()];
+    let mut resized = vec![[0; 3]; width * height];
+    for (down, resized) in down.chunks(LANES).zip(resized.chunks_mut(LANES * width)) {
+        for (lane, taps) in down.iter().enumerate() {
+            sums.fill(1 << (WEIGHT_BITS - LEVEL_BITS - 1));
+            for (y, weight) in (rows.start + taps.first..).zip(narrow(&taps.weights)) {
+                let row = &bytes[y * stride..][strip.clone()];
+                for (sum, &level) in sums.iter_mut().zip(row) {
+                    *sum += i32::from(i16::from(level)) * i32::from(weight);
+                }
+            }
+            for (levels, sum) in tile.iter_mut().zip(&sums) {
+                levels[lane] = (sum >> (WEIGHT_BITS - LEVEL_BITS)) as i16;
+            }
+        }
+        for (x, column) in across.iter().enumerate() {
+            let [red, green, blue] = column.of(&tile);
+            for (lane, row) in resized.chunks_exact_mut(width).enumerate() {
+                row[x] = [red[lane], green[lane], blue[lane]];
+            }
+        }
+    }
+    resized
+}
+
+/// The source pixels of one target column.
+struct Column {
+    /// First pixel, and the pair that holds it, within the strip.
+    pixel: usize,
+    pair: usize,
+    /// Weights of pixels from there on.
+    luma: Vec<i16>,
+    /// Weights of pairs from there on: both pixels of a pair have its chroma.
+    chroma: Vec<i16>,
+}
+
+impl Column {
+    /// `taps` of a box that starts at pixel `left`, within a strip that starts at pair `from`.
+    fn new(taps: &Taps, left: usize, from: usize) -> Column {
+        let pixel = taps.first + left - 2 * from;
+        let pair = pixel / 2;
+        let luma: Vec<i16> = narrow(&taps.weights).collect();
+        let mut chroma = vec![0; (pixel + luma.len()).div_ceil(2) - pair];
+        for (x, weight) in (pixel..).zip(&luma) {
+            chroma[x / 2 - pair] += weight;
+        }
+        Column { pixel, pair, luma, chroma }
+    }
+
+    /// The column's pixels in all lanes.
+    fn of(&self, tile: &[[i16; LANES]]) -> [[u8; LANES]; 3] {
+        let [mut luma, mut cb, mut cr] = [[1 << (WEIGHT_BITS - 1); LANES]; 3];
+        let (pixels, _) = tile[2 * self.pixel..].as_chunks::<2>();
+        for ([level, _], &weight) in pixels.iter().zip(&self.luma) {
+            add(&mut luma, level, weight);
+        }
+        let (pairs, _) = tile[4 * self.pair..].as_chunks::<4>();
+        for ([_, blue, _, red], &weight) in pairs.iter().zip(&self.chroma) {
+            add(&mut cb, blue, weight);
+            add(&mut cr, red, weight);
+        }
+        let [luma, cb, cr] = [luma, cb, cr].map(|sums| sums.map(|sum| (sum >> WEIGHT_BITS) as i16));
+        to_rgb(luma, cb, cr)
+    }
+}
+
+#[inline]
+fn add(sums: &mut [i32; LANES], levels: &[i16; LANES], weight: i16) {
+    for (sum, &level) in sums.iter_mut().zip(levels) {
+        *sum += i32::from(level) * i32::from(weight);
+    }
+}
+
+/// RGB of levels with [`LEVEL_BITS`] fractional bits, 0 to 255 each.
+#[inline]
+fn to_rgb<const N: usize>(luma: [i16; N], cb: [i16; N], cr: [i16; N]) -> [[u8; N]; 3] {
+    let [scale, cr_red, cb_green, cr_green, cb_blue] = MATRIX.map(i32::from);
+    let less = |level: i16, zero: i16| i32::from(level - (zero << LEVEL_BITS));
+    let half = 1 << (MATRIX_BITS + LEVEL_BITS - 1);
+    let channel = |lane: usize, cb_part: i32, cr_part: i32| {
+        let sum = less(luma[lane], 16) * scale
+            + less(cb[lane], 128) * cb_part
+            + less(cr[lane], 128) * cr_part;
+        ((sum + half) >> (MATRIX_BITS + LEVEL_BITS)).clamp(0, 255) as u8
+    };
+    [
+        std::array::from_fn(|lane| channel(lane, 0, cr_red)),
+        std::array::from_fn(|lane| channel(lane, cb_green, cr_green)),
+        std::array::from_fn(|lane| channel(lane, cb_blue, 0)),
+    ]
+}
+
+/// Weights in [`WEIGHT_BITS`], of any number of taps: what rounding takes from one it gives to the
+/// next, so that they add up to one.
+fn narrow(weights: &[i32]) -> impl Iterator<Item = i16> {
+    let all: i64 = weights.iter().copied().map(i64::from).sum();
+    let (mut sum, mut given) = (0, 0);
+    weights.iter().map(move |&weight| {
+        sum += i64::from(weight);
+        let due = ((sum << WEIGHT_BITS) + all / 2) / all;
+        let weight = due - given;
+        given = due;
+        weight as i16
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{InputSpec, Picture, Preprocessor};
+
+    use super::*;
+
+    /// A picture with slopes and an edge, whose rows have four bytes of padding. Its colours are all
+    /// within RGB: what is cut off there is cut off before or behind the resize.
+    fn picture(width: u32, height: u32) -> Picture {
+        let stride = row_bytes(width as usize) + 4;
+        let bytes = (0..height).flat_map(|y| {
+            (0..stride as u32).map(move |at| {
+                let x = at / 2;
+                let edge = if x > width / 3 { 40 } else { 0 };
+                match at % 4 {
+                    1 => 110 + 40 * y / height,
+                    3 => 160 - 60 * at / stride as u32,
+                    _ => 70 + edge + 40 * y / height + x % 3 * 5,
+                }
+            } as u8)
+        });
+        Picture::yuyv(width, height, stride, bytes.collect()).expect("as many bytes")
+    }
+
+    fn preprocessor(width: u32, height: u32) -> Preprocessor {
+        Preprocessor::new(&InputSpec { width, height, mean: [0.0; 3], std: [1.0; 3] })
+    }
+
+    #[test]
+    fn colours_are_those_of_bt_601_in_limited_range() {
+        for (yuyv, rgb) in [
+            ([16, 128, 16, 128], [0, 0, 0]),
+            ([235, 128, 235, 128], [255, 255, 255]),
+            ([81, 90, 81, 240], [254, 0, 0]),
+            ([145, 54, 145, 34], [0, 255, 1]),
+            ([41, 240, 41, 110], [0, 0, 255]),
+            ([255, 255, 255, 0], [74, 255, 255]),
+        ] {
+            let picture = Picture::yuyv(2, 1, 4, yuyv.to_vec()).expect("a pair");
+            assert_eq!(*picture.rgb(), [rgb, rgb].concat(), "{yuyv:?}");
+            assert_eq!(preprocessor(3, 1).resize(&picture), [rgb; 3], "{yuyv:?}");
+        }
+    }
+
+    #[test]
+    fn resizing_is_as_of_its_rgb_within_rounding() {
+        // Down, up, odd crops from the left and from the top, and rows that fill no tile.
+        for (from, to) in [
+            ((640, 480), (192, 192)),
+            ((322, 240), (48, 45)),
+            ((31, 9), (64, 64)),
+            ((9, 31), (20, 5)),
+            ((2, 1), (1, 1)),
+        ] {
+            let picture = picture(from.0, from.1);
+            let rgb = Picture::new(from.0, from.1, picture.rgb().into_owned()).expect("as many");
+            let preprocessor = preprocessor(to.0, to.1);
+            let (straight, by_rgb) = (preprocessor.resize(&picture), preprocessor.resize(&rgb));
+            let pairs = straight.as_flattened().iter().zip(by_rgb.as_flattened());
+            let furthest = pairs.map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(furthest <= Some(2), "{from:?} to {to:?}: {furthest:?} levels off");
+        }
+    }
+
+    #[test]
+    fn weights_of_any_number_of_taps_add_up_to_one() {
+        for (from, to) in [(480, 192), (3, 7), (16_384, 1), (4096, 30)] {
+            for taps in Taps::all(from, to) {
+                let weights: Vec<i16> = narrow(&taps.weights).collect();
+                let sum: i32 = weights.iter().copied().map(i32::from).sum();
+                assert_eq!((sum, weights.iter().all(|&it| it >= 0)), (1 << WEIGHT_BITS, true));
+            }
+        }
+    }
+}
