@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use isthmus_models::EngineKind;
+use isthmus_models::{EngineKind, OrtProvider};
 
 use crate::config::Options;
 
@@ -65,6 +65,9 @@ pub struct ProfileArgs {
     /// What runs the heads: tract, ort or auto.
     #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE", default_value = "tract")]
     pub engine: EngineKind,
+    /// What computes for ort, the first that can: cpu, xnnpack, cuda, tensorrt [default: cpu]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ORT_PROVIDERS")]
+    pub ort_providers: Vec<OrtProvider>,
     /// Runs behind each timing.
     #[arg(long, value_name = "N", env = "ISTHMUS_RUNS", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..))]

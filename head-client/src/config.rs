@@ -7,7 +7,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::{Bundle, EngineKind, ImageSpec, InputSpec, MAX_IMAGE_SCALE};
+use isthmus_models::{
+    Bundle, Engine, EngineKind, EngineKindError, ImageSpec, InputSpec, MAX_IMAGE_SCALE, OrtProvider,
+};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{ImageFormat, OperatingPoint};
 use serde::{Deserialize, Deserializer, de};
@@ -48,6 +50,10 @@ pub struct Options {
     /// there) [default: tract]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE")]
     pub engine: Option<EngineKind>,
+    /// What computes for ort, the first that can: cpu, xnnpack, cuda, tensorrt, those that the
+    /// installed library has [default: cpu]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ORT_PROVIDERS")]
+    pub ort_providers: Option<Vec<OrtProvider>>,
     /// What chooses, frame by frame: fixed (the same point always), greedy (by smoothed throughput)
     /// or mpc (a plan by predicted transfer times) [default: fixed]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_CONTROLLER")]
@@ -280,6 +286,7 @@ impl Options {
             input: self.input.or(file.input),
             point: self.point.or(file.point),
             engine: self.engine.or(file.engine),
+            ort_providers: self.ort_providers.or(file.ort_providers),
             controller: self.controller.or(file.controller),
             arm: self.arm.or(file.arm),
             image_format: self.image_format.or(file.image_format),
@@ -342,6 +349,12 @@ impl Options {
 }
 
 impl Options {
+    /// What runs the head.
+    pub fn to_engine(&self) -> Result<Box<dyn Engine>, EngineKindError> {
+        let providers = self.ort_providers.as_deref().unwrap_or_default();
+        self.engine.unwrap_or_default().open(providers)
+    }
+
     /// What an adaptive controller is held to.
     pub fn to_mpc_config(&self) -> MpcConfig {
         let default = MpcConfig::default();

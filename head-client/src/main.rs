@@ -56,7 +56,7 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
         None => bundle.default_point(),
     };
     let controller = options.to_controller(&bundle, point).or_fail(2)?;
-    let engine = options.engine.unwrap_or_default().open().context("--engine").or_fail(8)?;
+    let engine = options.to_engine().context("--engine").or_fail(8)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
     let source = source::open(input, bundle.labels(), options.rate).or_fail(7)?;
     let limit =
@@ -96,7 +96,7 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
 
 fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     let bundle = Arc::new(Bundle::open(&args.bundle).or_fail(3)?);
-    let engine = args.engine.open().context("--engine").or_fail(8)?;
+    let engine = args.engine.open(&args.ort_providers).context("--engine").or_fail(8)?;
     let profile = Profile::measure(&bundle, &*engine, args.runs).or_fail(3)?;
     let text = toml::to_string(&profile).or_fail(1)?;
     match &args.out {

@@ -83,6 +83,21 @@ pub enum EngineKind {
     Ort,
 }
 
+/// What computes for an ONNX Runtime.
+#[cfg(feature = "tract")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrtProvider {
+    /// Its own code for processors.
+    Cpu,
+    /// XNNPACK, code for Arm and x86 processors.
+    Xnnpack,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An NVIDIA GPU by TensorRT.
+    Tensorrt,
+}
+
 /// Why there is no such engine.
 #[cfg(feature = "tract")]
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +105,12 @@ pub enum EngineKindError {
     /// None of the names.
     #[error("there is no engine {0:?}; there are auto, tract and ort")]
     Name(String),
+    /// None of the providers' names.
+    #[error("there is no provider {0:?}; there are cpu, xnnpack, cuda and tensorrt")]
+    Provider(String),
+    /// Providers for an engine that has none.
+    #[error("tract has no providers: they are for the engines ort and auto")]
+    ProvidersOfTract,
     /// This program was built without ONNX Runtime.
     #[error("this program was built without ONNX Runtime: build it with the cargo feature `ort`")]
     NotBuiltIn,
@@ -114,23 +135,80 @@ impl std::str::FromStr for EngineKind {
 }
 
 #[cfg(feature = "tract")]
-impl EngineKind {
-    /// The engine; `Auto` always has one.
-    pub fn open(self) -> Result<Box<dyn Engine>, EngineKindError> {
+impl OrtProvider {
+    /// All of them.
+    pub const ALL: [OrtProvider; 4] =
+        [OrtProvider::Cpu, OrtProvider::Xnnpack, OrtProvider::Cuda, OrtProvider::Tensorrt];
+
+    /// Its name, for options.
+    pub const fn name(self) -> &'static str {
         match self {
-            EngineKind::Tract => Ok(Box::new(crate::Tract)),
-            EngineKind::Ort => onnx_runtime(),
-            EngineKind::Auto => onnx_runtime().or_else(|_| EngineKind::Tract.open()),
+            OrtProvider::Cpu => "cpu",
+            OrtProvider::Xnnpack => "xnnpack",
+            OrtProvider::Cuda => "cuda",
+            OrtProvider::Tensorrt => "tensorrt",
+        }
+    }
+}
+
+#[cfg(feature = "tract")]
+impl std::fmt::Display for OrtProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(feature = "tract")]
+impl std::str::FromStr for OrtProvider {
+    type Err = EngineKindError;
+
+    fn from_str(name: &str) -> Result<Self, EngineKindError> {
+        let known = OrtProvider::ALL.into_iter().find(|provider| provider.name() == name);
+        known.ok_or_else(|| EngineKindError::Provider(name.to_owned()))
+    }
+}
+
+#[cfg(feature = "tract")]
+impl EngineKind {
+    /// The engine; an ONNX Runtime computes by `providers`, the first that can.
+    ///
+    /// `Auto` always has an engine, but where providers are named that has to be an ONNX Runtime
+    /// with them.
+    pub fn open(self, providers: &[OrtProvider]) -> Result<Box<dyn Engine>, EngineKindError> {
+        match self {
+            EngineKind::Tract if providers.is_empty() => Ok(Box::new(crate::Tract)),
+            EngineKind::Tract => Err(EngineKindError::ProvidersOfTract),
+            EngineKind::Auto if providers.is_empty() => {
+                onnx_runtime(providers).or_else(|_| EngineKind::Tract.open(providers))
+            }
+            EngineKind::Auto | EngineKind::Ort => onnx_runtime(providers),
         }
     }
 }
 
 #[cfg(feature = "ort")]
-fn onnx_runtime() -> Result<Box<dyn Engine>, EngineKindError> {
-    Ok(Box::new(crate::OnnxRuntime::load()?))
+fn onnx_runtime(providers: &[OrtProvider]) -> Result<Box<dyn Engine>, EngineKindError> {
+    Ok(Box::new(crate::OnnxRuntime::load(providers)?))
 }
 
 #[cfg(all(feature = "tract", not(feature = "ort")))]
-fn onnx_runtime() -> Result<Box<dyn Engine>, EngineKindError> {
+fn onnx_runtime(_: &[OrtProvider]) -> Result<Box<dyn Engine>, EngineKindError> {
     Err(EngineKindError::NotBuiltIn)
+}
+
+#[cfg(all(test, feature = "tract"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_are_told_by_name_and_tract_has_none() {
+        for provider in OrtProvider::ALL {
+            assert_eq!(provider.name().parse::<OrtProvider>().expect("known"), provider);
+        }
+        let unknown = "rocm".parse::<OrtProvider>().expect_err("unknown").to_string();
+        assert!(unknown.contains("rocm") && unknown.contains("cuda"), "{unknown}");
+        assert!(EngineKind::Tract.open(&[]).is_ok());
+        let refused = EngineKind::Tract.open(&[OrtProvider::Cpu]);
+        assert!(matches!(refused.err(), Some(EngineKindError::ProvidersOfTract)));
+    }
 }

@@ -49,7 +49,7 @@ pub use classify::{softmax, top_k};
 pub use cut::{Cut, CutError, Parts, WholeModel};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 #[cfg(feature = "tract")]
-pub use engine::{EngineKind, EngineKindError};
+pub use engine::{EngineKind, EngineKindError, OrtProvider};
 pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
 #[cfg(feature = "image-encoders")]

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use isthmus_models::{Bundle, Engine, EngineKind, Tail, TailItem, Verified, verify};
+use isthmus_models::{Bundle, Engine, EngineKind, OrtProvider, Tail, TailItem, Verified, verify};
 
 /// Two engines add up in different orders.
 const TOLERANCE: f32 = 1e-3;
@@ -29,12 +29,35 @@ fn rust_and_the_exporter_agree_on_every_golden() {
 
 /// Every engine that is here.
 fn engines() -> Vec<Box<dyn Engine>> {
-    let mut engines = vec![EngineKind::Tract.open().expect("embedded")];
-    match EngineKind::Ort.open() {
-        Ok(installed) => engines.push(installed),
-        Err(missing) => eprintln!("SKIPPED: goldens by ONNX Runtime: {missing}"),
+    let mut engines = vec![EngineKind::Tract.open(&[]).expect("embedded")];
+    for providers in [&[][..], &[OrtProvider::Cpu]] {
+        match EngineKind::Ort.open(providers) {
+            Ok(installed) => engines.push(installed),
+            Err(missing) => eprintln!("SKIPPED: goldens by ONNX Runtime: {missing}"),
+        }
     }
     engines
+}
+
+#[cfg(feature = "ort")]
+#[test]
+fn a_provider_that_the_library_lacks_is_named_beside_those_it_has() {
+    use isthmus_models::{EngineKindError, OnnxRuntimeError};
+    for provider in OrtProvider::ALL {
+        for kind in [EngineKind::Ort, EngineKind::Auto] {
+            match kind.open(&[OrtProvider::Cpu, provider]) {
+                Ok(_) => eprintln!("this ONNX Runtime has {provider}"),
+                Err(EngineKindError::OnnxRuntime(OnnxRuntimeError::Library(missing))) => {
+                    return eprintln!("SKIPPED: no ONNX Runtime to ask for providers: {missing}");
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    let lacks = format!("has no provider {provider}, only cpu");
+                    assert!(error.contains(&lacks), "{error}");
+                }
+            }
+        }
+    }
 }
 
 fn bundles() -> Vec<PathBuf> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use isthmus_models::EngineKind;
+use isthmus_models::{EngineKind, OrtProvider};
 use isthmus_proto::DEFAULT_MAX_FRAME_BYTES;
 use serde::Deserialize;
 
@@ -26,6 +26,10 @@ pub struct Options {
     /// is there) [default: tract]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE")]
     pub engine: Option<EngineKind>,
+    /// What computes for ort, the first that can: cpu, xnnpack, cuda, tensorrt, those that the
+    /// installed library has [default: cpu]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ORT_PROVIDERS")]
+    pub ort_providers: Option<Vec<OrtProvider>>,
     /// Address to listen on [default: 0.0.0.0]
     #[arg(long, value_name = "IP", env = "ISTHMUS_ADDRESS")]
     pub address: Option<IpAddr>,
@@ -104,6 +108,8 @@ pub struct ServerConfig {
     pub model_repository: PathBuf,
     /// What runs the networks.
     pub engine: EngineKind,
+    /// What computes for an ONNX Runtime, the first that can; none leaves it to the CPU.
+    pub ort_providers: Vec<OrtProvider>,
     /// Where QUIC listens; port 0 takes a free one; `None` does not offer it.
     pub quic: Option<SocketAddr>,
     /// Where gRPC listens; port 0 takes a free one; `None` does not offer it.
@@ -187,6 +193,7 @@ impl Options {
         Options {
             model_repository: self.model_repository.or(fallback.model_repository),
             engine: self.engine.or(fallback.engine),
+            ort_providers: self.ort_providers.or(fallback.ort_providers),
             address: self.address.or(fallback.address),
             transports: self.transports.or(fallback.transports),
             quic_port: self.quic_port.or(fallback.quic_port),
@@ -242,6 +249,7 @@ impl Options {
         };
         let config = ServerConfig {
             engine: self.engine.unwrap_or_default(),
+            ort_providers: self.ort_providers.unwrap_or_default(),
             quic: listen(Transport::Quic, self.quic_port, 4433),
             grpc: listen(Transport::Grpc, self.grpc_port, 8001),
             http: Some(http),
@@ -269,6 +277,7 @@ impl ServerConfig {
         ServerConfig {
             model_repository,
             engine: EngineKind::default(),
+            ort_providers: Vec::new(),
             quic: loopback,
             grpc: loopback,
             http: None,

@@ -80,7 +80,7 @@ impl Server {
         // Before all else, so that whoever waits for the bundles sees that the server lives.
         let http = Http::start(&config).await?;
         let repository = config.model_repository.clone();
-        let engine: Arc<dyn Engine> = Arc::from(config.engine.open()?);
+        let engine: Arc<dyn Engine> = Arc::from(config.engine.open(&config.ort_providers)?);
         let open = move || Registry::open(&repository, &engine);
         let registry = match task::spawn_blocking(open).await {
             Ok(registry) => registry?,

@@ -54,7 +54,7 @@ pub(super) fn parameters(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
-    let installed = match EngineKind::Ort.open() {
+    let installed = match EngineKind::Ort.open(&[]) {
         Ok(installed) => installed,
         Err(missing) => return Ok(Measurement::skipped(missing.to_string())),
     };
