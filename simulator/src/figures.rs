@@ -14,7 +14,9 @@ mod export;
 mod footprint;
 mod head;
 mod lab;
+mod ort;
 mod overhead;
+mod own_work;
 mod parity;
 
 pub mod comparison;
@@ -97,6 +99,8 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "head_macs", unit: "MACs", target: Some(45e6), better: Lower, measure: head::macs },
     Figure { name: "head_parameters", unit: "count", target: Some(60e3), better: Lower, measure: head::parameters },
     Figure { name: "head_time_over_onnxruntime", unit: "ratio", target: Some(1.6), better: Lower, measure: head::time_over_onnxruntime },
+    Figure { name: "engine_over_onnxruntime", unit: "ratio", target: Some(1.05), better: Lower, measure: ort::engine_over_onnxruntime },
+    Figure { name: "client_own_work_ms", unit: "ms", target: Some(1.0), better: Lower, measure: own_work::client_own_work_ms },
     Figure { name: "switch_p99_ms", unit: "ms", target: Some(1.0), better: Lower, measure: head::switch_p99_ms },
     Figure { name: "points_resident_bytes", unit: "bytes", target: Some(10e6), better: Lower, measure: head::points_resident_bytes },
     Figure { name: "exit_top1", unit: "share", target: None, better: Higher, measure: head::exit_top1 },
