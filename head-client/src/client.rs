@@ -327,7 +327,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         let coded = entry.coded.take()?;
         let mut bytes = Vec::with_capacity(coded.stream.len() + 64);
         let wire_id = (frame.0 & 0xffff) as u16;
-        Envelope { frame: wire_id, time_left, trace: None }.write(&mut bytes);
+        Envelope { frame: wire_id, time_left }.write(&mut bytes);
         let digest = self.head.bundle().digest();
         let layers = match content {
             Content::Features(point) => {

@@ -589,8 +589,8 @@ impl Session {
     }
 }
 
-/// Most bytes of envelope and packet header: a trace context, 16 layers, long lengths.
-const MOST_OVERHEAD: usize = 3 + 8 + 25 + 3 + 16 * 6;
+/// Most bytes of envelope and packet header: 16 layers, long lengths.
+const MOST_OVERHEAD: usize = 3 + 8 + 3 + 16 * 6;
 
 fn blank(now: Timestamp, captured: Captured, verdict: Verdict) -> FrameOutcome {
     FrameOutcome {

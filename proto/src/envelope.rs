@@ -4,10 +4,9 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 1 | flags: bit 0, a trace context follows; the rest zero |
+//! | 1 | flags, zero |
 //! | 2 | frame id, the low 16 bits of the frame's number |
 //! | 1, 2, 4 or 8 | time left, whole milliseconds, as a variable-length integer (RFC 9000, 16) |
-//! | 0 or 25 | trace context: trace id (16), parent span id (8), trace flags (1), as W3C's |
 //!
 //! The time left is a duration, not an instant, because clocks of two machines are never compared.
 //! The server counts it from the first byte it sees.
@@ -15,8 +14,6 @@
 use std::time::Duration;
 
 use crate::varint;
-
-const HAS_TRACE: u8 = 1;
 
 /// The part of a frame that differs each time it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,64 +23,38 @@ pub struct Envelope {
     pub frame: u16,
     /// How long the server may take, in whole milliseconds; anything finer is cut off.
     pub time_left: Duration,
-    /// The trace this frame belongs to.
-    pub trace: Option<TraceContext>,
-}
-
-/// A W3C trace context, in binary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceContext {
-    /// Id of the whole trace.
-    pub trace_id: [u8; 16],
-    /// Id of the span on the device.
-    pub span_id: [u8; 8],
-    /// Bit 0: sampled.
-    pub flags: u8,
 }
 
 /// Why bytes are no envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     /// Flags of a later version.
-    #[error("envelope flags {0:#04x} are not known; only bit 0 is")]
+    #[error("envelope flags {0:#04x} are not known; none is")]
     Flags(u8),
 }
 
 impl Envelope {
     /// Appends the envelope's bytes.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.push(if self.trace.is_some() { HAS_TRACE } else { 0 });
+        out.push(0);
         out.extend_from_slice(&self.frame.to_be_bytes());
         varint::write(out, u64::try_from(self.time_left.as_millis()).unwrap_or(varint::MAX));
-        if let Some(TraceContext { trace_id, span_id, flags }) = &self.trace {
-            out.extend_from_slice(trace_id);
-            out.extend_from_slice(span_id);
-            out.push(*flags);
-        }
     }
 
     /// The envelope at the front of `bytes` and its length (bytes); `None` while bytes are missing.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Envelope, usize)>, EnvelopeError> {
         match bytes.first() {
-            Some(flags) if flags & !HAS_TRACE != 0 => Err(EnvelopeError::Flags(*flags)),
+            Some(flags) if *flags != 0 => Err(EnvelopeError::Flags(*flags)),
             _ => Ok(parse(bytes)),
         }
     }
 }
 
 fn parse(bytes: &[u8]) -> Option<(Envelope, usize)> {
-    let (flags, mut rest) = bytes.split_first()?;
+    let (_flags, mut rest) = bytes.split_first()?;
     let frame = u16::from_be_bytes(*take(&mut rest)?);
     let time_left = Duration::from_millis(varint::read(&mut rest)?);
-    let trace = match flags & HAS_TRACE {
-        0 => None,
-        _ => Some(TraceContext {
-            trace_id: *take(&mut rest)?,
-            span_id: *take(&mut rest)?,
-            flags: u8::from_be_bytes(*take(&mut rest)?),
-        }),
-    };
-    Some((Envelope { frame, time_left, trace }, bytes.len() - rest.len()))
+    Some((Envelope { frame, time_left }, bytes.len() - rest.len()))
 }
 
 fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
@@ -98,10 +69,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn envelopes() -> impl Strategy<Value = Envelope> {
-        let trace = any::<([u8; 16], [u8; 8], u8)>()
-            .prop_map(|(trace_id, span_id, flags)| TraceContext { trace_id, span_id, flags });
-        (any::<u16>(), 0u64..1 << 40, prop::option::of(trace)).prop_map(|(frame, millis, trace)| {
-            Envelope { frame, time_left: Duration::from_millis(millis), trace }
+        (any::<u16>(), 0u64..1 << 40).prop_map(|(frame, millis)| Envelope {
+            frame,
+            time_left: Duration::from_millis(millis),
         })
     }
 
@@ -121,6 +91,6 @@ mod tests {
 
     #[test]
     fn unknown_flags_are_refused() {
-        assert_eq!(Envelope::parse(&[0x82]), Err(EnvelopeError::Flags(0x82)));
+        assert_eq!(Envelope::parse(&[0x01]), Err(EnvelopeError::Flags(0x01)));
     }
 }

@@ -26,7 +26,7 @@ mod units;
 mod varint;
 
 pub use codec::{CodecError, Coded, FeatureCodec, LatentShape};
-pub use envelope::{Envelope, EnvelopeError, TraceContext};
+pub use envelope::{Envelope, EnvelopeError};
 pub use framer::{Framer, FramerError};
 pub use packet::{PacketError, PacketHeader, write_image_packet, write_packet};
 pub use point::{

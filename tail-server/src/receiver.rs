@@ -258,7 +258,7 @@ mod tests {
 
     fn frame(time_left: Duration) -> Vec<u8> {
         let mut frame = Vec::new();
-        Envelope { frame: 7, time_left, trace: None }.write(&mut frame);
+        Envelope { frame: 7, time_left }.write(&mut frame);
         write_packet(&mut frame, 0, &DIGEST, POINT, &coded());
         frame
     }
@@ -326,7 +326,7 @@ mod tests {
     fn a_compressed_picture_is_received_whole_or_not_at_all() {
         let mut frame = Vec::new();
         let time_left = Duration::from_millis(100);
-        Envelope { frame: 7, time_left, trace: None }.write(&mut frame);
+        Envelope { frame: 7, time_left }.write(&mut frame);
         write_image_packet(&mut frame, 0, &DIGEST, ImageFormat::Webp, &[5; 300]);
         let mut receiver = receiver();
         receiver.handle_bytes(at(0), &frame[..200]).expect("well formed");
@@ -342,7 +342,7 @@ mod tests {
     fn sizes_are_refused_before_their_bytes_come() {
         let mut frame = Vec::new();
         let time_left = Duration::from_millis(100);
-        Envelope { frame: 7, time_left, trace: None }.write(&mut frame);
+        Envelope { frame: 7, time_left }.write(&mut frame);
         let coded = Coded { stream: vec![0; 5_000], layer_ends: vec![5_000] };
         write_packet(&mut frame, 0, &DIGEST, OperatingPoint { layers: 1, ..POINT }, &coded);
         let mut receiver = receiver();

@@ -120,7 +120,7 @@ pub fn picture(format: ImageFormat, side: u32) -> Vec<u8> {
 /// The wire form of a frame with a compressed picture.
 pub fn image_frame(id: u16, format: ImageFormat, file: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Envelope { frame: id, time_left: LONG, trace: None }.write(&mut bytes);
+    Envelope { frame: id, time_left: LONG }.write(&mut bytes);
     write_image_packet(&mut bytes, 0, &DIGEST, format, file);
     bytes
 }
@@ -282,7 +282,7 @@ pub fn frame_of(
     coded: &Coded,
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Envelope { frame: id, time_left, trace: None }.write(&mut bytes);
+    Envelope { frame: id, time_left }.write(&mut bytes);
     write_packet(&mut bytes, bundle, &DIGEST, point, coded);
     bytes
 }
@@ -306,7 +306,7 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
     let good = frame(1, LONG, 9);
     let header = good.len() - usize::from(POINT.layers) * LAYER_BYTES;
     let mut envelope = Vec::new();
-    Envelope { frame: 1, time_left: LONG, trace: None }.write(&mut envelope);
+    Envelope { frame: 1, time_left: LONG }.write(&mut envelope);
     let packet = envelope.len();
     let with = |at: usize, value: u8| {
         let mut bytes = good.clone();
