@@ -64,6 +64,7 @@ impl Client {
             protocol: PROTOCOL_VERSION,
             bundles: vec![BundleRef { name, digest: bundle.digest().0.to_vec() }],
             detail: config.detail.into(),
+            tracing: None,
         };
         let server = config.server.clone();
         let dialer = Dialer::new(server, &config.trust, hello, config.connect_timeout)?;

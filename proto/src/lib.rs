@@ -22,6 +22,7 @@ mod point;
 mod quantiser;
 mod range_coder;
 mod tables;
+mod trace;
 mod units;
 mod varint;
 
@@ -34,6 +35,7 @@ pub use point::{
 };
 pub use quantiser::{Quantiser, QuantiserError};
 pub use tables::{FrequencyTables, TableError};
+pub use trace::{Part, TraceContext, TraceIds};
 pub use units::{Bitrate, DataSize, Timestamp};
 
 /// Messages generated from `schema/isthmus/v1/isthmus.proto`, and, with feature `grpc`, the

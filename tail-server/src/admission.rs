@@ -251,6 +251,7 @@ mod tests {
             protocol: PROTOCOL_VERSION,
             bundles: digests.iter().map(bundle).collect(),
             detail: Detail::Top.into(),
+            tracing: None,
         }
     }
 

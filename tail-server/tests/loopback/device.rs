@@ -259,6 +259,7 @@ pub fn hello(digest: BundleDigest) -> Hello {
         // The second one is served nowhere.
         bundles: vec![bundle(digest.0), bundle([0; 32])],
         detail: Detail::Logits.into(),
+        tracing: None,
     }
 }
 
