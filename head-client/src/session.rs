@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use isthmus_proto::wire;
-use isthmus_proto::{Arm, Content, FrameId, Timestamp};
+use isthmus_proto::{Arm, Bitrate, Content, FrameId, Timestamp};
 
 use crate::controller::{
     Controller, HeadDecision, HeadView, LinkView, NetworkSample, NetworkTimeout, Run, SendView,
@@ -341,6 +341,11 @@ impl Session {
     /// Smoothed time that a frame spends outside the server, once known.
     pub fn network_time(&self) -> Option<Duration> {
         self.network.smoothed()
+    }
+
+    /// The rate at which the controller reckons that bytes go out, if it reckons with one.
+    pub fn bandwidth(&self) -> Option<Bitrate> {
+        self.controller.bandwidth()
     }
 
     fn on_captured(&mut self, now: Timestamp, frame: FrameId) {

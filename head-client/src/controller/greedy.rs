@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::Timestamp;
+use isthmus_proto::{Bitrate, Timestamp};
 
 use super::{
     Controller, HeadDecision, HeadView, Ladder, NetworkSample, NetworkTimeout, SendDecision,
@@ -110,6 +110,10 @@ impl Controller for Greedy {
 
     fn on_timeout(&mut self, _now: Timestamp, timeout: &NetworkTimeout) {
         self.learn(timeout.bytes, timeout.waited);
+    }
+
+    fn bandwidth(&self) -> Option<Bitrate> {
+        self.throughput.map(|bytes| Bitrate::from_bps((8.0 * bytes) as u64))
     }
 }
 

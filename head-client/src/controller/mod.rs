@@ -9,7 +9,7 @@ mod transfer;
 use std::time::Duration;
 
 use isthmus_models::ImageSpec;
-use isthmus_proto::{FrameId, OperatingPoint, Timestamp};
+use isthmus_proto::{Bitrate, FrameId, OperatingPoint, Timestamp};
 
 use crate::outcome::Choice;
 
@@ -41,6 +41,11 @@ pub trait Controller: Send {
 
     /// A frame that was sent was given up.
     fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout);
+
+    /// The rate at which it reckons that bytes go out, if it reckons with one.
+    fn bandwidth(&self) -> Option<Bitrate> {
+        None
+    }
 }
 
 /// What a controller sees before the head.

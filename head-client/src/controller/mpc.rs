@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::{FrameId, Timestamp};
+use isthmus_proto::{Bitrate, FrameId, Timestamp};
 
 use super::{
     Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, NetworkSample,
@@ -529,6 +529,10 @@ impl Controller for Mpc {
         }
         let own = Duration::from_secs_f64((waited - sent.wait).max(0.0) / 1e3);
         self.transfer.on_timeout(now, timeout.bytes, own);
+    }
+
+    fn bandwidth(&self) -> Option<Bitrate> {
+        Some(self.transfer.rate())
     }
 }
 

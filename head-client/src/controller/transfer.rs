@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isthmus_proto::Timestamp;
+use isthmus_proto::{Bitrate, Timestamp};
 
 /// Predicts a frame's time in the network from its size, with its uncertainty.
 ///
@@ -144,6 +144,19 @@ impl TransferTime {
     /// The time that `bytes` occupy the way.
     pub fn serialisation(&self, bytes: usize) -> Duration {
         from_ms(self.slowness * kilobytes(bytes))
+    }
+
+    /// The rate at which bytes go out.
+    pub fn rate(&self) -> Bitrate {
+        Bitrate::from_bps((8e6 / self.slowness) as u64)
+    }
+
+    /// The rate that the time from the first to the last byte of a frame at the receiver shows;
+    /// `None` where the frame is too small to tell.
+    pub fn dispersion(bytes: usize, span: Duration) -> Option<Bitrate> {
+        let tells = bytes >= 4 * PACKET && !span.is_zero();
+        let bits = 8.0 * bytes.saturating_sub(PACKET) as f64;
+        tells.then(|| Bitrate::from_bps((bits / span.as_secs_f64()) as u64))
     }
 
     /// The round trip of a frame without bytes.
