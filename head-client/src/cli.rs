@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use isthmus_models::{EngineKind, OrtProvider};
+use isthmus_telemetry::log::LogFormat;
 
 use crate::config::Options;
 
@@ -18,7 +19,8 @@ Exit codes:
   6  server does not serve the bundle
   7  input cannot be read: no camera, no permission, no pictures
   8  --engine cannot be used: not built in, or its library is missing or of another architecture
-  9  results cannot be written: disk full, no permission";
+  9  results cannot be written: disk full, no permission
+ 10  metrics cannot be offered: the port is taken, or not allowed";
 
 /// Runs a network's head on this device, sends its coded features to a tail-server and prints the
 /// answers.
@@ -28,6 +30,19 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// What to log, to standard error: a level, or modules with a level each
+    /// (warn,isthmus_head_client=debug).
+    #[arg(long, value_name = "FILTER", default_value = "warn", env = "ISTHMUS_LOG", global = true)]
+    pub log: String,
+    /// How to log.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "ISTHMUS_LOG_FORMAT",
+        global = true
+    )]
+    pub log_format: LogFormat,
 }
 
 /// What the program does.

@@ -2,23 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
+#[cfg(feature = "otel")]
+use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use isthmus_models::{Head, Picture};
 use isthmus_proto::wire::{self, BundleRef, Hello, reply};
 use isthmus_proto::{
-    Coded, Content, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp,
-    write_image_packet, write_packet,
+    Coded, Content, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, TraceContext,
+    TraceIds, write_image_packet, write_packet,
 };
+use isthmus_telemetry::http::{self, StatusCode};
+#[cfg(feature = "otel")]
+use isthmus_telemetry::spans::Spans;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::config::ClientConfig;
 use crate::controller::{Controller, Run};
 use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
+use crate::metrics::Metrics;
 use crate::outcome::{Answer, FrameOutcome, Verdict};
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
 use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
@@ -48,11 +57,22 @@ pub struct Client {
     head: Arc<Head>,
     controller: Box<dyn Controller>,
     link: Link,
+    watch: Watch,
+}
+
+/// What of a client others can see, beside its reports.
+struct Watch {
+    metrics: Option<(Arc<Metrics>, SocketAddr)>,
+    /// Serves the metrics until it is dropped.
+    _pages: JoinSet<()>,
+    #[cfg(feature = "otel")]
+    spans: Option<Spans>,
 }
 
 impl Client {
-    /// Connects to the server, checks that it is the right one and that it serves the bundle of
-    /// `head`. Afterwards a lost connection is made again by itself.
+    /// Offers metrics where the configuration says so, connects to the server, checks that it is
+    /// the right one and that it serves the bundle of `head`. Afterwards a lost connection is made
+    /// again by itself.
     pub async fn connect(
         config: ClientConfig,
         head: Arc<Head>,
@@ -64,12 +84,20 @@ impl Client {
             protocol: PROTOCOL_VERSION,
             bundles: vec![BundleRef { name, digest: bundle.digest().0.to_vec() }],
             detail: config.detail.into(),
+            // Drawn anew for every connection.
             tracing: None,
         };
-        let server = config.server.clone();
-        let dialer = Dialer::new(server, &config.trust, hello, config.connect_timeout)?;
+        let watch = Watch::start(&config).await?;
+        let (server, timeout) = (config.server.clone(), config.connect_timeout);
+        let sampled = config.traces.as_ref().map(|traces| traces.sampled);
+        let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
         let link = Link::connect(dialer).await?;
-        Ok(Client { config, head, controller, link })
+        Ok(Client { config, head, controller, link, watch })
+    }
+
+    /// Where Prometheus finds metrics.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.watch.metrics.as_ref().map(|(_, address)| *address)
     }
 
     /// Answers every frame of `source`, until it ends, `stop` comes or `sink` breaks.
@@ -82,7 +110,7 @@ impl Client {
         stop: impl Future<Output = ()>,
         sink: impl FnMut(&FrameReport) -> ControlFlow<()>,
     ) -> Result<Summary, RunError> {
-        let Client { config, head, controller, link } = self;
+        let Client { config, head, controller, link, watch } = self;
         let worker = Worker::start(Arc::clone(&head)).map_err(RunError::Threads)?;
         let captures = capture(source, config.rate).map_err(RunError::Threads)?;
         let ClientConfig { deadline, in_flight, pace, .. } = config;
@@ -93,6 +121,8 @@ impl Client {
             config,
             head,
             link,
+            watch,
+            traces: None,
             worker,
             frames: BTreeMap::new(),
             summary: SummaryBuilder::default(),
@@ -102,6 +132,53 @@ impl Client {
         };
         Ok(run.drive(captures, stop).await)
     }
+}
+
+impl Watch {
+    async fn start(config: &ClientConfig) -> Result<Self, ConnectError> {
+        let mut pages = JoinSet::new();
+        let metrics = match config.metrics {
+            None => None,
+            Some(address) => {
+                let failed = |source| ConnectError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                let metrics = Arc::new(Metrics::new());
+                let told = Arc::clone(&metrics);
+                pages.spawn(http::serve(listener, move |path: &str| match path {
+                    "/metrics" => told.page(),
+                    _ => http::status(StatusCode::NOT_FOUND),
+                }));
+                Some((metrics, local))
+            }
+        };
+        Ok(Watch {
+            metrics,
+            _pages: pages,
+            #[cfg(feature = "otel")]
+            spans: match &config.traces {
+                None => None,
+                Some(traces) => {
+                    let (service, version) = ("isthmus-head-client", env!("CARGO_PKG_VERSION"));
+                    Some(Spans::start(&traces.endpoint, service, version)?)
+                }
+            },
+        })
+    }
+}
+
+#[cfg(feature = "otel")]
+impl Watch {
+    fn send_spans(&self, context: TraceContext, outcome: &FrameOutcome, report: &FrameReport) {
+        if let Some(spans) = &self.spans {
+            spans.send(crate::spans::of_frame(context, outcome, report, SystemTime::now()));
+        }
+    }
+}
+
+#[cfg(not(feature = "otel"))]
+impl Watch {
+    fn send_spans(&self, _: TraceContext, _: &FrameOutcome, _: &FrameReport) {}
 }
 
 /// A frame in memory.
@@ -119,6 +196,8 @@ struct Entry {
     coded: Option<Coded>,
     bytes: Option<usize>,
     logits: Vec<f32>,
+    /// The frame's ordinal on its connection, where that is traced.
+    ordinal: Option<u64>,
 }
 
 struct Driver<F> {
@@ -126,6 +205,9 @@ struct Driver<F> {
     config: ClientConfig,
     head: Arc<Head>,
     link: Link,
+    watch: Watch,
+    /// Names for the frames of the connection.
+    traces: Option<TraceIds>,
     worker: Worker,
     frames: BTreeMap<FrameId, Entry>,
     summary: SummaryBuilder,
@@ -174,6 +256,10 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         }
         let elapsed = self.zero.elapsed();
         self.link.close().await;
+        #[cfg(feature = "otel")]
+        if let Some(spans) = &self.watch.spans {
+            spans.close().await;
+        }
         self.summary.finish(self.session.counters(), elapsed)
     }
 
@@ -205,7 +291,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 });
             }
         };
-        let entry = Entry { source, truth, picture, coded: None, bytes: None, logits: Vec::new() };
+        let (coded, bytes, logits, ordinal) = (None, None, Vec::new(), None);
+        let entry = Entry { source, truth, picture, coded, bytes, logits, ordinal };
         self.frames.insert(frame, entry);
         let at = if self.config.pace == Pace::Live { at } else { Instant::now() };
         self.handle_at(at, input);
@@ -231,11 +318,20 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
 
     fn on_event(&mut self, event: Event) {
         let input = match event {
-            Event::Up(limits) => Input::LinkUp {
-                max_in_flight: limits.max_in_flight,
-                max_frame_bytes: limits.max_frame_bytes,
-                round_trip: limits.round_trip,
-            },
+            Event::Up(limits) => {
+                self.traces = limits.traces;
+                Input::LinkUp {
+                    max_in_flight: limits.max_in_flight,
+                    max_frame_bytes: limits.max_frame_bytes,
+                    round_trip: limits.round_trip,
+                }
+            }
+            Event::Sent(frame, ordinal) => {
+                if let Some(entry) = self.frames.get_mut(&frame) {
+                    entry.ordinal = Some(ordinal);
+                }
+                return;
+            }
             Event::Down => Input::LinkDown,
             Event::Lost(frame, reason) => {
                 tracing::warn!(%frame, reason, "no reply");
@@ -256,6 +352,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
             },
         };
         self.handle(input);
+        self.tell_session();
     }
 
     /// A reply that was checked; `None` if it makes no sense.
@@ -308,7 +405,9 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 }
                 Output::Done(outcome) => {
                     if let Some(entry) = self.frames.remove(&outcome.frame) {
+                        let ordinal = entry.ordinal;
                         let report = self.to_report(&outcome, entry);
+                        self.tell_spans(&outcome, ordinal, &report);
                         self.report(&report)?;
                     }
                 }
@@ -402,7 +501,31 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
 
     fn report(&mut self, report: &FrameReport) -> ControlFlow<()> {
         self.summary.record(report);
+        if let Some((metrics, _)) = &self.watch.metrics {
+            metrics.on_frame(report);
+        }
+        self.tell_session();
         (self.sink)(report)
+    }
+
+    fn tell_session(&self) {
+        if let Some((metrics, _)) = &self.watch.metrics {
+            let session = &self.session;
+            metrics.on_session(session.counters(), session.link_is_up(), session.bandwidth());
+            #[cfg(feature = "otel")]
+            if let Some(spans) = &self.watch.spans {
+                metrics.on_spans(spans.dropped());
+            }
+        }
+    }
+
+    /// Sends a sampled frame's spans.
+    fn tell_spans(&self, outcome: &FrameOutcome, ordinal: Option<u64>, report: &FrameReport) {
+        // A frame without a place on the connection takes one that none will ever have.
+        let ordinal = ordinal.unwrap_or(!outcome.frame.0);
+        if let Some(context) = self.traces.and_then(|traces| traces.context(ordinal)) {
+            self.watch.send_spans(context, outcome, report);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -103,6 +104,20 @@ pub struct Options {
     /// seconds [default: 5000]
     #[arg(long, value_name = "MS", env = "ISTHMUS_CONNECT_TIMEOUT_MS")]
     pub connect_timeout_ms: Option<u64>,
+    /// TCP port for Prometheus over HTTP; 0 takes a free one [default: none]
+    #[arg(long, value_name = "PORT", env = "ISTHMUS_METRICS_PORT")]
+    pub metrics_port: Option<u16>,
+    /// Address to offer metrics on [default: 127.0.0.1]
+    #[arg(long, value_name = "IP", env = "ISTHMUS_METRICS_ADDRESS")]
+    pub metrics_address: Option<IpAddr>,
+    /// Collector of OpenTelemetry to send spans to (OTLP over gRPC), such as http://localhost:4317;
+    /// needs a program built with the cargo feature `otel` [default:
+    /// $OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, $OTEL_EXPORTER_OTLP_ENDPOINT, or none]
+    #[arg(long, value_name = "URL", env = "ISTHMUS_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of frames whose spans are sent, on the server as well [default: 0.01]
+    #[arg(long, value_name = "SHARE", env = "ISTHMUS_OTLP_SAMPLE")]
+    pub otlp_sample: Option<f64>,
     /// How to write results to standard output [default: text]
     #[arg(long, value_name = "FORMAT", env = "ISTHMUS_FORMAT")]
     pub format: Option<Format>,
@@ -199,6 +214,21 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How much the server's answers tell.
     pub detail: Detail,
+    /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
+    /// them.
+    pub metrics: Option<SocketAddr>,
+    /// Where spans go; `None` traces nothing.
+    pub traces: Option<TraceConfig>,
+}
+
+/// Where spans go, and of which frames.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceConfig {
+    /// The collector's URL; it speaks OTLP over gRPC. Without the cargo feature `otel` nothing is
+    /// sent there, though the server is asked to tell its part.
+    pub endpoint: String,
+    /// Share of frames, 0 to 1.
+    pub sampled: f64,
 }
 
 /// Why options are no configuration.
@@ -238,6 +268,9 @@ pub enum ConfigError {
     /// The image arm under a controller that chooses among operating points.
     #[error("--arm image needs --controller fixed: greedy and mpc choose among operating points")]
     ImageIsFixed,
+    /// A collector for a program that cannot reach one.
+    #[error("--otlp-endpoint needs a program that is built with the cargo feature `otel`")]
+    WithoutOtel,
     /// No ladder for a controller that needs one.
     #[error("--controller: {0}")]
     Ladder(#[from] LadderError),
@@ -300,6 +333,10 @@ impl Options {
             limit: self.limit.or(file.limit),
             in_flight: self.in_flight.or(file.in_flight),
             connect_timeout_ms: self.connect_timeout_ms.or(file.connect_timeout_ms),
+            metrics_port: self.metrics_port.or(file.metrics_port),
+            metrics_address: self.metrics_address.or(file.metrics_address),
+            otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
+            otlp_sample: self.otlp_sample.or(file.otlp_sample),
             format: self.format.or(file.format),
         }
     }
@@ -344,7 +381,28 @@ impl Options {
             rate: self.rate.filter(|_| !camera),
             connect_timeout: Duration::from_millis(timeout_ms),
             detail: Detail::Top,
+            metrics: self.metrics_port.map(|port| {
+                let address = self.metrics_address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+                SocketAddr::new(address, port)
+            }),
+            traces: self.to_traces()?,
         })
+    }
+
+    fn to_traces(&self) -> Result<Option<TraceConfig>, ConfigError> {
+        let sampled = self.otlp_sample.unwrap_or(0.01);
+        if !(0.0..=1.0).contains(&sampled) {
+            let (name, range) = ("otlp_sample", "0 to 1".to_owned());
+            return Err(ConfigError::Range { name, range, value: sampled.to_string() });
+        }
+        #[cfg(feature = "otel")]
+        let endpoint = isthmus_telemetry::spans::endpoint(self.otlp_endpoint.clone());
+        #[cfg(not(feature = "otel"))]
+        let endpoint: Option<String> = match &self.otlp_endpoint {
+            Some(_) => return Err(ConfigError::WithoutOtel),
+            None => None,
+        };
+        Ok(endpoint.map(|endpoint| TraceConfig { endpoint, sampled }))
     }
 }
 
@@ -533,9 +591,12 @@ mod tests {
             "in_flight = 0",
             "ca = 'x'",
             "target_miss = 0.9",
+            "otlp_sample = 1.1",
         ] {
             assert!(options(&format!("{base}{bad}")).to_config().is_err(), "{bad}");
         }
+        let traced = options(&format!("{base}otlp_endpoint = 'http://localhost:4317'"));
+        assert_eq!(traced.to_config().is_ok(), cfg!(feature = "otel"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use isthmus_proto::wire::tail_client::TailClient;
-use isthmus_proto::wire::{ToDevice, ToServer, Welcome, to_device, to_server};
+use isthmus_proto::wire::{Hello, ToDevice, ToServer, Welcome, to_device, to_server};
 use isthmus_proto::{FrameId, MAX_CONTROL_BYTES};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -23,12 +23,14 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(6);
 pub(crate) struct GrpcConnection {
     outbound: mpsc::UnboundedSender<ToServer>,
     inbound: Streaming<ToDevice>,
+    traced: bool,
 }
 
 impl GrpcConnection {
     pub(crate) async fn connect(
         dialer: &Dialer,
         address: SocketAddr,
+        hello: Hello,
     ) -> Result<(Self, Welcome), Failure> {
         let tls = ClientTlsConfig::new().domain_name(&dialer.server.host);
         let channel = Endpoint::from_shared(format!("https://{address}"))
@@ -45,7 +47,8 @@ impl GrpcConnection {
             .map_err(Failure::unreachable)?;
         let (outbound, messages) = mpsc::unbounded_channel();
         // The server may wait for the hello before it opens its own stream.
-        let hello = to_server::Message::Hello(dialer.hello.clone());
+        let traced = hello.tracing.is_some();
+        let hello = to_server::Message::Hello(hello);
         let _ = outbound.send(ToServer { message: Some(hello) });
         let mut client = TailClient::new(channel).max_decoding_message_size(MAX_CONTROL_BYTES);
         let mut inbound = client
@@ -55,7 +58,7 @@ impl GrpcConnection {
             .into_inner();
         match inbound.message().await.map_err(refused)?.and_then(|first| first.message) {
             Some(to_device::Message::Welcome(welcome)) => {
-                Ok((GrpcConnection { outbound, inbound }, welcome))
+                Ok((GrpcConnection { outbound, inbound, traced }, welcome))
             }
             _ => Err(Failure::Protocol("its first message is no welcome".into())),
         }
@@ -71,6 +74,7 @@ impl GrpcConnection {
         // far fewer are unanswered at a time. Cancelled ones stay, so that a reply that was on its
         // way is known for a late one; without a reply they stay until their id is used again.
         let mut unanswered: BTreeMap<u64, FrameId> = BTreeMap::new();
+        let mut sent = 0;
         loop {
             tokio::select! {
                 biased;
@@ -95,6 +99,11 @@ impl GrpcConnection {
                     let message = match command {
                         Some(Command::Send(outgoing)) => {
                             unanswered.insert(wire_id(outgoing.frame), outgoing.frame);
+                            sent += 1;
+                            if self.traced {
+                                // Fails when the link is dropped, which the commands tell as well.
+                                let _ = events.send(Event::Sent(outgoing.frame, sent));
+                            }
                             to_server::Message::Frame(outgoing.bytes)
                         }
                         Some(Command::Cancel(frame)) => {

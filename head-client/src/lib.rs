@@ -49,9 +49,13 @@ mod grpc;
 #[cfg(feature = "shell")]
 mod link;
 #[cfg(feature = "shell")]
+mod metrics;
+#[cfg(feature = "shell")]
 mod quic;
 #[cfg(feature = "shell")]
 pub mod source;
+#[cfg(feature = "otel")]
+mod spans;
 #[cfg(feature = "shell")]
 pub mod text;
 #[cfg(feature = "shell")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::wire::{self, Hello, Welcome};
-use isthmus_proto::{FrameId, PROTOCOL_VERSION};
+use isthmus_proto::{FrameId, PROTOCOL_VERSION, TraceIds};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -60,6 +60,18 @@ pub enum ConnectError {
         /// What it did.
         reason: String,
     },
+    /// Metrics cannot be offered there.
+    #[error("cannot listen on {address} for metrics (--metrics-port chooses another port)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no such collector.
+    #[cfg(feature = "otel")]
+    #[error(transparent)]
+    Collector(#[from] isthmus_telemetry::spans::EndpointError),
     /// The server does not serve the bundle.
     #[error("{server}: does not serve bundle {bundle}: {reason}")]
     NotServed {
@@ -85,6 +97,8 @@ pub(crate) struct Dialer {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) hello: Hello,
     pub(crate) timeout: Duration,
+    /// The share of frames to trace; `None` traces nothing.
+    pub(crate) sampled: Option<f64>,
 }
 
 /// A coded frame on its way out.
@@ -109,6 +123,8 @@ pub(crate) enum Command {
 pub(crate) enum Event {
     Up(Limits),
     Down,
+    /// A frame found its place on the connection, which is its ordinal there.
+    Sent(FrameId, u64),
     Reply(FrameId, wire::Reply),
     Lost(FrameId, String),
 }
@@ -119,6 +135,7 @@ pub(crate) struct Limits {
     pub(crate) max_in_flight: usize,
     pub(crate) max_frame_bytes: usize,
     pub(crate) round_trip: Option<Duration>,
+    pub(crate) traces: Option<TraceIds>,
 }
 
 /// The connection's two ends as the client sees them. Dropping it closes the connection.
@@ -139,8 +156,9 @@ impl Dialer {
         trust: &Trust,
         hello: Hello,
         timeout: Duration,
+        sampled: Option<f64>,
     ) -> Result<Self, ConnectError> {
-        Ok(Dialer { server, verifier: Verifier::new(trust)?, hello, timeout })
+        Ok(Dialer { server, verifier: Verifier::new(trust)?, hello, timeout, sampled })
     }
 
     async fn connect(&self) -> Result<(Connection, Limits), ConnectError> {
@@ -171,11 +189,13 @@ impl Dialer {
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<(Connection, Limits), ConnectError> {
+        let traces = self.sampled.and_then(|sampled| self.draw_trace_ids(sampled));
+        let hello = Hello { tracing: traces.map(Into::into), ..self.hello.clone() };
         let connected = match self.server.transport {
-            Transport::Quic => QuicConnection::connect(self, address)
+            Transport::Quic => QuicConnection::connect(self, address, hello)
                 .await
                 .map(|(quic, welcome, rtt)| (Connection::Quic(quic), welcome, Some(rtt))),
-            Transport::Grpc => GrpcConnection::connect(self, address)
+            Transport::Grpc => GrpcConnection::connect(self, address, hello)
                 .await
                 .map(|(grpc, welcome)| (Connection::Grpc(grpc), welcome, None)),
         };
@@ -188,14 +208,27 @@ impl Dialer {
                 }
                 (None, Failure::Protocol(reason)) => ConnectError::Protocol { server, reason },
             })?;
-        let limits = self.check(welcome, round_trip)?;
+        let limits = self.check(welcome, round_trip, traces)?;
         Ok((connection, limits))
+    }
+
+    /// Names for the frames of a new connection.
+    fn draw_trace_ids(&self, sampled: f64) -> Option<TraceIds> {
+        let mut seed = [0; 8];
+        match self.verifier.provider().secure_random.fill(&mut seed) {
+            Ok(()) => Some(TraceIds::new(u64::from_be_bytes(seed), sampled)),
+            Err(_) => {
+                tracing::warn!("no random numbers: this connection is not traced");
+                None
+            }
+        }
     }
 
     fn check(
         &self,
         welcome: Welcome,
         round_trip: Option<Duration>,
+        traces: Option<TraceIds>,
     ) -> Result<Limits, ConnectError> {
         let server = self.server.clone();
         if welcome.protocol != PROTOCOL_VERSION {
@@ -216,6 +249,7 @@ impl Dialer {
             max_in_flight: usize::try_from(welcome.max_in_flight).unwrap_or(usize::MAX),
             max_frame_bytes: usize::try_from(welcome.max_frame_bytes).unwrap_or(usize::MAX),
             round_trip,
+            traces,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 mod service;
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use isthmus_head_client::cli::{Cli, Command, ProfileArgs, RunArgs};
 use isthmus_head_client::config::{Format, Options};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
 use isthmus_models::{Bundle, Head, Profile};
+use isthmus_telemetry::log;
 use serde::Serialize;
 use service::ServiceManager;
-use tracing_subscriber::EnvFilter;
 
 /// A failure and the exit code that names its kind.
 struct Failure {
@@ -24,15 +24,13 @@ struct Failure {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let colours = io::stderr().is_terminal();
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    logger.with_writer(io::stderr).init();
-    let done = match Cli::parse().command {
+    let Cli { command, log, log_format } = Cli::parse();
+    let done = log::start(&log, log_format).context("--log").or_fail(2);
+    let done = done.and_then(|()| match command {
         Command::Run(args) => run(args),
         Command::Profile(args) => profile(&args),
         Command::Cameras => cameras(),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, error }) => {
@@ -130,6 +128,9 @@ fn cameras() -> Result<(), Failure> {
 fn code_of(error: &ConnectError) -> u8 {
     match error {
         ConnectError::Trust(_) => 2,
+        #[cfg(feature = "otel")]
+        ConnectError::Collector(_) => 2,
+        ConnectError::Listen { .. } => 10,
         ConnectError::Identity { .. } => 5,
         ConnectError::NotServed { .. } => 6,
         ConnectError::Resolve { .. }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::framer::write_message;
-use isthmus_proto::wire::{self, ToDevice, ToServer, Welcome, to_device, to_server};
+use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, Welcome, to_device, to_server};
 use isthmus_proto::{ALPN, FrameId, Framer, MAX_CONTROL_BYTES};
 use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -35,12 +35,14 @@ pub(crate) struct QuicConnection {
     connection: quinn::Connection,
     /// The first stream stays open for as long as the connection.
     _control: (quinn::SendStream, quinn::RecvStream),
+    traced: bool,
 }
 
 impl QuicConnection {
     pub(crate) async fn connect(
         dialer: &Dialer,
         address: SocketAddr,
+        hello: Hello,
     ) -> Result<(Self, Welcome, Duration), Failure> {
         let unspecified = match address {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -55,12 +57,14 @@ impl QuicConnection {
             .map_err(lost)?;
         let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
         let mut bytes = Vec::new();
-        let hello = to_server::Message::Hello(dialer.hello.clone());
+        let traced = hello.tracing.is_some();
+        let hello = to_server::Message::Hello(hello);
         write_message(&mut bytes, &ToServer { message: Some(hello) });
         send.write_all(&bytes).await.map_err(Failure::unreachable)?;
         let welcome = read_welcome(&mut recv).await?;
         let round_trip = connection.rtt();
-        Ok((QuicConnection { endpoint, connection, _control: (send, recv) }, welcome, round_trip))
+        let connected = QuicConnection { endpoint, connection, _control: (send, recv), traced };
+        Ok((connected, welcome, round_trip))
     }
 
     /// Carries frames until the connection is lost (`Err`, with the reason) or the link dropped.
@@ -94,8 +98,10 @@ impl QuicConnection {
                         let (cancel, cancelled) = oneshot::channel();
                         cancels.insert(outgoing.frame, cancel);
                         let connection = self.connection.clone();
+                        let opened = self.traced.then(|| events.clone());
                         exchanges.spawn(async move {
-                            (outgoing.frame, exchange(&connection, outgoing, cancelled).await)
+                            let frame = outgoing.frame;
+                            (frame, exchange(&connection, opened, outgoing, cancelled).await)
                         });
                     }
                     // Dropping the sender cancels, too; an exchange that has ended has no sender.
@@ -112,20 +118,25 @@ impl QuicConnection {
     }
 }
 
-/// Sends a frame and reads its reply; `None` if it was cancelled.
+/// Sends a frame, tells `opened` of its place, and reads its reply; `None` if it was cancelled.
 async fn exchange(
     connection: &quinn::Connection,
+    opened: Option<mpsc::UnboundedSender<Event>>,
     outgoing: Outgoing,
     mut cancelled: oneshot::Receiver<()>,
 ) -> Result<Option<wire::Reply>, String> {
-    let opened = tokio::select! {
-        opened = connection.open_bi() => opened,
+    let stream = tokio::select! {
+        stream = connection.open_bi() => stream,
         _ = &mut cancelled => return Ok(None),
     };
-    let (mut send, mut recv) = opened.map_err(|error| whole(&error))?;
+    let (mut send, mut recv) = stream.map_err(|error| whole(&error))?;
     // A stream that has just been opened cannot have been closed.
     let _ = send.set_priority(outgoing.priority);
     let frame = outgoing.frame;
+    if let Some(opened) = opened {
+        // Fails when the link is dropped, which the commands tell as well.
+        let _ = opened.send(Event::Sent(frame, send.id().index()));
+    }
     let replied = tokio::select! {
         replied = write_and_read(&mut send, &mut recv, outgoing) => Some(replied),
         _ = &mut cancelled => None,

@@ -58,6 +58,25 @@ pub struct FrameReport {
     pub device_wait: Duration,
 }
 
+impl FrameReport {
+    /// The stages that the frame has (milliseconds), and of `queue` the part that passed on the
+    /// device, `device_wait`.
+    pub(crate) fn stages_by_name(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let Stages { head, encode, network, receive_span, queue, decode, tail } = self.stages;
+        let stages = [
+            ("device_wait", Some(self.device_wait.as_secs_f64() * 1e3)),
+            ("head", head),
+            ("encode", encode),
+            ("network", network),
+            ("receive_span", receive_span),
+            ("queue", queue),
+            ("decode", decode),
+            ("tail", tail),
+        ];
+        stages.into_iter().filter_map(|(stage, time)| Some((stage, time?)))
+    }
+}
+
 /// Where a frame's time went (milliseconds). All but `receive_span`, which lies within `network`,
 /// add up to `capture_to_output_ms`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -176,8 +195,9 @@ impl SummaryBuilder {
         }
         if let Some(latency) = report.capture_to_output_ms {
             self.latency.record(micros(latency));
-            let wait = report.device_wait.as_secs_f64() * 1e3;
-            self.record_stages(&report.stages, wait);
+            for (stage, time) in report.stages_by_name() {
+                self.stages.entry(stage).or_default().record(micros(time));
+            }
         }
         if let Some(bytes) = report.bytes {
             self.bytes.record(bytes as u64);
@@ -213,25 +233,6 @@ impl SummaryBuilder {
                 total: u64::try_from(self.bytes.sum()).unwrap_or(u64::MAX),
             },
             seconds: elapsed.as_secs_f64(),
-        }
-    }
-
-    fn record_stages(&mut self, stages: &Stages, device_wait: f64) {
-        let Stages { head, encode, network, receive_span, queue, decode, tail } = *stages;
-        let stages = [
-            ("device_wait", Some(device_wait)),
-            ("head", head),
-            ("encode", encode),
-            ("network", network),
-            ("receive_span", receive_span),
-            ("queue", queue),
-            ("decode", decode),
-            ("tail", tail),
-        ];
-        for (stage, time) in stages {
-            if let Some(time) = time {
-                self.stages.entry(stage).or_default().record(micros(time));
-            }
         }
     }
 }

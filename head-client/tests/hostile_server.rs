@@ -71,6 +71,8 @@ fn config(address: SocketAddr, fingerprint: Fingerprint) -> ClientConfig {
         rate: None,
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
+        metrics: None,
+        traces: None,
     }
 }
 

@@ -94,6 +94,8 @@ pub async fn run(
         rate: Some(config.rate),
         connect_timeout: Duration::from_secs(10),
         detail: Detail::Top,
+        metrics: None,
+        traces: None,
     };
     let interval = Some(Duration::from_secs_f64(1.0 / config.rate));
     let mpc = MpcConfig { interval, ..MpcConfig::default() };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use isthmus_models::{EngineKind, OrtProvider};
 use isthmus_proto::DEFAULT_MAX_FRAME_BYTES;
+use isthmus_telemetry::spans::endpoint;
 use serde::Deserialize;
 
 use crate::tls::TlsConfig;
@@ -42,12 +43,23 @@ pub struct Options {
     /// TCP port for gRPC; 0 takes a free one [default: 8001]
     #[arg(long, value_name = "PORT", env = "ISTHMUS_GRPC_PORT")]
     pub grpc_port: Option<u16>,
+    /// Whether to tell health over HTTP [default: true]
+    #[arg(long, value_name = "BOOL", env = "ISTHMUS_ALLOW_HTTP")]
+    pub allow_http: Option<bool>,
     /// TCP port for health over HTTP; 0 takes a free one [default: 8000]
     #[arg(long, value_name = "PORT", env = "ISTHMUS_HTTP_PORT")]
     pub http_port: Option<u16>,
+    /// Whether to offer metrics over HTTP [default: true]
+    #[arg(long, value_name = "BOOL", env = "ISTHMUS_ALLOW_METRICS")]
+    pub allow_metrics: Option<bool>,
     /// TCP port for Prometheus over HTTP; 0 takes a free one [default: 8002]
     #[arg(long, value_name = "PORT", env = "ISTHMUS_METRICS_PORT")]
     pub metrics_port: Option<u16>,
+    /// Collector of OpenTelemetry to send the spans of frames to that their devices sample (OTLP
+    /// over gRPC), such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    /// $OTEL_EXPORTER_OTLP_ENDPOINT, or none]
+    #[arg(long, value_name = "URL", env = "ISTHMUS_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Whether the server is ready only when all bundles are loaded, or as soon as it answers over
     /// HTTP [default: true]
     #[arg(long, value_name = "BOOL", env = "ISTHMUS_STRICT_READINESS")]
@@ -119,6 +131,8 @@ pub struct ServerConfig {
     /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
     /// them.
     pub metrics: Option<SocketAddr>,
+    /// The URL of the collector that gets spans (OTLP over gRPC); `None` makes none.
+    pub otlp_endpoint: Option<String>,
     /// Whether the server is ready only when all bundles are loaded, or as soon as it answers.
     pub strict_readiness: bool,
     /// Where the certificate comes from.
@@ -198,8 +212,11 @@ impl Options {
             transports: self.transports.or(fallback.transports),
             quic_port: self.quic_port.or(fallback.quic_port),
             grpc_port: self.grpc_port.or(fallback.grpc_port),
+            allow_http: self.allow_http.or(fallback.allow_http),
             http_port: self.http_port.or(fallback.http_port),
+            allow_metrics: self.allow_metrics.or(fallback.allow_metrics),
             metrics_port: self.metrics_port.or(fallback.metrics_port),
+            otlp_endpoint: self.otlp_endpoint.or(fallback.otlp_endpoint),
             strict_readiness: self.strict_readiness.or(fallback.strict_readiness),
             tls_cert: self.tls_cert.or(fallback.tls_cert),
             tls_key: self.tls_key.or(fallback.tls_key),
@@ -216,8 +233,15 @@ impl Options {
     }
 
     /// Where health is told over HTTP.
-    pub fn http(&self) -> SocketAddr {
-        SocketAddr::new(self.listen_on(), self.http_port.unwrap_or(8000))
+    pub fn http(&self) -> Option<SocketAddr> {
+        let port = self.http_port.unwrap_or(8000);
+        self.allow_http.unwrap_or(true).then(|| SocketAddr::new(self.listen_on(), port))
+    }
+
+    /// Where metrics are offered over HTTP.
+    fn metrics(&self) -> Option<SocketAddr> {
+        let port = self.metrics_port.unwrap_or(8002);
+        self.allow_metrics.unwrap_or(true).then(|| SocketAddr::new(self.listen_on(), port))
     }
 
     fn listen_on(&self) -> IpAddr {
@@ -226,7 +250,7 @@ impl Options {
 
     /// The configuration that these options and the defaults describe.
     pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
-        let (http, address) = (self.http(), self.listen_on());
+        let (http, metrics, address) = (self.http(), self.metrics(), self.listen_on());
         let model_repository = self
             .model_repository
             .ok_or(ConfigError::Missing("a model repository is needed (--model-repository)"))?;
@@ -252,8 +276,9 @@ impl Options {
             ort_providers: self.ort_providers.unwrap_or_default(),
             quic: listen(Transport::Quic, self.quic_port, 4433),
             grpc: listen(Transport::Grpc, self.grpc_port, 8001),
-            http: Some(http),
-            metrics: Some(SocketAddr::new(address, self.metrics_port.unwrap_or(8002))),
+            http,
+            metrics,
+            otlp_endpoint: endpoint(self.otlp_endpoint),
             strict_readiness: self.strict_readiness.unwrap_or(defaults.strict_readiness),
             max_batch: self.max_batch.unwrap_or(defaults.max_batch),
             queue: self.queue.unwrap_or(defaults.queue),
@@ -282,6 +307,7 @@ impl ServerConfig {
             grpc: loopback,
             http: None,
             metrics: None,
+            otlp_endpoint: None,
             strict_readiness: true,
             tls,
             max_batch: 8,
@@ -368,6 +394,14 @@ mod tests {
     fn a_certificate_needs_its_key() {
         let options = Options { tls_cert: Some("cert.pem".into()), ..repository() };
         assert!(matches!(options.into_config(), Err(ConfigError::Missing(_))));
+    }
+
+    #[test]
+    fn health_and_metrics_can_be_switched_off() {
+        let text = "allow_http = false\nallow_metrics = false\nmetrics_port = 9";
+        let options = repository().or(parse(text).expect("options"));
+        let config = options.into_config().expect("valid");
+        assert_eq!((config.http, config.metrics), (None, None));
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use isthmus_models::top_k;
-use isthmus_proto::Content;
 use isthmus_proto::wire::reply;
 use isthmus_proto::wire::{Answer, Detail, Feedback, Hello, Reply, Score, Welcome};
+use isthmus_proto::{Content, TraceContext, TraceIds};
+use isthmus_telemetry::spans::Spans;
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -22,6 +23,7 @@ use crate::counters::{Cause, Counters, Verdict};
 use crate::metrics::Metrics;
 use crate::receiver::{Receiver, ReceiverConfig};
 use crate::registry::Registry;
+use crate::spans;
 use crate::worker::{Clock, Computed, Dispatcher, NoAnswer, Outcome, Ticket, micros};
 
 /// Classes that an answer names.
@@ -34,6 +36,7 @@ pub(crate) struct Gate {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) spans: Option<Spans>,
     counters: Mutex<Counters>,
     draining: watch::Sender<bool>,
     connections: Mutex<BTreeMap<Transport, usize>>,
@@ -56,6 +59,7 @@ impl Gate {
         clock: Clock,
         limits: Limits,
         metrics: Arc<Metrics>,
+        spans: Option<Spans>,
     ) -> Self {
         Gate {
             registry,
@@ -63,6 +67,7 @@ impl Gate {
             clock,
             limits,
             metrics,
+            spans,
             counters: Mutex::default(),
             draining: watch::Sender::new(false),
             connections: Mutex::default(),
@@ -95,7 +100,8 @@ impl Gate {
         let binding = Binding::new(hello, &self.registry)?;
         let Limits { receiver, max_in_flight, .. } = self.limits;
         let welcome = binding.welcome(receiver.max_frame_bytes, max_in_flight);
-        Ok((Arc::new(Peer { binding, in_flight: AtomicUsize::new(0) }), welcome))
+        let traces = hello.tracing.map(TraceIds::from).filter(|_| self.spans.is_some());
+        Ok((Arc::new(Peer { binding, traces, in_flight: AtomicUsize::new(0) }), welcome))
     }
 
     /// From now on new frames are refused.
@@ -141,6 +147,8 @@ impl Drop for Place {
 /// What the frames of one connection share.
 pub(crate) struct Peer {
     binding: Binding,
+    /// Names for its frames, where both ends trace.
+    traces: Option<TraceIds>,
     in_flight: AtomicUsize,
 }
 
@@ -150,18 +158,22 @@ pub(crate) struct Frame {
     gate: Arc<Gate>,
     peer: Arc<Peer>,
     receiver: Receiver,
+    /// There if the frame is sampled.
+    trace: Option<TraceContext>,
     /// The bundle's position, once the header was accepted.
     bundle: Option<usize>,
     counted: bool,
 }
 
 impl Frame {
-    pub(crate) fn open(gate: &Arc<Gate>, peer: &Arc<Peer>) -> Self {
+    /// A frame begins, which has this ordinal on its connection.
+    pub(crate) fn open(gate: &Arc<Gate>, peer: &Arc<Peer>, ordinal: u64) -> Self {
         gate.counters().on_arrival();
         Frame {
             gate: Arc::clone(gate),
             peer: Arc::clone(peer),
             receiver: Receiver::new(gate.clock.now(), gate.limits.receiver),
+            trace: peer.traces.and_then(|traces| traces.context(ordinal)),
             bundle: None,
             counted: false,
         }
@@ -301,6 +313,9 @@ impl Frame {
 
     fn reply(&mut self, verdict: Verdict, outcome: reply::Outcome, feedback: Feedback) -> Reply {
         self.count(verdict);
+        if let (Some(spans), Some(context)) = (&self.gate.spans, self.trace) {
+            spans.send(spans::of_frame(context, &feedback, verdict, SystemTime::now()));
+        }
         let reply = Reply { frame: self.id(), outcome: Some(outcome), feedback: Some(feedback) };
         self.gate.metrics.on_sent(reply.encoded_len());
         reply

@@ -137,6 +137,7 @@ impl Call {
         let peer = tokio::time::timeout(HELLO_TIMEOUT, self.greet(messages))
             .await
             .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let mut frames = 0;
         loop {
             let message = tokio::select! {
                 biased;
@@ -156,7 +157,10 @@ impl Call {
                 }
             };
             match message {
-                to_server::Message::Frame(bytes) => self.handle_frame(&peer, &bytes).await,
+                to_server::Message::Frame(bytes) => {
+                    frames += 1;
+                    self.handle_frame(&peer, frames, &bytes).await;
+                }
                 to_server::Message::Cancel(id) => self.cancel(id),
                 to_server::Message::Hello(_) => {
                     return Err(Status::invalid_argument("a second hello"));
@@ -179,8 +183,8 @@ impl Call {
         Ok(peer)
     }
 
-    async fn handle_frame(&self, peer: &Arc<Peer>, bytes: &[u8]) {
-        let mut frame = Frame::open(&self.gate, peer);
+    async fn handle_frame(&self, peer: &Arc<Peer>, ordinal: u64, bytes: &[u8]) {
+        let mut frame = Frame::open(&self.gate, peer, ordinal);
         let submit = |frame: &mut Frame| {
             frame.handle_bytes(bytes)?;
             match self.cancels().contains_key(&frame.id()) {

@@ -35,6 +35,8 @@ mod quic;
 #[cfg(feature = "shell")]
 mod server;
 #[cfg(feature = "shell")]
+mod spans;
+#[cfg(feature = "shell")]
 pub mod tls;
 #[cfg(feature = "shell")]
 mod worker;

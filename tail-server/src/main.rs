@@ -1,16 +1,16 @@
 //! `tail-server`: serves the tails of every bundle in a folder.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use isthmus_tail_server::config::Options;
 use isthmus_tail_server::{Server, ServerConfig, StartError};
-use tracing_subscriber::EnvFilter;
+use isthmus_telemetry::log::{self, LogFormat};
 
 /// Longest wait for a connection and for an answer to `--check-health`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +32,8 @@ struct Arguments {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "ISTHMUS_SERVER_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log, to standard error: a level, or tracing's filter syntax
+    /// What to log, to standard error: a level, or modules with a level each
+    /// (info,isthmus_tail_server=debug)
     #[arg(long, value_name = "FILTER", default_value = "info", env = "ISTHMUS_LOG")]
     log: String,
     /// How to log
@@ -43,12 +44,6 @@ struct Arguments {
     check_health: bool,
     #[command(flatten)]
     options: Options,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 fn main() -> ExitCode {
@@ -68,17 +63,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => options,
     };
     if check_health {
-        return ask_health(options.http());
+        let off =
+            || Usage("--check-health asks over HTTP, which --allow-http false switches off".into());
+        return ask_health(options.http().ok_or_else(off)?);
     }
-    let filter = EnvFilter::try_new(&log).map_err(|error| Usage(format!("--log: {error}")))?;
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    match log_format {
-        LogFormat::Text => logger.init(),
-        LogFormat::Json => logger.json().init(),
-    }
+    log::start(&log, log_format).map_err(|error| Usage(format!("--log: {error}")))?;
     let config = options.into_config().map_err(StartError::from)?;
     // The tail runs on threads of its own; two are enough to move bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -183,7 +172,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     ExitCode::from(match error.downcast_ref::<StartError>() {
-        Some(StartError::Config(_) | StartError::Engine(_)) => 2,
+        Some(StartError::Config(_) | StartError::Engine(_) | StartError::Collector(_)) => 2,
         Some(StartError::Registry(_)) => 3,
         Some(StartError::Bind { .. }) => 4,
         Some(StartError::Tls(_)) => 5,

@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::wire::{Feedback, Reason};
+use isthmus_telemetry::http::Response;
+use isthmus_telemetry::prometheus::{self, Page, durations};
+use isthmus_telemetry::spans::Spans;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
-use prometheus_client::metrics::TypedMetric;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 
 use crate::config::Transport;
 use crate::counters::{Cause, Counters};
 use crate::gate::Gate;
-
-pub(crate) use prometheus_text::CONTENT_TYPE;
 
 /// What is measured where it happens.
 #[derive(Debug)]
@@ -86,18 +86,9 @@ impl Metrics {
     }
 }
 
-/// 100 µs to 3.3 s, each bucket twice the one before.
-fn durations() -> Histogram {
-    Histogram::new(exponential_buckets(1e-4, 2.0, 16))
-}
-
-/// All numbers in Prometheus' text format ([`CONTENT_TYPE`]).
-pub(crate) fn text(gate: &Arc<Gate>) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("isthmus");
-    registry.register_collector(Box::new(Scrape(Arc::clone(gate))));
-    let mut text = String::new();
-    prometheus_text::encode(&mut text, &registry)?;
-    Ok(text)
+/// The answer to a scrape.
+pub(crate) fn page(gate: &Arc<Gate>) -> Response<String> {
+    prometheus::page("isthmus", Scrape(Arc::clone(gate)))
 }
 
 struct Scrape(Arc<Gate>);
@@ -141,37 +132,12 @@ impl Collector for Scrape {
         let connections = [("quic", Transport::Quic), ("grpc", Transport::Grpc)]
             .map(|(name, transport)| (name, ConstGauge::new(gate.connections(transport) as u64)));
         page.family("connections", "Open connections", None, "transport", connections)?;
+        let dropped = gate.spans.as_ref().map(Spans::dropped).unwrap_or_default();
+        let spans = dropped.by_cause().map(counter);
+        let help = "Spans that never reached the collector";
+        page.family("spans_dropped", help, None, "cause", spans)?;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         page.single("build", "The program that runs", None, &build)
-    }
-}
-
-struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
-
-impl Page<'_, '_> {
-    fn single<M: EncodeMetric + TypedMetric>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        metric: &M,
-    ) -> fmt::Result {
-        metric.encode(self.0.encode_descriptor(name, help, unit.as_ref(), M::TYPE)?)
-    }
-
-    fn family<V: AsRef<str>, M: EncodeMetric + TypedMetric>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        label: &str,
-        metrics: impl IntoIterator<Item = (V, M)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), M::TYPE)?;
-        for (value, metric) in metrics {
-            metric.encode(family.encode_family(&[(label, value.as_ref())])?)?;
-        }
-        Ok(())
     }
 }
 

@@ -109,7 +109,7 @@ async fn serve_connection(incoming: Incoming, gate: Arc<Gate>, place: Place) {
             tracing::info!(%remote, "connected");
             while let Ok((send, recv)) = connection.accept_bi().await {
                 gate.metrics.on_quic_rtt(connection.rtt());
-                let frame = Frame::open(&gate, &peer);
+                let frame = Frame::open(&gate, &peer, send.id().index());
                 tokio::spawn(serve_frame(frame, send, recv));
             }
             let reason = connection.close_reason().map(|reason| reason.to_string());

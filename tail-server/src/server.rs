@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use isthmus_models::{Engine, EngineKindError};
+use isthmus_telemetry::spans::{EndpointError, Spans};
 use quinn::Endpoint;
 use tokio::sync::watch;
 use tokio::task;
@@ -42,6 +43,9 @@ pub enum StartError {
     /// There is no usable certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// There is no such collector.
+    #[error(transparent)]
+    Collector(#[from] EndpointError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for {transport} ({option} chooses another port)")]
     Bind {
@@ -115,10 +119,17 @@ impl Server {
             max_in_flight: config.max_in_flight,
             max_connections: config.max_connections,
         };
+        let spans = match &config.otlp_endpoint {
+            None => None,
+            Some(endpoint) => {
+                Some(Spans::start(endpoint, "isthmus-tail-server", env!("CARGO_PKG_VERSION"))?)
+            }
+        };
         let metrics = Arc::new(Metrics::new());
         let dispatcher = Dispatcher::new(batcher, registry.models(), clock, Arc::clone(&metrics));
         let dispatcher = Arc::new(dispatcher);
-        let gate = Arc::new(Gate::new(registry, Arc::clone(&dispatcher), clock, limits, metrics));
+        let gate = Gate::new(registry, Arc::clone(&dispatcher), clock, limits, metrics, spans);
+        let gate = Arc::new(gate);
         let closing = watch::Sender::new(false);
 
         let bind = |transport, option, address| {
@@ -193,6 +204,9 @@ impl Server {
         let join = move || workers.into_iter().try_for_each(JoinHandle::join);
         if !matches!(task::spawn_blocking(join).await, Ok(Ok(()))) {
             tracing::error!("a worker thread had ended with a panic");
+        }
+        if let Some(spans) = &self.gate.spans {
+            spans.close().await;
         }
         self.counters()
     }

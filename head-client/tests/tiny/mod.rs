@@ -187,6 +187,8 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
         rate: None,
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
+        metrics: None,
+        traces: None,
     }
 }
 

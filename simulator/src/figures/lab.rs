@@ -264,6 +264,8 @@ impl Serving {
             rate: None,
             connect_timeout: DEADLINE,
             detail,
+            metrics: None,
+            traces: None,
         };
         let mut sunk = Ok(());
         // One thread, as the client's program has.
