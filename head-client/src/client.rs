@@ -511,7 +511,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     fn tell_session(&self) {
         if let Some((metrics, _)) = &self.watch.metrics {
             let session = &self.session;
-            metrics.on_session(session.counters(), session.link_is_up(), session.bandwidth());
+            let rate = session.link_estimate().map(|estimate| estimate.rate);
+            metrics.on_session(session.counters(), session.link_is_up(), rate);
             #[cfg(feature = "otel")]
             if let Some(spans) = &self.watch.spans {
                 metrics.on_spans(spans.dropped());

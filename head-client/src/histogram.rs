@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Bits that a value keeps: buckets are at most 1/2048 of their value wide.
 const KEPT: u32 = 11;
 
@@ -16,7 +18,8 @@ const KEPT: u32 = 11;
 /// assert_eq!(latencies.quantile(0.99), Some(990));
 /// assert_eq!(Histogram::default().quantile(0.5), None);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Histogram {
     buckets: BTreeMap<u64, u64>,
     count: u64,
@@ -45,6 +48,11 @@ impl Histogram {
     /// Values counted.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Buckets that counted something, by their least value, and how much they counted.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.buckets.iter().map(|(&value, &count)| (value, count))
     }
 
     /// Sum of the values, exact.

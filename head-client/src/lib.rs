@@ -26,9 +26,9 @@ mod session;
 
 pub use controller::{
     Calibration, Conformal, Controller, Fixed, FixedExit, FixedImage, Greedy, HeadDecision,
-    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinkView, Mpc, MpcConfig,
-    NetworkSample, NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
-    Work,
+    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinkEstimate, LinkView, Mpc,
+    MpcConfig, NetworkSample, NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending,
+    TransferTime, Work,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;

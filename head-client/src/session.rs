@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use isthmus_proto::wire;
-use isthmus_proto::{Arm, Bitrate, Content, FrameId, Timestamp};
+use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 
 use crate::controller::{
-    Controller, HeadDecision, HeadView, LinkView, NetworkSample, NetworkTimeout, Run, SendView,
-    Sending, Work,
+    Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample, NetworkTimeout, Run,
+    SendView, Sending, Work,
 };
 use crate::estimator::NetworkTime;
 use crate::outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
@@ -343,9 +343,9 @@ impl Session {
         self.network.smoothed()
     }
 
-    /// The rate at which the controller reckons that bytes go out, if it reckons with one.
-    pub fn bandwidth(&self) -> Option<Bitrate> {
-        self.controller.bandwidth()
+    /// What the controller takes the link for.
+    pub fn link_estimate(&self) -> Option<LinkEstimate> {
+        self.controller.estimate()
     }
 
     fn on_captured(&mut self, now: Timestamp, frame: FrameId) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use isthmus_proto::{Bitrate, Timestamp};
 
 use super::{
-    Controller, HeadDecision, HeadView, Ladder, NetworkSample, NetworkTimeout, SendDecision,
-    SendView, Sending, Work,
+    Controller, HeadDecision, HeadView, Ladder, LinkEstimate, NetworkSample, NetworkTimeout,
+    SendDecision, SendView, Sending, Work,
 };
 use crate::outcome::Choice;
 
@@ -112,8 +112,9 @@ impl Controller for Greedy {
         self.learn(timeout.bytes, timeout.waited);
     }
 
-    fn bandwidth(&self) -> Option<Bitrate> {
-        self.throughput.map(|bytes| Bitrate::from_bps((8.0 * bytes) as u64))
+    fn estimate(&self) -> Option<LinkEstimate> {
+        let rate = Bitrate::from_bps((8.0 * self.throughput?) as u64);
+        Some(LinkEstimate { rate, round_trip: self.round_trip })
     }
 }
 

@@ -42,10 +42,20 @@ pub trait Controller: Send {
     /// A frame that was sent was given up.
     fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout);
 
-    /// The rate at which it reckons that bytes go out, if it reckons with one.
-    fn bandwidth(&self) -> Option<Bitrate> {
+    /// What it takes the link for, to be shown; `None` from one that does not estimate, or knows
+    /// nothing yet.
+    fn estimate(&self) -> Option<LinkEstimate> {
         None
     }
+}
+
+/// What a controller takes the link for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkEstimate {
+    /// How fast bytes pass.
+    pub rate: Bitrate,
+    /// The time of a frame without bytes.
+    pub round_trip: Duration,
 }
 
 /// What a controller sees before the head.

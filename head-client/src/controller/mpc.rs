@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::{Bitrate, FrameId, Timestamp};
+use isthmus_proto::{FrameId, Timestamp};
 
 use super::{
-    Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, NetworkSample,
-    NetworkTimeout, Prediction, SendDecision, SendView, Sending, TransferTime, Work,
+    Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, LinkEstimate,
+    NetworkSample, NetworkTimeout, Prediction, SendDecision, SendView, Sending, TransferTime, Work,
 };
 use crate::outcome::Choice;
 
@@ -531,8 +531,8 @@ impl Controller for Mpc {
         self.transfer.on_timeout(now, timeout.bytes, own);
     }
 
-    fn bandwidth(&self) -> Option<Bitrate> {
-        Some(self.transfer.rate())
+    fn estimate(&self) -> Option<LinkEstimate> {
+        Some(self.transfer.estimate())
     }
 }
 

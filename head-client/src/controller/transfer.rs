@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use isthmus_proto::{Bitrate, Timestamp};
 
+use super::LinkEstimate;
+
 /// Predicts a frame's time in the network from its size, with its uncertainty.
 ///
 /// The time for `x` bytes that find the way free is `R + b·x`: a round trip, and bytes at the rate
@@ -141,14 +143,15 @@ impl TransferTime {
         Prediction { mean: from_ms(mean), deviation: from_ms(variance.sqrt()) }
     }
 
+    /// The rate at which bytes pass, and the round trip of a frame without any.
+    pub fn estimate(&self) -> LinkEstimate {
+        let rate = Bitrate::from_bps((8e6 / self.slowness) as u64);
+        LinkEstimate { rate, round_trip: self.round_trip() }
+    }
+
     /// The time that `bytes` occupy the way.
     pub fn serialisation(&self, bytes: usize) -> Duration {
         from_ms(self.slowness * kilobytes(bytes))
-    }
-
-    /// The rate at which bytes go out.
-    pub fn rate(&self) -> Bitrate {
-        Bitrate::from_bps((8e6 / self.slowness) as u64)
     }
 
     /// The rate that the time from the first to the last byte of a frame at the receiver shows;

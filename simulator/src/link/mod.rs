@@ -75,7 +75,7 @@ impl fmt::Display for LinkConfig {
 }
 
 /// Packets and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
     /// Packets.
     pub packets: u64,
@@ -101,7 +101,7 @@ impl Tally {
 
 /// What became of the packets; `offered + duplicated = delivered + dropped + lost + inside`, in
 /// packets as in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinkCounters {
     /// Handed to the link.
     pub offered: Tally,

@@ -17,14 +17,15 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use isthmus_head_client::{
-    Answer, Controller, FrameOutcome, HeadOutcome, HeadRun, Histogram, Input, Output, Pace, Reason,
-    Run, ServerReply, Session, SessionConfig, Verdict,
+    Answer, Controller, FrameOutcome, HeadOutcome, HeadRun, Histogram, Input, LinkEstimate, Output,
+    Pace, Reason, Run, ServerReply, Session, SessionConfig, Verdict,
 };
 use isthmus_proto::wire::{self, Feedback};
-use isthmus_proto::{Arm, Content, DataSize, FrameId, OperatingPoint, Timestamp};
+use isthmus_proto::{Arm, Bitrate, Content, DataSize, FrameId, OperatingPoint, Timestamp};
 use isthmus_tail_server::admission::{Load, Refused, admit_load};
 use isthmus_tail_server::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, Lane};
 use isthmus_tail_server::counters::Cause;
+use serde::{Deserialize, Serialize};
 
 use crate::link::chance::{Chance, scattered};
 use crate::link::{Link, LinkCounters};
@@ -84,7 +85,8 @@ pub struct ServerConfig {
 }
 
 /// What came of a run.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunResult {
     /// Frames captured.
     pub frames: u64,
@@ -183,20 +185,56 @@ pub(crate) fn on_the_wire(bytes: u32) -> (DataSize, u32) {
     (DataSize::from_bytes(u64::from(bytes + packets * HEADERS)), packets)
 }
 
+/// What an observer sees as a frame ends.
+#[derive(Debug)]
+pub struct FrameEnd<'a> {
+    /// The device.
+    pub camera: u32,
+    /// What became of the frame.
+    pub outcome: &'a FrameOutcome,
+    /// How it ended: the controller's reason, the fallback's, or the cause of a drop.
+    pub reason: &'a str,
+    /// Whether the answer is right and in time.
+    pub right: bool,
+    /// Whether it was sent and no network answer arrived by the deadline.
+    pub missed: bool,
+    /// Bytes that it put on the way to the server, headers apart; 0 if it was not sent.
+    pub bytes: u32,
+    /// The uplink's rate now.
+    pub capacity: Bitrate,
+    /// What waits before the uplink or is being sent.
+    pub backlog: DataSize,
+    /// What the device's controller takes the link for.
+    pub estimate: Option<LinkEstimate>,
+}
+
+/// Sees every frame of a run end, in order of time, and changes nothing.
+pub type Observer<'a> = &'a mut dyn FnMut(&FrameEnd<'_>);
+
 /// Runs one world with a controller per camera.
 pub fn run(
     config: &WorldConfig,
     record: &Record,
-    mut controller: impl FnMut(u32) -> Box<dyn Controller>,
+    controller: impl FnMut(u32) -> Box<dyn Controller>,
 ) -> RunResult {
-    let mut world = World::new(config, record);
+    run_observed(config, record, controller, None)
+}
+
+/// The same, seen by an observer.
+pub fn run_observed(
+    config: &WorldConfig,
+    record: &Record,
+    mut controller: impl FnMut(u32) -> Box<dyn Controller>,
+    observer: Option<Observer<'_>>,
+) -> RunResult {
+    let mut world = World::new(config, record, observer);
     for camera in 0..config.cameras {
         world.add_device(camera, controller(camera));
     }
     world.run()
 }
 
-struct World<'a> {
+struct World<'a, 'o> {
     config: &'a WorldConfig,
     record: &'a Record,
     now: Timestamp,
@@ -215,6 +253,7 @@ struct World<'a> {
     accepted: Vec<usize>,
     batches: BTreeMap<BatchId, Batch<Work>>,
     result: RunResult,
+    observer: Option<Observer<'o>>,
 }
 
 struct DeviceState {
@@ -293,8 +332,8 @@ struct Work {
     started: Timestamp,
 }
 
-impl<'a> World<'a> {
-    fn new(config: &'a WorldConfig, record: &'a Record) -> Self {
+impl<'a, 'o> World<'a, 'o> {
+    fn new(config: &'a WorldConfig, record: &'a Record, observer: Option<Observer<'o>>) -> Self {
         let PathConfig { uplink, downlink } = config.path.clone();
         World {
             config,
@@ -311,6 +350,7 @@ impl<'a> World<'a> {
             accepted: Vec::new(),
             batches: BTreeMap::new(),
             result: RunResult::default(),
+            observer,
         }
     }
 
@@ -677,12 +717,12 @@ impl<'a> World<'a> {
     fn on_done(&mut self, camera: u32, outcome: &FrameOutcome) {
         self.wanted.remove(&(camera, outcome.frame.0));
         let picture = self.picture(camera, outcome.frame.0);
-        let mut by_network = false;
+        let (mut by_network, mut right) = (false, false);
         let reason = match outcome.verdict {
             Verdict::Dropped(cause) => cause.to_string(),
             Verdict::Answered { arm, answer, reason } => {
                 by_network = matches!(arm, Arm::Split(_)) && outcome.on_time;
-                let right = answer.class == self.record.label(picture) && outcome.on_time;
+                right = answer.class == self.record.label(picture) && outcome.on_time;
                 self.result.right_in_time += u64::from(right);
                 if outcome.on_time {
                     self.result.expected +=
@@ -696,9 +736,25 @@ impl<'a> World<'a> {
                 }
             }
         };
-        if outcome.sent.is_some() {
-            self.result.sent += 1;
-            self.result.missed += u64::from(!by_network);
+        let missed = outcome.sent.is_some() && !by_network;
+        self.result.sent += u64::from(outcome.sent.is_some());
+        self.result.missed += u64::from(missed);
+        if let Some(observer) = &mut self.observer {
+            let sent = match outcome.sent {
+                Some(Content::Features(point)) => self.record.outcome(point, picture),
+                _ => None,
+            };
+            observer(&FrameEnd {
+                camera,
+                outcome,
+                reason: &reason,
+                right,
+                missed,
+                bytes: sent.map_or(0, |sent| sent.bytes),
+                capacity: self.uplink.rate_at(self.now),
+                backlog: self.uplink.queued(self.now),
+                estimate: self.devices[camera as usize].session.link_estimate(),
+            });
         }
         match self.result.reasons.get_mut(&reason) {
             Some(count) => *count += 1,

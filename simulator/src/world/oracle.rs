@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use isthmus_head_client::Ladder;
 use isthmus_proto::{OperatingPoint, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::{GUARD, Luck, Record, WorldConfig, capture_time, luck, on_the_wire, picture};
 use crate::link::Schedule;
@@ -38,7 +39,8 @@ pub enum Knowledge {
 }
 
 /// A best plan.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// Frames.
     pub frames: u64,

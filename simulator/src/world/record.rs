@@ -6,6 +6,7 @@ use std::sync::Arc;
 use isthmus_head_client::{Calibration, HeadRun, Ladder, LadderError, LadderRung};
 use isthmus_models::{Outcome, Outcomes, PointName, PointOutcomes, RecordedPoint};
 use isthmus_proto::OperatingPoint;
+use serde::{Deserialize, Serialize};
 
 /// Most bands of confidence of a calibration, each with as many frames, and the least of those.
 const MOST_BANDS: usize = 8;
@@ -49,7 +50,8 @@ pub enum RecordError {
 
 /// By how much a picture is better for a head than pictures are on average. The mean over all that
 /// can be played is zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Luck {
     /// Expected accuracy of the best of the ladder's points of that head, or of its exit, less the
     /// mean.
