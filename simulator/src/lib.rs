@@ -16,6 +16,7 @@ mod cores;
 pub mod demo;
 pub mod figures;
 pub mod link;
+pub mod plot;
 pub mod profile;
 pub mod relay;
 pub mod report;
