@@ -1,15 +1,20 @@
 //! Commands about links, traces and scenarios.
 
-use std::fs::File;
+use std::env;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_simulator::profile::BUILT_IN;
-use isthmus_simulator::scenario::{self, Scenario};
-use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace};
+use isthmus_simulator::results::{self, Comparison, Results, ResultsError};
+use isthmus_simulator::scenario::{self, Line};
+use isthmus_simulator::sweep::{self, Selection, Shard, Subject, Tally};
+use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, report};
 use serde_json::json;
 
 /// What `list` is told.
@@ -56,9 +61,62 @@ pub struct ConvertArgs {
 pub struct RunArgs {
     /// Scenario to play (TOML), such as one of configs/scenarios.
     scenario: PathBuf,
+    #[command(flatten)]
+    selection: Selected,
+    /// Write all that was measured to a file, for `simulator report`.
+    #[arg(short, long, value_name = "RESULTS.json")]
+    out: Option<PathBuf>,
     /// How to write the results to standard output.
     #[arg(long, value_enum, default_value_t = RunFormat::Text)]
     format: RunFormat,
+}
+
+/// What `sweep` is told.
+#[derive(Args)]
+pub struct SweepArgs {
+    /// Scenarios to play (TOML).
+    #[arg(required = true)]
+    scenarios: Vec<PathBuf>,
+    #[command(flatten)]
+    selection: Selected,
+    /// Folder for the results, a file for each scenario, controller and seed; what is there already
+    /// is not run again.
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Threads that run them [default: as many as there are cores]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Run one part of several, such as 2/8, so that several machines share the work.
+    #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
+    shard: Shard,
+}
+
+/// What to leave out of a scenario, or to put in its place.
+#[derive(Args)]
+struct Selected {
+    /// Compare only these: mpc, greedy, fixed, or one by its whole name. The oracle is always there.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    controllers: Vec<String>,
+    /// Play seeds 1 to N instead of the scenario's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    seeds: Option<u64>,
+    /// Play this seed instead of the scenario's.
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    seed: Option<u64>,
+}
+
+/// What `report` is told.
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Results: files of `simulator run -o`, and folders of `simulator sweep`.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    results: Vec<PathBuf>,
+    /// Page to write (HTML).
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+    /// Write tables for a spreadsheet, too: runs.csv, ends.csv and timelines.csv.
+    #[arg(long, value_name = "DIR")]
+    csv: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,21 +126,71 @@ enum RunFormat {
     Csv,
 }
 
+impl Selected {
+    fn selection(&self) -> Selection {
+        let seeds = match (self.seeds, self.seed) {
+            (Some(count), _) => (1..=count).collect(),
+            (None, seed) => seed.into_iter().collect(),
+        };
+        Selection { controllers: self.controllers.clone(), seeds }
+    }
+
+    /// The command that plays `scenario` so, wherever its results went.
+    fn command(&self, name: &str, scenario: &Path) -> String {
+        let mut command = format!("simulator {name} {}", word(&scenario.to_string_lossy()));
+        if !self.controllers.is_empty() {
+            command += &format!(" --controllers {}", word(&self.controllers.join(",")));
+        }
+        match (self.seeds, self.seed) {
+            (Some(seeds), _) => command += &format!(" --seeds {seeds}"),
+            (None, Some(seed)) => command += &format!(" --seed {seed}"),
+            (None, None) => {}
+        }
+        command
+    }
+}
+
+/// A word as a shell takes it.
+fn word(text: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-,=+".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+fn progress_bar(length: usize) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(length as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {eta:>5}  {wide_msg}")?);
+    Ok(bar)
+}
+
 /// Plays a scenario.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let prepared = Scenario::read(&args.scenario)?.prepare(&args.scenario)?;
-    let bar = ProgressBar::new(prepared.runs() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {wide_msg}")?);
-    let lines = prepared.run(|done| {
+    let command = args.selection.command("run", &args.scenario);
+    let subject = Subject::read(&args.scenario, &args.selection.selection(), command)?;
+    let bar = progress_bar(subject.prepared().runs())?;
+    let results = subject.run(|done| {
         bar.set_message(done.to_owned());
         bar.inc(1);
     });
     bar.finish_and_clear();
-    let lines = lines?;
+    let results = results?;
+    if let Some(file) = &args.out {
+        results.write(file)?;
+    }
+    let (comparisons, _) = Comparison::gather(vec![(PathBuf::new(), results)]);
+    let lines: Vec<Line> = comparisons
+        .iter()
+        .flat_map(|comparison| comparison.standings())
+        .map(|standing| standing.line)
+        .collect();
     let mut out = io::stdout().lock();
     match args.format {
         RunFormat::Text => {
-            writeln!(out, "{}\n\n{}", prepared.description(), scenario::table(&lines))?;
+            let description = subject.prepared().description();
+            writeln!(out, "{description}\n\n{}", scenario::table(&lines))?;
         }
         RunFormat::Csv => write!(out, "{}", scenario::csv(&lines))?,
         RunFormat::Json => {
@@ -92,6 +200,79 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Plays scenarios, and leaves their results in a folder.
+pub fn sweep(args: &SweepArgs) -> anyhow::Result<()> {
+    let selection = args.selection.selection();
+    let subject =
+        |file: &PathBuf| Subject::read(file, &selection, args.selection.command("sweep", file));
+    let subjects: Vec<Subject> =
+        args.scenarios.iter().map(subject).collect::<anyhow::Result<_>>()?;
+    let bar = progress_bar(sweep::size(&subjects, args.shard))?;
+    let threads = match args.jobs {
+        Some(jobs) => jobs.get(),
+        None => thread::available_parallelism().map_or(1, usize::from),
+    };
+    let progress = |file: &Path, _| {
+        bar.set_message(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        bar.inc(1);
+    };
+    let complain = |error: &ResultsError| {
+        bar.suspend(|| eprintln!("simulator: {error}; it is run again"));
+    };
+    let done = sweep::run(&subjects, args.shard, threads, &args.out, progress, complain);
+    bar.finish_and_clear();
+    let Tally { run, kept } = done?;
+    let folder = args.out.display();
+    writeln!(io::stdout(), "{run} runs, {kept} were there; results in {folder}")?;
+    Ok(())
+}
+
+/// Makes a page, and tables, of results.
+pub fn report(args: &ReportArgs) -> anyhow::Result<()> {
+    let mut read = Vec::new();
+    for place in &args.results {
+        for file in result_files(place)? {
+            match Results::read(&file) {
+                Ok(results) => read.push((file, results)),
+                Err(error) => eprintln!("simulator: {error}; it is left out"),
+            }
+        }
+    }
+    ensure!(!read.is_empty(), "no results to report");
+    let (comparisons, conflicts) = Comparison::gather(read);
+    for conflict in conflicts {
+        eprintln!("simulator: {conflict}");
+    }
+    let command = env::args().map(|argument| word(&argument)).collect::<Vec<_>>().join(" ");
+    fs::write(&args.out, report::comparisons(&comparisons, &command))
+        .with_context(|| args.out.display().to_string())?;
+    if let Some(folder) = &args.csv {
+        results::csv::write(&comparisons, folder)?;
+    }
+    let mut out = io::stdout().lock();
+    for comparison in &comparisons {
+        let lines: Vec<Line> = comparison.standings().into_iter().map(|it| it.line).collect();
+        writeln!(out, "{}\n\n{}", comparison.scenario.description(), scenario::table(&lines))?;
+    }
+    writeln!(out, "report: {}", args.out.display())?;
+    Ok(())
+}
+
+/// A file, or the files of a folder that could hold results, in order of their names.
+fn result_files(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let named = || place.display().to_string();
+    if !fs::metadata(place).with_context(named)?.is_dir() {
+        return Ok(vec![place.to_owned()]);
+    }
+    let entries = fs::read_dir(place).with_context(named)?;
+    let files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut files = files.with_context(named)?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    ensure!(!files.is_empty(), "{}: the folder has no results (*.json)", named());
+    Ok(files)
 }
 
 /// Lists the built-in links.

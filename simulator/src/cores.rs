@@ -11,6 +11,15 @@ pub(crate) fn on_all_cores<I, T: Send>(
     items: impl Iterator<Item = I> + Send,
     work: impl Fn(I) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Vec<T>> {
+    on_threads(thread::available_parallelism().map_or(1, usize::from), items, work)
+}
+
+/// The same on so many threads.
+pub(crate) fn on_threads<I, T: Send>(
+    threads: usize,
+    items: impl Iterator<Item = I> + Send,
+    work: impl Fn(I) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<Vec<T>> {
     let items = Mutex::new(items.enumerate());
     let run = || {
         let mut done = Vec::new();
@@ -20,9 +29,8 @@ pub(crate) fn on_all_cores<I, T: Send>(
             done.push((at, work(item)?));
         }
     };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut done = thread::scope(|scope| {
-        let started: Vec<_> = (0..cores).map(|_| scope.spawn(run)).collect();
+        let started: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         started.into_iter().try_fold(Vec::new(), |mut all, thread| {
             all.extend(thread.join().map_err(|_| anyhow!("a thread panicked"))??);
             anyhow::Ok(all)

@@ -55,6 +55,11 @@ enum Command {
     RateAccuracy(RateAccuracyArgs),
     /// Play a scenario in virtual time: devices, link and server, each controller against the oracle.
     Run(commands::RunArgs),
+    /// Play scenarios in virtual time on all cores, and leave a file of results for each controller and
+    /// seed; begun again, it goes on where it was.
+    Sweep(commands::SweepArgs),
+    /// Make a page of results that can be read on its own, and tables.
+    Report(commands::ReportArgs),
     /// Put a link between real programs, in real time: relay UDP and TCP through it.
     Link(live::LinkArgs),
     /// List the built-in links.
@@ -145,6 +150,8 @@ fn main() -> ExitCode {
         Command::CodecComparison(subject) => codec_comparison(&subject),
         Command::RateAccuracy(args) => rate_accuracy(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Sweep(args) => commands::sweep(&args),
+        Command::Report(args) => commands::report(&args),
         Command::Link(args) => live::run(&args).map(|code| exit = code),
         Command::List(args) => commands::list(&args),
         Command::Convert(args) => commands::convert(&args),
@@ -201,7 +208,7 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     let result = result?;
 
     let command = env::args().collect::<Vec<_>>().join(" ");
-    fs::write(&args.report, report::page(&config, &result, &command))
+    fs::write(&args.report, report::demo(&config, &result, &command))
         .with_context(|| args.report.display().to_string())?;
     match args.format {
         Format::Json => {

@@ -13,11 +13,15 @@ use isthmus_tail_server::batcher::BatcherConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::{LinkSpec, PathSpec, ProfileError};
+use crate::results::digest;
 use crate::world::oracle::{self, Knowledge, Plan};
 use crate::world::{
-    self, Device, DeviceError, DeviceSpec, Record, RecordError, RunResult, ServerConfig,
+    self, Device, DeviceError, DeviceSpec, Observer, Record, RecordError, RunResult, ServerConfig,
     WorldConfig,
 };
+
+/// The name of the oracle among the controllers.
+pub const ORACLE: &str = "oracle";
 
 /// The bundle's file of outcomes.
 pub(crate) const OUTCOMES: &str = "outcomes.csv.zst";
@@ -192,6 +196,14 @@ fn four() -> usize {
     4
 }
 
+/// A name that no controller of a scenario has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: the scenario compares no such controller; there is {known}")]
+pub struct UnknownController {
+    name: String,
+    known: String,
+}
+
 /// A scenario that was checked, with all it needs.
 pub struct Prepared {
     scenario: Scenario,
@@ -200,15 +212,31 @@ pub struct Prepared {
     path: PathSpec,
     path_folder: PathBuf,
     record: Record,
-    contestants: Vec<(String, Contestant)>,
+    /// SHA-256 of the record's file.
+    record_digest: String,
+    contestants: Vec<Contestant>,
+}
+
+/// A controller that is compared.
+#[derive(Clone, Debug)]
+pub struct Contestant {
+    name: String,
+    kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Contestant {
+enum Kind {
     Fixed(OperatingPoint),
     FixedExit(HeadRun),
     Greedy,
     Mpc(MpcConfig),
+}
+
+impl Contestant {
+    /// Its name, such as `mpc` or `fixed s16/w100/c16/b6`; no two of a scenario have the same.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// What one controller came to, over all seeds.
@@ -243,7 +271,12 @@ impl Scenario {
     pub fn read(file: &Path) -> Result<Scenario, ScenarioError> {
         let text = fs::read_to_string(file)
             .map_err(|cause| ScenarioError::Io { file: file.to_owned(), cause })?;
-        toml::from_str(&text).map_err(|cause| ScenarioError::Syntax {
+        Self::parse(&text, file)
+    }
+
+    /// The scenario that is the text of `file`.
+    pub fn parse(text: &str, file: &Path) -> Result<Scenario, ScenarioError> {
+        toml::from_str(text).map_err(|cause| ScenarioError::Syntax {
             file: file.to_owned(),
             cause: Box::new(cause),
         })
@@ -285,7 +318,7 @@ impl Scenario {
         within("server.tail_ms", tail_ms, 0.0, 1e6)?;
         within("server.tail_per_frame_ms", tail_per_frame_ms, 0.0, 1e6)?;
 
-        let (record, macs) = self.read_record(&folder, &bad)?;
+        let (record, record_digest, macs) = self.read_record(&folder, &bad)?;
         let device = if self.device.ends_with(".toml") {
             folder.join(&self.device).to_string_lossy().into_owned()
         } else {
@@ -310,18 +343,22 @@ impl Scenario {
         if let Some(downlink) = &self.downlink {
             path.downlink = downlink.clone();
         }
-        let mut contestants = Vec::new();
+        let mut contestants: Vec<Contestant> = Vec::new();
+        let mut add = |name: String, kind: Kind| {
+            let alike = contestants.iter().filter(|other| other.name.starts_with(&name)).count();
+            let name = if alike == 0 { name } else { format!("{name} ({})", alike + 1) };
+            contestants.push(Contestant { name, kind });
+        };
         for (at, spec) in self.controllers.iter().enumerate() {
             let key = format!("controllers[{at}]");
             match spec {
                 ControllerSpec::Fixed { point: None } => {
                     let points = record.ladder().rungs().iter().map(|rung| rung.point);
                     let name = |point| format!("fixed {}", record.name(point));
-                    contestants.extend(points.map(|point| (name(point), Contestant::Fixed(point))));
+                    points.for_each(|point| add(name(point), Kind::Fixed(point)));
                     let exits = record.ladder().exits();
                     let name = |head| format!("fixed {}/exit", record.heads()[&head]);
-                    contestants
-                        .extend(exits.map(|(head, run)| (name(head), Contestant::FixedExit(run))));
+                    exits.for_each(|(head, run)| add(name(head), Kind::FixedExit(run)));
                 }
                 ControllerSpec::Fixed { point: Some(name) } => {
                     let point = record.point(name).ok_or_else(|| {
@@ -330,10 +367,10 @@ impl Scenario {
                             format!("{name} was not recorded; there is {}", known.join(", "));
                         bad(&format!("{key}.point"), problem)
                     })?;
-                    contestants.push((format!("fixed {name}"), Contestant::Fixed(point)));
+                    add(format!("fixed {name}"), Kind::Fixed(point));
                 }
                 ControllerSpec::Greedy {} => {
-                    contestants.push(("greedy".into(), Contestant::Greedy));
+                    add("greedy".into(), Kind::Greedy);
                 }
                 ControllerSpec::Mpc { target_miss, horizon } => {
                     let default = MpcConfig::default();
@@ -344,23 +381,31 @@ impl Scenario {
                     };
                     within(&format!("{key}.target_miss"), config.target_miss, 0.001, 0.5)?;
                     within(&format!("{key}.horizon"), config.horizon as f64, 1.0, 16.0)?;
-                    contestants.push(("mpc".into(), Contestant::Mpc(config)));
+                    add("mpc".into(), Kind::Mpc(config));
                 }
             }
         }
-        let prepared =
-            Prepared { scenario: self, folder, device, path, path_folder, record, contestants };
+        let prepared = Prepared {
+            scenario: self,
+            folder,
+            device,
+            path,
+            path_folder,
+            record,
+            record_digest,
+            contestants,
+        };
         // Every seed's link is built once, so that what is wrong shows before anything is run.
         prepared.world(prepared.scenario.seeds[0])?;
         Ok(prepared)
     }
 
-    /// The record, and the size of each head where it is known.
+    /// The record, its file's digest, and the size of each head where it is known.
     fn read_record(
         &self,
         folder: &Path,
         bad: &impl Fn(&str, String) -> ScenarioError,
-    ) -> Result<(Record, BTreeMap<String, u64>), ScenarioError> {
+    ) -> Result<(Record, String, BTreeMap<String, u64>), ScenarioError> {
         let (packed, macs, file) = match (&self.bundle, &self.record) {
             (Some(bundle), None) => {
                 let near = folder.join(bundle);
@@ -388,7 +433,7 @@ impl Scenario {
             .map_err(|cause| ScenarioError::Outcomes { file: file.clone(), cause })?;
         let record = Record::new(&outcomes)
             .map_err(|cause| ScenarioError::Record { file: file.clone(), cause })?;
-        Ok((record, macs))
+        Ok((record, digest(&packed), macs))
     }
 }
 
@@ -396,6 +441,59 @@ impl Prepared {
     /// Runs to come: controllers and oracle, each with every seed.
     pub fn runs(&self) -> usize {
         (self.contestants.len() + 1) * self.scenario.seeds.len()
+    }
+
+    /// The controllers that are compared.
+    pub fn contestants(&self) -> &[Contestant] {
+        &self.contestants
+    }
+
+    /// Leaves only those controllers whose name, or its first word, is among `names`.
+    pub fn keep(&mut self, names: &[String]) -> Result<(), UnknownController> {
+        let is = |it: &Contestant, name: &str| {
+            it.name == name || it.name.split(' ').next() == Some(name)
+        };
+        for name in names {
+            if !self.contestants.iter().any(|it| is(it, name)) {
+                let known: Vec<_> = self.contestants.iter().map(|it| it.name.as_str()).collect();
+                return Err(UnknownController { name: name.clone(), known: known.join(", ") });
+            }
+        }
+        self.contestants.retain(|it| names.iter().any(|name| is(it, name)));
+        Ok(())
+    }
+
+    /// The scenario.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// Frames of all cameras that a run captures.
+    pub fn frames(&self) -> u64 {
+        let Scenario { seconds, frames_per_second, cameras, .. } = self.scenario;
+        (seconds * frames_per_second).ceil() as u64 * u64::from(cameras)
+    }
+
+    /// The name of an operating point.
+    pub fn point_name(&self, point: OperatingPoint) -> String {
+        self.record.name(point)
+    }
+
+    /// The name of the exit of a head, by split and width.
+    pub fn exit_name(&self, head: (u8, u8)) -> String {
+        self.record.heads().get(&head).map_or_else(String::new, |name| format!("{name}/exit"))
+    }
+
+    /// SHA-256 of all that a run, or without a contestant the oracle's plan, follows from, but for
+    /// the program.
+    pub fn digest(
+        &self,
+        contestant: Option<&Contestant>,
+        seed: u64,
+    ) -> Result<String, ScenarioError> {
+        let kind = contestant.map(|contestant| contestant.kind);
+        let text = format!("{} {kind:?} {:?}", self.record_digest, self.world(seed)?);
+        Ok(digest(text.as_bytes()))
     }
 
     /// What the scenario is about.
@@ -437,41 +535,53 @@ impl Prepared {
 
     /// Runs everything; `progress` is told after each run. Equal scenarios give equal lines.
     pub fn run(&self, mut progress: impl FnMut(&str)) -> Result<Vec<Line>, ScenarioError> {
-        let mut worlds = Vec::new();
+        let mut plans = Vec::new();
         for &seed in &self.scenario.seeds {
-            let world = self.world(seed)?;
-            let plan =
-                oracle::plan(&world, &self.record, self.record.ladder(), Knowledge::Expected);
-            worlds.push((world, plan));
-            progress("oracle");
+            plans.push(self.plan(seed)?);
+            progress(ORACLE);
         }
         let mut lines = Vec::new();
-        for (name, contestant) in &self.contestants {
+        for contestant in &self.contestants {
             let mut total = RunResult::default();
-            for (world, plan) in &worlds {
-                let run = world::run(world, &self.record, |_| self.controller(*contestant));
+            for (&seed, plan) in self.scenario.seeds.iter().zip(&plans) {
+                let run = self.play(contestant, seed, None)?;
                 total.merge(&run.without_luck(plan.share));
-                progress(name);
+                progress(&contestant.name);
             }
-            lines.push(Line::of_run(name, &total));
+            lines.push(Line::of_run(&contestant.name, &total));
         }
-        let plans = worlds.iter().map(|(_, plan)| *plan);
-        lines.push(Line::of_plan(&plans.fold(Plan::default(), Plan::plus)));
+        lines.push(Line::of_plan(&plans.into_iter().fold(Plan::default(), Plan::plus)));
         Ok(lines)
     }
 
-    fn controller(&self, contestant: Contestant) -> Box<dyn Controller> {
-        match contestant {
-            Contestant::Fixed(point) => Box::new(Fixed(point)),
-            Contestant::FixedExit(run) => Box::new(FixedExit(run)),
-            Contestant::Greedy => Box::new(Greedy::new(Arc::clone(self.record.ladder()))),
-            Contestant::Mpc(config) => Box::new(Mpc::new(config, Arc::clone(self.record.ladder()))),
-        }
+    /// The oracle's plan for one seed.
+    pub fn plan(&self, seed: u64) -> Result<Plan, ScenarioError> {
+        let world = self.world(seed)?;
+        Ok(oracle::plan(&world, &self.record, self.record.ladder(), Knowledge::Expected))
+    }
+
+    /// One run, seen by an observer.
+    pub fn play(
+        &self,
+        contestant: &Contestant,
+        seed: u64,
+        observer: Option<Observer<'_>>,
+    ) -> Result<RunResult, ScenarioError> {
+        let ladder = || Arc::clone(self.record.ladder());
+        let controller = |_| -> Box<dyn Controller> {
+            match contestant.kind {
+                Kind::Fixed(point) => Box::new(Fixed(point)),
+                Kind::FixedExit(run) => Box::new(FixedExit(run)),
+                Kind::Greedy => Box::new(Greedy::new(ladder())),
+                Kind::Mpc(config) => Box::new(Mpc::new(config, ladder())),
+            }
+        };
+        Ok(world::run_observed(&self.world(seed)?, &self.record, controller, observer))
     }
 }
 
 impl Line {
-    fn of_run(name: &str, run: &RunResult) -> Line {
+    pub(crate) fn of_run(name: &str, run: &RunResult) -> Line {
         let frames = run.frames.max(1) as f64;
         let ms = |q| run.latency.quantile(q).map(|micros| micros as f64 / 1e3);
         Line {
@@ -489,10 +599,10 @@ impl Line {
         }
     }
 
-    fn of_plan(plan: &Plan) -> Line {
+    pub(crate) fn of_plan(plan: &Plan) -> Line {
         let frames = plan.frames.max(1) as f64;
         Line {
-            controller: "oracle".into(),
+            controller: ORACLE.into(),
             frames: plan.frames,
             on_time_accuracy: plan.on_time_accuracy(),
             expected_accuracy: plan.expected_accuracy(),
@@ -559,11 +669,11 @@ pub fn csv(lines: &[Line]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::world::synthetic;
 
-    const SMALL: &str = "description = 'x'\nrecord = 'record.csv.zst'\ndevice = 'device.toml'\n\
+    pub(crate) const SMALL: &str = "description = 'x'\nrecord = 'record.csv.zst'\ndevice = 'device.toml'\n\
         link = 'lte-driving'\ncameras = 2\nframes_per_second = 10\ndeadline_ms = 150\nseconds = 20\n\
         seeds = [1, 2]\n[[controllers]]\nkind = 'fixed'\npoint = 's16/w100/c16/b6'\n\
         [[controllers]]\nkind = 'greedy'\n[[controllers]]\nkind = 'mpc'\n";
@@ -572,7 +682,7 @@ mod tests {
         heads = { 's16/w50' = 10, 's16/w100' = 20 }\npreprocess_ms = 1\nencode_ms = 1\n\
         p95_over_p50 = 1.1\n";
 
-    fn folder() -> tempfile::TempDir {
+    pub(crate) fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let packed = zstd::encode_all(synthetic::csv(600, 1).as_bytes(), 3).expect("memory");
         fs::write(folder.path().join("record.csv.zst"), packed).expect("written");
@@ -580,7 +690,7 @@ mod tests {
         folder
     }
 
-    fn prepare(folder: &Path, text: &str) -> Result<Prepared, ScenarioError> {
+    pub(crate) fn prepare(folder: &Path, text: &str) -> Result<Prepared, ScenarioError> {
         let file = folder.join("scenario.toml");
         fs::write(&file, text).expect("written");
         Scenario::read(&file)?.prepare(&file)
@@ -623,6 +733,22 @@ mod tests {
         let other = SMALL.replace("seeds = [1, 2]", "seeds = [1, 3]");
         let other = prepare(folder.path(), &other).expect("valid").run(|_| {}).expect("runs");
         assert_ne!(csv(&other), first.1);
+    }
+
+    #[test]
+    fn controllers_are_chosen_by_name_and_none_is_called_like_another() {
+        let folder = folder();
+        let twice = format!("{SMALL}[[controllers]]\nkind = 'mpc'\nhorizon = 2\n");
+        let mut prepared = prepare(folder.path(), &twice).expect("valid");
+        let names = |prepared: &Prepared| -> Vec<String> {
+            prepared.contestants().iter().map(|it| it.name().to_owned()).collect()
+        };
+        let fixed = "fixed s16/w100/c16/b6";
+        assert_eq!(names(&prepared), [fixed, "greedy", "mpc", "mpc (2)"]);
+        let error = prepared.keep(&["best".into()]).expect_err("unknown").to_string();
+        assert!(error.starts_with("best: the scenario compares no such"), "{error}");
+        prepared.keep(&["fixed".into(), "mpc (2)".into()]).expect("known");
+        assert_eq!(names(&prepared), [fixed, "mpc (2)"]);
     }
 
     #[test]

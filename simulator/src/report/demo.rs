@@ -21,7 +21,7 @@ const STAGES: [(&str, &str); 6] = [
 ];
 
 /// The page (HTML) for `result`, made by `command`.
-pub fn page(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
+pub fn demo(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
     let DemoResult { frames, summary, link, bundle, point } = result;
     let link_line = format!(
         "{} each way; {} of {} datagrams dropped up, {} of {} down",
