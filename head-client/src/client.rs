@@ -457,6 +457,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
             bytes: entry.bytes,
             on_time: outcome.on_time,
             logits: entry.logits,
+            estimate: self.session.link_estimate(),
             ..FrameReport::default()
         };
         if let Some((split, width)) = outcome.run.and_then(Run::head) {

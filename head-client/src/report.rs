@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::controller::LinkEstimate;
 use crate::histogram::Histogram;
 use crate::outcome::{DropCause, Fallback};
 use crate::session::Counters;
@@ -56,6 +57,9 @@ pub struct FrameReport {
     /// The part of `stages.queue` that passed on the device; not part of the line.
     #[serde(skip)]
     pub device_wait: Duration,
+    /// What the controller takes the link for as the frame ends; not part of the line.
+    #[serde(skip)]
+    pub estimate: Option<LinkEstimate>,
 }
 
 impl FrameReport {

@@ -19,12 +19,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_head_client::config::ControllerKind;
 use isthmus_head_client::text;
 use isthmus_models::{Bundle, Tract};
-use isthmus_proto::{Bitrate, DataSize};
-use isthmus_simulator::LinkConfig;
+use isthmus_proto::Bitrate;
 use isthmus_simulator::camera::{
     Camera, CameraConfig, LabelledFrame, Stream, StreamFormat, dataset,
 };
-use isthmus_simulator::demo::{self, DemoConfig};
+use isthmus_simulator::demo::{self, DemoConfig, DemoRun};
 use isthmus_simulator::figures::rate_accuracy::{self, RateAccuracyArgs};
 use isthmus_simulator::figures::{self, Lab};
 use isthmus_simulator::report;
@@ -76,14 +75,15 @@ struct DemoArgs {
     /// Pictures (a file, or a folder by class) instead of the built-in camera's frames.
     #[arg(long, value_name = "FILE|DIR")]
     input: Option<PathBuf>,
-    /// What to run and send, such as s16/w100/c16/b6 [default: the bundle's most accurate]
+    /// What the one that does not adapt runs and sends, such as s16/w100/c16/b6 [default: the
+    /// bundle's most accurate]
     #[arg(long)]
     point: Option<String>,
-    /// What chooses, frame by frame.
-    #[arg(long, value_enum, default_value_t)]
+    /// What adapts; with fixed, nothing does.
+    #[arg(long, value_enum, default_value_t = ControllerKind::Mpc)]
     controller: ControllerKind,
-    /// How long to play (seconds).
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    /// How long each of them plays (seconds).
+    #[arg(long, value_name = "SECONDS", default_value_t = 15.0)]
     duration: f64,
     /// Frames per second.
     #[arg(long, value_name = "FPS", default_value_t = 10.0)]
@@ -91,7 +91,7 @@ struct DemoArgs {
     /// Longest time from capture to output (milliseconds).
     #[arg(long, value_name = "MS", default_value_t = 300)]
     deadline_ms: u64,
-    /// The link's rate in each direction (kbit/s).
+    /// The uplink's rate where it is good, and the downlink's (kbit/s).
     #[arg(long, value_name = "KBITS", default_value_t = 2_000)]
     link_kbits: u64,
     /// The link's delay in each direction (milliseconds); half of the round trip.
@@ -179,30 +179,28 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         duration: Duration::try_from_secs_f64(args.duration).context("--duration")?,
         rate: args.rate,
         deadline: Duration::from_millis(args.deadline_ms),
-        link: LinkConfig::constant(
-            Bitrate::from_bps(args.link_kbits.saturating_mul(1_000)),
-            Duration::from_millis(args.link_delay_ms),
-            DataSize::from_bytes(64 << 10),
-        ),
+        link: Bitrate::from_bps(args.link_kbits.saturating_mul(1_000)),
+        delay: Duration::from_millis(args.link_delay_ms),
         seed: args.seed,
     };
     let mut out = io::stdout();
     if args.format == Format::Text {
         writeln!(
             out,
-            "bundle {}, link {} each way, {} frames/s, deadline {} ms",
+            "bundle {}, {} frames/s, deadline {} ms; an uplink of {} that falls to 15% and 3% and is \
+             gone for a moment",
             config.bundle.display(),
-            config.link,
             config.rate,
-            args.deadline_ms
+            args.deadline_ms,
+            config.link
         )?;
     }
     let bar = ProgressBar::new((args.duration * args.rate).round() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {wide_msg}")?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(demo::run(&config, |frame| {
+    let result = runtime.block_on(demo::run(&config, |name, frame| {
         bar.set_position(frame.frame + 1);
-        bar.set_message(text::frame(frame));
+        bar.set_message(format!("{name}  {}", text::frame(frame)));
     }));
     bar.finish_and_clear();
     let result = result?;
@@ -212,14 +210,18 @@ fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         .with_context(|| args.report.display().to_string())?;
     match args.format {
         Format::Json => {
-            for frame in &result.frames {
-                writeln!(out, "{}", serde_json::to_string(frame)?)?;
+            for DemoRun { name, frames, summary, .. } in &result.runs {
+                for frame in frames {
+                    let mut line = serde_json::to_value(frame)?;
+                    line["run"] = json!(name);
+                    writeln!(out, "{line}")?;
+                }
+                writeln!(out, "{}", json!({ "run": name, "summary": summary }))?;
             }
-            writeln!(out, "{}", json!({ "summary": result.summary }))?;
         }
         Format::Text => {
-            writeln!(out, "point {}\n{}", result.point, text::summary(&result.summary))?;
-            writeln!(out, "\nreport: {}", args.report.display())?;
+            writeln!(out, "\n{}", demo::table(&result))?;
+            writeln!(out, "report: {}", args.report.display())?;
         }
     }
     Ok(())

@@ -1,111 +1,211 @@
-//! A demonstration as one self-contained page.
+//! A demonstration as a page.
 
 use std::fmt::Write;
 
 use isthmus_head_client::{FrameReport, Stages, text};
 
-use crate::demo::{DemoConfig, DemoResult};
+use super::{Field, figure, page, table};
+use crate::demo::{DemoConfig, DemoResult, DemoRun, rows};
+use crate::link::Schedule;
+use crate::plot::{Axis, Colour, Mark, Plot, Series, escape};
 
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 240.0;
-const MARGIN: f64 = 48.0;
-
-/// Colours of the stages, in the order in which a frame passes them.
-const STAGES: [(&str, &str); 6] = [
-    ("head", "#2f6f9f"),
-    ("encode", "#7fb3d5"),
-    ("network", "#e0a030"),
-    ("queue", "#b0b0b0"),
-    ("decode", "#8fbf8f"),
-    ("tail", "#3f8f5f"),
+/// The stages, in the order in which a frame passes them.
+const STAGES: [(&str, Colour); 6] = [
+    ("head", Colour::BLUE),
+    ("encode", Colour::SKY),
+    ("network", Colour::YELLOW),
+    ("queue", Colour::GREY),
+    ("decode", Colour::GREEN),
+    ("tail", Colour::VIOLET),
 ];
 
-/// The page (HTML) for `result`, made by `command`.
+/// The page for `result`, made by `command`.
 pub fn demo(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
-    let DemoResult { frames, summary, link, bundle, point } = result;
-    let link_line = format!(
-        "{} each way; {} of {} datagrams dropped up, {} of {} down",
+    let bundle = escape(&result.bundle);
+    let mut body = format!(
+        "<h1>One network, two machines</h1>\
+         <p>Bundle <b>{bundle}</b>, {} frames/s, deadline {} ms. The link carries {} each way with \
+         {} ms of delay; the uplink falls to 15% and to 3% of that, comes back, and is gone for a \
+         moment. All of them met the same pictures and the same link over real sockets, one after the \
+         other.</p>",
+        config.rate,
+        config.deadline.as_millis(),
         config.link,
-        link.uplink.link.dropped.packets,
-        link.uplink.link.offered.packets,
-        link.downlink.link.dropped.packets,
-        link.downlink.link.offered.packets,
+        config.delay.as_millis()
     );
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Isthmus: {bundle}</title>\
-         <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;\
-         color:#222}}pre{{background:#f5f5f2;padding:1em;overflow:auto}}h2{{margin-top:2em;\
-         font-size:1.1em}}svg{{width:100%;height:auto}}text{{font-size:11px;fill:#555}}\
-         .key span{{margin-right:1.2em}}.key b{{display:inline-block;width:.8em;height:.8em;\
-         margin-right:.3em}}</style>\
-         <h1>One network, two machines</h1>\
-         <p>Bundle <b>{bundle}</b> at operating point <b>{point}</b>, deadline {deadline} ms, \
-         {rate} frames/s. Link: {link_line}.</p>\
-         <h2>From capture to output, frame by frame (ms)</h2>{timeline}\
-         <p class=\"key\">● right &nbsp; ○ wrong &nbsp; <span style=\"color:#c0392b\">red: answered \
-         by the early exit</span></p>\
-         <h2>Where the time of a median frame goes (ms)</h2>{bar}\
-         <h2>Summary</h2><pre>{table}</pre>\
-         <p>Made by <code>{command}</code>, camera seed {seed}.</p></html>",
-        bundle = escape(bundle),
-        deadline = config.deadline.as_millis(),
-        rate = config.rate,
-        timeline = timeline(frames, config.deadline.as_secs_f64() * 1e3),
-        bar = stage_bar(frames),
-        table = escape(text::summary(summary).trim()),
-        command = escape(command),
-        seed = config.seed,
-    )
-}
-
-fn timeline(frames: &[FrameReport], deadline: f64) -> String {
-    let latest = frames.iter().filter_map(|frame| frame.capture_to_output_ms).fold(0.0, f64::max);
-    let top = latest.max(deadline) * 1.05;
-    let count = frames.len().max(1) as f64;
-    let x = |frame: f64| MARGIN + frame / count * (WIDTH - MARGIN - 10.0);
-    let y = |ms: f64| HEIGHT - 24.0 - ms / top * (HEIGHT - 34.0);
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\">");
-    for step in 0..=4 {
-        let ms = top * f64::from(step) / 4.0;
-        line(&mut svg, (x(0.0), y(ms)), (WIDTH - 10.0, y(ms)), "#e4e4e0");
-        label(&mut svg, 6.0, y(ms) + 4.0, &format!("{ms:.0}"));
+    body += &summary(result);
+    body += "<p class=\"faint\"><b>On-time accuracy</b>: right and in time, over all frames. \
+             <b>Missed</b>: sent, and no network answer in time.</p>";
+    for run in &result.runs {
+        body += &course(config, result, run);
     }
-    line(&mut svg, (x(0.0), y(deadline)), (WIDTH - 10.0, y(deadline)), "#c0392b");
-    label(&mut svg, WIDTH - 70.0, y(deadline) - 4.0, "deadline");
-    for (at, frame) in frames.iter().enumerate() {
-        let Some(ms) = frame.capture_to_output_ms else { continue };
-        let colour = if frame.arm == Some("exit") { "#c0392b" } else { "#2f6f9f" };
-        let right = frame.label.is_some() && frame.label == frame.truth;
-        let fill = if right { colour } else { "none" };
+    body += &figure("Where the time of a median frame goes", &stages(result).svg());
+    for run in &result.runs {
+        let up = run.link.uplink.link;
         let _ = write!(
-            svg,
-            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" stroke=\"{colour}\" fill=\"{fill}\"/>",
-            x(at as f64),
-            y(ms)
+            body,
+            "<details><summary>{}, in full</summary><pre>{}</pre><p>Uplink: {} of {} datagrams \
+             dropped.</p></details>",
+            escape(&run.name),
+            escape(text::summary(&run.summary).trim()),
+            up.dropped.packets,
+            up.offered.packets
         );
     }
-    label(&mut svg, x(0.0), HEIGHT - 4.0, "frame 0");
-    label(&mut svg, WIDTH - 70.0, HEIGHT - 4.0, &format!("frame {}", frames.len()));
-    svg + "</svg>"
+    let _ = write!(
+        body,
+        "<p class=\"faint\">Made by <code>{}</code>; seed {}, commit {}.</p>",
+        escape(command),
+        config.seed,
+        crate::results::COMMIT
+    );
+    page(&format!("Isthmus: {}", result.bundle), &body)
 }
 
-fn stage_bar(frames: &[FrameReport]) -> String {
-    let medians =
-        STAGES.map(|(name, _)| median(frames.iter().filter_map(|f| stage(&f.stages, name))));
-    let total: f64 = medians.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} 40\">");
-    let mut key = String::from("<p class=\"key\">");
-    let mut x = 0.0;
-    for ((name, colour), ms) in STAGES.iter().zip(medians) {
-        let width = ms / total * WIDTH;
-        let _ = write!(
-            svg,
-            "<rect x=\"{x:.1}\" y=\"4\" width=\"{width:.1}\" height=\"32\" fill=\"{colour}\"/>"
-        );
-        let _ = write!(key, "<span><b style=\"background:{colour}\"></b>{name} {ms:.2}</span>");
-        x += width;
+fn summary(result: &DemoResult) -> String {
+    let most = rows(result).map(|row| row.bytes).fold(f64::MIN_POSITIVE, f64::max);
+    let percent = |share: Option<f64>| match share {
+        Some(share) => Field::Bar(format!("{:.1}", 100.0 * share), share),
+        None => Field::Text("–".into()),
+    };
+    let ms = |ms: Option<f64>| Field::Text(ms.map_or_else(|| "–".into(), |ms| format!("{ms:.0}")));
+    let rows = rows(result).enumerate().map(|(at, row)| {
+        let fields = vec![
+            Field::Text(row.name.to_owned()),
+            percent(row.on_time_accuracy),
+            percent(row.in_time),
+            Field::Bar(row.missed.to_string(), row.missed as f64 / row.sent.max(1) as f64),
+            Field::Text(row.sent.to_string()),
+            Field::Bar(format!("{:.0}", row.bytes), row.bytes / most),
+            ms(row.p50_ms),
+            ms(row.p95_ms),
+        ];
+        (at == 0, fields)
+    });
+    let head = [
+        "",
+        "on-time accuracy %",
+        "answers in time %",
+        "missed",
+        "frames sent",
+        "bytes a frame",
+        "p50 ms",
+        "p95 ms",
+    ];
+    table(&head, &rows.collect::<Vec<_>>())
+}
+
+/// Link, sizes and latencies of one run over time.
+fn course(config: &DemoConfig, result: &DemoResult, run: &DemoRun) -> String {
+    let second = |frame: &FrameReport| run.start.as_secs_f64() + frame.frame as f64 / config.rate;
+    let end = config.duration.as_secs_f64() + run.start.as_secs_f64();
+    let over_time = || Axis::linear("s").covering(&[0.0, end]);
+    let schedule = Schedule::new(result.uplink.rate.clone(), &result.uplink.outages);
+    let mut rates = Plot::new(over_time(), Axis::log("kbit/s").covering(&[10.0]));
+    rates.size.1 = 190.0;
+    let capacity = (0..=(end * 20.0) as u64).map(|at| {
+        let at = at as f64 / 20.0;
+        let now = isthmus_proto::Timestamp::from_micros((at * 1e6) as u64);
+        (at, schedule.rate_at(now).as_bps() as f64 / 1e3)
+    });
+    rates.series.push(Series::new(
+        "the link can carry",
+        Colour::SKY,
+        Mark::Area,
+        capacity.collect(),
+    ));
+    let estimate = run.frames.iter().map(|frame| {
+        let kbits = frame.estimate.map(|link| link.rate.as_bps() as f64 / 1e3);
+        (second(frame), kbits.map_or(f64::NAN, |kbits| kbits.clamp(10.0, 1e5)))
+    });
+    let estimate: Vec<(f64, f64)> = estimate.collect();
+    if estimate.iter().any(|point| point.1.is_finite()) {
+        rates.series.push(Series::new(
+            "the controller’s estimate",
+            Colour::ORANGE,
+            Mark::Step,
+            estimate,
+        ));
     }
-    format!("{svg}</svg>{key}</p>")
+
+    let deadline = config.deadline.as_secs_f64() * 1e3;
+    let latest = Axis::linear("ms from capture to output").covering(&[0.0, deadline]);
+    let mut latencies = Plot::new(over_time(), latest);
+    latencies.size.1 = 190.0;
+    latencies.rules.push((deadline, "deadline".into()));
+    let mut sizes = Plot::new(over_time(), Axis::log("bytes sent, by frame").covering(&[20.0]));
+    sizes.size.1 = 190.0;
+    type End = (&'static str, Colour, Mark, fn(&FrameReport) -> bool);
+    let ends: [End; 5] = [
+        ("network, right", Colour::BLUE, Mark::Dot, |it| by_network(it) && is_right(it)),
+        ("network, wrong", Colour::BLUE, Mark::Ring, |it| by_network(it) && !is_right(it)),
+        ("exit by choice", Colour::GREY, Mark::Dot, |it| {
+            it.arm == Some("exit") && !DemoRun::missed(it)
+        }),
+        ("missed, exit answers", Colour::RED, Mark::Dot, |it| {
+            DemoRun::missed(it) && it.arm.is_some()
+        }),
+        ("no answer", Colour::RED, Mark::Ring, |it| it.arm.is_none()),
+    ];
+    for (name, colour, mark, is) in ends {
+        let of: Vec<&FrameReport> = run.frames.iter().filter(|frame| is(frame)).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let titles: Vec<String> =
+            of.iter().map(|frame| text::frame(frame).trim().to_owned()).collect();
+        // Without an answer the deadline is when that was certain.
+        let points =
+            of.iter().map(|frame| (second(frame), frame.capture_to_output_ms.unwrap_or(deadline)));
+        let series = Series::new(name, colour, mark, points.collect());
+        latencies.series.push(Series { titles: titles.clone(), ..series });
+        let sent = of
+            .iter()
+            .zip(titles)
+            .filter_map(|(frame, title)| Some(((second(frame), frame.bytes? as f64), title)));
+        let (points, titles): (Vec<_>, Vec<_>) = sent.unzip();
+        if !points.is_empty() {
+            sizes.series.push(Series { titles, ..Series::new(name, colour, mark, points) });
+        }
+    }
+    let mut html = format!("<h2>{}</h2>", escape(&run.name));
+    for mut plot in [rates, sizes, latencies] {
+        plot.margin = 54.0;
+        let _ = write!(html, "<figure>{}</figure>", plot.svg());
+    }
+    html
+}
+
+fn by_network(frame: &FrameReport) -> bool {
+    frame.on_time && matches!(frame.arm, Some("split" | "image"))
+}
+
+fn is_right(frame: &FrameReport) -> bool {
+    frame.label.is_some() && frame.label == frame.truth
+}
+
+/// Bars of the median of each stage.
+fn stages(result: &DemoResult) -> Plot {
+    let names: Vec<String> = result.runs.iter().rev().map(|run| run.name.clone()).collect();
+    let mut plot = Plot::new(Axis::linear("ms"), Axis::names("", names));
+    plot.size.1 = 90.0 + 26.0 * result.runs.len() as f64;
+    for (name, colour) in STAGES {
+        let medians = result.runs.iter().rev().map(|run| {
+            median(
+                run.frames
+                    .iter()
+                    .filter(|it| by_network(it))
+                    .filter_map(|it| stage(&it.stages, name)),
+            )
+        });
+        let medians: Vec<f64> = medians.collect();
+        let points = medians.iter().enumerate().map(|(row, &ms)| (ms, row as f64)).collect();
+        plot.series.push(Series {
+            titles: medians.iter().map(|ms| format!("{name} {ms:.2} ms")).collect(),
+            ..Series::new(name, colour, Mark::Bar, points)
+        });
+    }
+    plot
 }
 
 fn stage(stages: &Stages, name: &str) -> Option<f64> {
@@ -123,38 +223,4 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
-fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &str) {
-    let _ = write!(
-        svg,
-        "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>"
-    );
-}
-
-fn label(svg: &mut String, x: f64, y: f64, text: &str) {
-    let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escape(text));
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_frame_s_stages_are_told() {
-        let frame = |ms| FrameReport {
-            stages: Stages { head: Some(ms), ..Stages::default() },
-            ..FrameReport::default()
-        };
-        assert!(stage_bar(&[frame(1.0), frame(3.0), frame(7.0)]).contains("head 3.00"));
-    }
-
-    #[test]
-    fn nothing_from_a_bundle_becomes_markup() {
-        assert_eq!(escape("<b> & \"c\""), "&lt;b&gt; &amp; &quot;c&quot;");
-    }
 }
