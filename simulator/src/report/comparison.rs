@@ -422,3 +422,52 @@ fn provenance(comparison: &Comparison, standings: &[Standing]) -> String {
         escape(comparison.scenario.text.trim())
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::scenario::tests::{SMALL, folder};
+    use crate::sweep::{Selection, Subject};
+
+    #[test]
+    fn a_page_can_be_read_on_its_own() {
+        let folder = folder();
+        let file = folder.path().join("small.toml");
+        let text = SMALL.replace("description = 'x'", "description = 'a <b> of \"x\"'");
+        std::fs::write(&file, text).expect("written");
+        let subject = Subject::read(&file, &Selection::default(), "simulator run it".into());
+        let results = subject.expect("valid").run(|_| {}).expect("runs");
+        let (all, _) = Comparison::gather(vec![(PathBuf::new(), results)]);
+        let page = comparisons(&all, "simulator report it");
+        for part in [
+            "a &lt;b&gt; of &quot;x&quot;",
+            "mpc over time (seed 1)",
+            "How frames ended",
+            "of the oracle’s",
+            "<code>simulator run it</code>",
+            "Seeds 1, 2; commit <code>",
+            "<code>simulator report it</code>",
+            "controllers",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        let from_outside = ["<script", "<link", "src=", "url(", "@import", "href="];
+        assert!(from_outside.iter().all(|part| !page.contains(part)));
+        assert!(!page.contains("NaN") && !page.contains("inf\""));
+        assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    }
+
+    #[test]
+    fn a_distribution_rises_to_all_of_the_values() {
+        let mut latency = Histogram::default();
+        (1..=2_000u64).for_each(|ms| latency.record(ms * 1_000));
+        let points = distribution(&latency);
+        assert!(points.len() <= CURVE as usize + 3, "{}", points.len());
+        assert!(points.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1));
+        assert_eq!(points.last().map(|point| point.1), Some(100.0));
+        let half = points.iter().find(|point| point.1 >= 50.0).expect("a half");
+        assert!((half.0 - 1_000.0).abs() < 15.0, "{half:?}");
+    }
+}

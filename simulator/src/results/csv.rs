@@ -106,3 +106,40 @@ fn quoted(text: &str) -> String {
         text.to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::scenario::tests::{SMALL, folder};
+    use crate::sweep::{Selection, Subject};
+
+    #[test]
+    fn every_line_has_its_columns() {
+        let folder = folder();
+        let file = folder.path().join("small.toml");
+        fs::write(&file, SMALL).expect("written");
+        let subject = Subject::read(&file, &Selection::default(), "it".into()).expect("valid");
+        let results = subject.run(|_| {}).expect("runs");
+        let (all, _) = Comparison::gather(vec![(PathBuf::new(), results)]);
+        let tables = folder.path().join("tables");
+        write(&all, &tables).expect("written");
+        // Three controllers and the oracle with two seeds; 400 frames in each run.
+        for (name, lines) in [("runs.csv", 1 + 8), ("timelines.csv", 1 + 6 * 400)] {
+            let text = fs::read_to_string(tables.join(name)).expect("written");
+            let columns = text.lines().next().expect("a head").split(',').count();
+            assert!(text.lines().all(|line| line.split(',').count() == columns), "{name}");
+            assert_eq!(text.lines().count(), lines, "{name}");
+        }
+        let ends = fs::read_to_string(tables.join("ends.csv")).expect("written");
+        let frames = |controller: &str| -> u64 {
+            let lines = ends.lines().filter(|line| line.contains(&format!("{controller},1,all,")));
+            lines
+                .map(|line| line.rsplit(',').next().expect("a cell").parse::<u64>().expect("n"))
+                .sum()
+        };
+        assert_eq!(frames("mpc"), 400);
+        assert_eq!(quoted("a \"b\", c"), "\"a \"\"b\"\", c\"");
+    }
+}

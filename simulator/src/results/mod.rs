@@ -250,7 +250,7 @@ impl<'a> Watch<'a> {
         }
         let cameras = u64::from(self.prepared.scenario().cameras);
         let line = &mut self.timeline;
-        if (outcome.frame.0 * cameras + u64::from(end.camera)) % line.every != 0 {
+        if !(outcome.frame.0 * cameras + u64::from(end.camera)).is_multiple_of(line.every) {
             return;
         }
         let point = match (outcome.sent, outcome.run.and_then(Run::head)) {
