@@ -29,10 +29,11 @@ use crate::controller::{Controller, Run};
 use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
 use crate::metrics::Metrics;
 use crate::outcome::{Answer, FrameOutcome, Verdict};
+use crate::quic::priority;
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
 use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
 use crate::source::{NoPicture, SourceFrame};
-use crate::worker::{Computed, Done, Job, Worker};
+use crate::worker::{Bench, Compute, Computed, Done, Job, Worker};
 
 /// How long before its deadline a frame is settled. Timers fire up to a millisecond late, and on a
 /// busy machine a thread waits for its core.
@@ -55,6 +56,7 @@ pub enum RunError {
 pub struct Client {
     config: ClientConfig,
     head: Arc<Head>,
+    compute: Box<dyn Compute>,
     controller: Box<dyn Controller>,
     link: Link,
     watch: Watch,
@@ -92,7 +94,14 @@ impl Client {
         let sampled = config.traces.as_ref().map(|traces| traces.sampled);
         let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
         let link = Link::connect(dialer).await?;
-        Ok(Client { config, head, controller, link, watch })
+        let compute = Box::new(Bench::new(Arc::clone(&head)));
+        Ok(Client { config, head, compute, controller, link, watch })
+    }
+
+    /// Has `compute` stand for the head and the codecs, such as to charge another device's time.
+    #[must_use]
+    pub fn with_compute(self, compute: Box<dyn Compute>) -> Client {
+        Client { compute, ..self }
     }
 
     /// Where Prometheus finds metrics.
@@ -110,8 +119,8 @@ impl Client {
         stop: impl Future<Output = ()>,
         sink: impl FnMut(&FrameReport) -> ControlFlow<()>,
     ) -> Result<Summary, RunError> {
-        let Client { config, head, controller, link, watch } = self;
-        let worker = Worker::start(Arc::clone(&head)).map_err(RunError::Threads)?;
+        let Client { config, head, compute, controller, link, watch } = self;
+        let worker = Worker::start(compute).map_err(RunError::Threads)?;
         let captures = capture(source, config.rate).map_err(RunError::Threads)?;
         let ClientConfig { deadline, in_flight, pace, .. } = config;
         let session = SessionConfig { deadline, guard: GUARD, in_flight, pace };
@@ -310,7 +319,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 self.handle(Input::HeadDone { frame, outcome });
             }
             Err(error) => {
-                tracing::error!(%frame, error, "the head failed");
+                tracing::error!(%frame, %error, "the head failed");
                 self.handle(Input::HeadFailed { frame });
             }
         }
@@ -442,9 +451,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         entry.bytes = Some(bytes.len());
         let header = bytes.len() - coded.size_of(layers);
         let layer_ends = coded.layer_ends[..layers].iter().map(|end| header + end).collect();
-        // Earlier is more urgent; it wraps once in 24 days, for a moment.
-        let millis = (answer_by.as_micros() / 1000 % i32::MAX as u64) as i32;
-        Some(Outgoing { frame, bytes, layer_ends, priority: i32::MAX - millis })
+        Some(Outgoing { frame, bytes, layer_ends, priority: priority(answer_by) })
     }
 
     fn to_report(&self, outcome: &FrameOutcome, entry: Entry) -> FrameReport {

@@ -51,7 +51,7 @@ mod link;
 #[cfg(feature = "shell")]
 mod metrics;
 #[cfg(feature = "shell")]
-mod quic;
+pub mod quic;
 #[cfg(feature = "shell")]
 pub mod source;
 #[cfg(feature = "otel")]
@@ -66,4 +66,6 @@ mod worker;
 #[cfg(feature = "shell")]
 pub use client::{Client, RunError};
 #[cfg(feature = "shell")]
-pub use link::ConnectError;
+pub use link::{ConnectError, FIRST_PAUSE, LONGEST_PAUSE};
+#[cfg(feature = "shell")]
+pub use worker::{Compute, ComputeError, Computed};

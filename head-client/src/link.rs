@@ -17,8 +17,9 @@ use crate::quic::QuicConnection;
 use crate::tls::{Trust, TrustError, Verifier};
 
 /// First pause before connecting again; it doubles with every failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause before connecting again.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest wait for the goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(300);
 

@@ -1,4 +1,6 @@
-//! QUIC: one bidirectional stream per frame.
+//! QUIC: one bidirectional stream per frame, the more urgent the sooner it has to be answered.
+//!
+//! What another driver of the same state machine needs to behave alike is public.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,13 +9,15 @@ use std::time::Duration;
 
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, Welcome, to_device, to_server};
-use isthmus_proto::{ALPN, FrameId, Framer, MAX_CONTROL_BYTES};
+use isthmus_proto::{ALPN, FrameId, Framer, MAX_CONTROL_BYTES, Timestamp};
 use prost::Message;
-use quinn::crypto::rustls::QuicClientConfig;
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig};
 use quinn::{
     ClientConfig, ConnectionError, Endpoint, IdleTimeout, ReadError, TransportConfig, VarInt,
     WriteError,
 };
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -25,9 +29,53 @@ const SEND_WINDOW: u64 = 64 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Silence after which the connection counts as lost.
 const IDLE_TIMEOUT_MS: u32 = 8_000;
-/// Tells the server that an answer is no longer wanted.
-const CANCELLED: VarInt = VarInt::from_u32(1);
+/// Resets a frame's stream, both ways, when its answer is no longer wanted.
+pub const CANCELLED: VarInt = VarInt::from_u32(1);
 const CLOSED: VarInt = VarInt::from_u32(0);
+
+/// Why a connection cannot be configured: the cryptography lacks what QUIC needs.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientConfigError {
+    /// No TLS 1.3.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    /// No cipher for the first packets.
+    #[error(transparent)]
+    Cipher(#[from] NoInitialCipherSuite),
+}
+
+/// How a device connects: TLS 1.3 without a certificate of its own, [`ALPN`], and a transport that
+/// keeps alive and hands over little at a time. A fresh one for each connection resumes none.
+pub fn client_config(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, ClientConfigError> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(tls)?;
+    let mut transport = TransportConfig::default();
+    transport
+        .send_window(SEND_WINDOW)
+        .send_fairness(false)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0));
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// Priority of the stream of a frame that has to be answered by `answer_by`: earlier is more
+/// urgent. It wraps once in 24 days, for a moment.
+pub fn priority(answer_by: Timestamp) -> i32 {
+    let millis = (answer_by.as_micros() / 1000 % i32::MAX as u64) as i32;
+    i32::MAX - millis
+}
 
 /// A connection whose hello was welcomed.
 pub(crate) struct QuicConnection {
@@ -216,23 +264,5 @@ fn lost(error: ConnectionError) -> Failure {
 }
 
 fn config(dialer: &Dialer) -> Result<ClientConfig, Failure> {
-    let mut tls = rustls::ClientConfig::builder_with_provider(dialer.verifier.provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(Failure::protocol)?
-        .dangerous()
-        .with_custom_certificate_verifier(dialer.verifier.clone())
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    let crypto = QuicClientConfig::try_from(tls).map_err(Failure::protocol)?;
-    let mut transport = TransportConfig::default();
-    transport
-        .send_window(SEND_WINDOW)
-        .send_fairness(false)
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
-        .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(0));
-    let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport));
-    Ok(config)
+    client_config(dialer.verifier.provider(), dialer.verifier.clone()).map_err(Failure::protocol)
 }

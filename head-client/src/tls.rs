@@ -45,6 +45,11 @@ pub enum TrustError {
     },
 }
 
+/// Checks what `trust` says.
+pub fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
+    Ok(Verifier::new(trust)?)
+}
+
 /// A verifier that remembers why it refused, because transports report a refused certificate in
 /// words of their own.
 #[derive(Debug)]

@@ -21,15 +21,36 @@ pub(crate) struct Job {
 
 pub(crate) struct Done {
     pub(crate) frame: FrameId,
-    pub(crate) computed: Result<Computed, String>,
+    pub(crate) computed: Result<Computed, ComputeError>,
 }
 
-pub(crate) struct Computed {
-    pub(crate) exit: Option<Answer>,
-    /// A compressed picture is one layer.
-    pub(crate) coded: Coded,
-    pub(crate) head: Duration,
-    pub(crate) encode: Duration,
+/// What the compute thread made of a picture.
+#[derive(Clone, Debug)]
+pub struct Computed {
+    /// The exit's answer, where a head ran that has one.
+    pub exit: Option<Answer>,
+    /// The layers; a compressed picture is one.
+    pub coded: Coded,
+    /// Time that preprocessing and the head took.
+    pub head: Duration,
+    /// Time that quantising and coding took, or compressing the picture.
+    pub encode: Duration,
+}
+
+/// Why nothing was made of a picture.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ComputeError(pub String);
+
+/// What the compute thread does: the bundle's networks, or something that stands for them.
+pub trait Compute: Send {
+    /// Does what `run` says; as long as this takes, the device is busy.
+    fn compute(
+        &mut self,
+        frame: FrameId,
+        picture: &Picture,
+        run: Run,
+    ) -> Result<Computed, ComputeError>;
 }
 
 /// The thread's two ends. It ends when this is dropped.
@@ -40,13 +61,12 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the thread.
-    pub(crate) fn start(head: Arc<Head>) -> io::Result<Self> {
+    pub(crate) fn start(mut compute: Box<dyn Compute>) -> io::Result<Self> {
         let (jobs, orders) = mpsc::channel::<Job>();
         let (results, done) = tokio_mpsc::unbounded_channel();
-        let mut bench = Bench::new(head);
         thread::Builder::new().name("head".into()).spawn(move || {
             for Job { frame, picture, run } in orders {
-                let computed = bench.compute(&picture, run);
+                let computed = compute.compute(frame, &picture, run);
                 if results.send(Done { frame, computed }).is_err() {
                     return;
                 }
@@ -56,21 +76,33 @@ impl Worker {
     }
 }
 
-struct Bench {
+/// The bundle's networks and codecs.
+pub(crate) struct Bench {
     bundle: Arc<Bundle>,
     head: Arc<Head>,
     preprocessor: Preprocessor,
     input: Vec<f32>,
 }
 
+impl Compute for Bench {
+    fn compute(
+        &mut self,
+        _: FrameId,
+        picture: &Picture,
+        run: Run,
+    ) -> Result<Computed, ComputeError> {
+        self.work(picture, run).map_err(ComputeError)
+    }
+}
+
 impl Bench {
-    fn new(head: Arc<Head>) -> Self {
+    pub(crate) fn new(head: Arc<Head>) -> Self {
         let bundle = Arc::clone(head.bundle());
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
         Bench { bundle, head, preprocessor, input: Vec::new() }
     }
 
-    fn compute(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
+    fn work(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
         let start = Instant::now();
         let output = run.head().map(|head| self.run_head(picture, head)).transpose()?;
         let ran = Instant::now();

@@ -47,7 +47,7 @@ pub use registry::Registry;
 #[cfg(feature = "shell")]
 pub use config::ServerConfig;
 #[cfg(feature = "shell")]
-pub use quic::code;
+pub use quic::{code, transport_config};
 #[cfg(feature = "shell")]
 pub use server::{Server, StartError};
 #[cfg(feature = "shell")]

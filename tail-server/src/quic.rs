@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::admission::Refused;
 use crate::config::Transport;
-use crate::gate::{Frame, Gate, Peer, Place};
+use crate::gate::{Frame, Gate, Limits, Peer, Place};
 use crate::tls::{Identity, TlsError};
 
 /// Error codes with which the server closes a connection or stops a stream.
@@ -55,7 +55,8 @@ pub(crate) fn bind(
     let crypto = QuicServerConfig::try_from(identity.server_config(ALPN)?)
         .map_err(|error| TlsError::Unusable(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(gate)));
+    let Limits { receiver, max_in_flight, .. } = gate.limits;
+    config.transport_config(Arc::new(transport_config(receiver.max_frame_bytes, max_in_flight)));
     Ok(Endpoint::server(config, address))
 }
 
@@ -75,9 +76,9 @@ pub(crate) async fn serve(endpoint: Endpoint, gate: Arc<Gate>) {
     }
 }
 
-fn transport(gate: &Gate) -> TransportConfig {
-    let frame = gate.limits.receiver.max_frame_bytes;
-    let in_flight = gate.limits.max_in_flight;
+/// How the server transports frames of at most `frame` bytes, of which a device may have `in_flight`
+/// unanswered.
+pub fn transport_config(frame: usize, in_flight: usize) -> TransportConfig {
     // A stream stays counted until its reply was acknowledged, and a frame too many is to be
     // refused with a reason rather than kept waiting; hence twice what may be in flight.
     let streams = VarInt::try_from(2 * in_flight + 16).unwrap_or(VarInt::MAX);
