@@ -15,6 +15,7 @@ use isthmus_simulator::results::{self, Comparison, Results, ResultsError};
 use isthmus_simulator::scenario::{self, Line};
 use isthmus_simulator::sweep::{self, Selection, Shard, Subject, Tally};
 use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, report};
+use isthmus_simulator::world::TransportKind;
 use serde_json::json;
 
 /// What `list` is told.
@@ -103,6 +104,9 @@ struct Selected {
     /// Play this seed instead of the scenario's.
     #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
     seed: Option<u64>,
+    /// What carries frames [default: as the scenario says]
+    #[arg(long, value_enum, env = "ISTHMUS_TRANSPORT")]
+    transport: Option<TransportKind>,
 }
 
 /// What `report` is told.
@@ -132,7 +136,7 @@ impl Selected {
             (Some(count), _) => (1..=count).collect(),
             (None, seed) => seed.into_iter().collect(),
         };
-        Selection { controllers: self.controllers.clone(), seeds }
+        Selection { controllers: self.controllers.clone(), seeds, transport: self.transport }
     }
 
     /// The command that plays `scenario` so, wherever its results went.
@@ -145,6 +149,9 @@ impl Selected {
             (Some(seeds), _) => command += &format!(" --seeds {seeds}"),
             (None, Some(seed)) => command += &format!(" --seed {seed}"),
             (None, None) => {}
+        }
+        if let Some(transport) = self.transport.and_then(|it| it.to_possible_value()) {
+            command += &format!(" --transport {}", transport.get_name());
         }
         command
     }

@@ -26,7 +26,7 @@ use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
 use crate::camera::{Camera, CameraConfig};
 use crate::link::chance::Chance;
 use crate::link::{AtEnd, LinkConfig, Outage, Playback, Rate};
-use crate::profile::PathConfig;
+use crate::profile::{PathConfig, Rebindings};
 use crate::relay::{Counters, Forward, Relay, RelayConfig};
 use crate::trace::Trace;
 

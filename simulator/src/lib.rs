@@ -28,5 +28,5 @@ mod trials;
 pub mod world;
 
 pub use link::{Link, LinkConfig, LinkCounters};
-pub use profile::{PathConfig, PathSpec, ProfileError};
+pub use profile::{PathConfig, PathSpec, ProfileError, Rebindings};
 pub use trace::{Columns, Direction, Format, PiecesError, Trace, TraceError};

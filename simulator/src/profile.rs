@@ -84,6 +84,19 @@ pub struct PathSpec {
     pub uplink: LinkSpec,
     /// From the server to the device.
     pub downlink: LinkSpec,
+    /// When the device's address changes, as the server sees it; never by default.
+    #[serde(default)]
+    pub rebindings: RebindingSpec,
+}
+
+/// When a device's address changes, as the server sees it: a NAT on the way gives it another port.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RebindingSpec {
+    /// At these times (s).
+    pub at_s: Vec<f64>,
+    /// And so often (s), for the first time after as long.
+    pub every_s: Option<f64>,
 }
 
 /// One direction of a path, as its file says it.
@@ -231,6 +244,29 @@ pub struct PathConfig {
     pub uplink: LinkConfig,
     /// From the server to the device.
     pub downlink: LinkConfig,
+    /// When the device's address changes, as the server sees it.
+    pub rebindings: Rebindings,
+}
+
+/// When a device's address changes, as the server sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rebindings {
+    /// At these times, in order.
+    at: Vec<Timestamp>,
+    /// And so often; more than zero.
+    every: Option<Duration>,
+}
+
+impl Rebindings {
+    /// The first one after `now`.
+    pub fn after(&self, now: Timestamp) -> Option<Timestamp> {
+        let named = self.at.get(self.at.partition_point(|&at| at <= now)).copied();
+        let regular = self.every.map(|every| {
+            let every = every.as_micros() as u64;
+            Timestamp::from_micros((now.as_micros() / every + 1).saturating_mul(every))
+        });
+        named.into_iter().chain(regular).min()
+    }
 }
 
 impl PathSpec {
@@ -261,7 +297,26 @@ impl PathSpec {
         Ok(PathConfig {
             uplink: self.uplink.to_config("uplink", folder, seed)?,
             downlink: self.downlink.to_config("downlink", folder, scattered(seed))?,
+            rebindings: self.rebindings.to_config("rebindings")?,
         })
+    }
+}
+
+impl RebindingSpec {
+    /// Checks every value. Errors name keys below `key`.
+    pub fn to_config(&self, key: &str) -> Result<Rebindings, ProfileError> {
+        let named = |(at, &seconds): (usize, &f64)| {
+            let name = format!("at_s[{at}]");
+            Ok(Timestamp::ZERO + time(key, &name, seconds, 1.0)?)
+        };
+        let mut at: Vec<Timestamp> =
+            self.at_s.iter().enumerate().map(named).collect::<Result<_, ProfileError>>()?;
+        at.sort_unstable();
+        let every = self.every_s.map(|every| time(key, "every_s", every, 1.0)).transpose()?;
+        if every.is_some_and(|every| every < Duration::from_millis(1)) {
+            return Err(value(key, "every_s", "is less than a millisecond"));
+        }
+        Ok(Rebindings { at, every })
     }
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use crate::cores::on_threads;
 use crate::results::{COMMIT, Cell, Origin, Results, ResultsError};
 use crate::scenario::{Contestant, ORACLE, Prepared, Scenario};
+use crate::world::TransportKind;
 
 /// A scenario of a sweep.
 pub struct Subject {
@@ -27,6 +28,8 @@ pub struct Selection {
     pub controllers: Vec<String>,
     /// These seeds; the scenario's if it is empty.
     pub seeds: Vec<u64>,
+    /// What carries frames; as the scenario says if it is none.
+    pub transport: Option<TransportKind>,
 }
 
 /// One part of a sweep, such as `2/3`.
@@ -80,6 +83,7 @@ impl Subject {
         if !selection.seeds.is_empty() {
             scenario.seeds.clone_from(&selection.seeds);
         }
+        scenario.transport = selection.transport.unwrap_or(scenario.transport);
         let mut prepared = scenario.prepare(file)?;
         if !selection.controllers.is_empty() {
             prepared.keep(&selection.controllers).context("--controllers")?;
@@ -95,9 +99,9 @@ impl Subject {
 
     /// Every contestant, the oracle (`None`) first for it takes longest, with every seed.
     fn cells(&self) -> impl Iterator<Item = (Option<&Contestant>, u64)> {
-        let seeds = &self.prepared.scenario().seeds;
+        let Scenario { seeds, oracle, .. } = self.prepared.scenario();
         let contestants = self.prepared.contestants().iter().map(Some);
-        let all = [None].into_iter().chain(contestants);
+        let all = oracle.then_some(None).into_iter().chain(contestants);
         all.flat_map(move |contestant| seeds.iter().map(move |&seed| (contestant, seed)))
     }
 

@@ -52,7 +52,7 @@ pub(super) enum Piece {
 impl Driver {
     /// Starts the thread, which runs until [`Driver::stop`].
     pub(super) fn start(path: PathConfig, seed: u64) -> std::io::Result<Arc<Driver>> {
-        let PathConfig { uplink, downlink } = path;
+        let PathConfig { uplink, downlink, .. } = path;
         let (there, back) = (uplink.delay.base, downlink.delay.base);
         let state = State {
             uplink: Lane::new(uplink, back, seed),

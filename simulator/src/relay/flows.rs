@@ -31,6 +31,17 @@ impl<V> FlowTable<V> {
         self.flows.insert(client, (now, flow));
     }
 
+    /// Gives every flow something else, made by `make`; those for which it makes nothing are over.
+    pub(super) fn replace(&mut self, mut make: impl FnMut(SocketAddr) -> Option<V>) {
+        self.flows.retain(|&client, (_, flow)| match make(client) {
+            Some(other) => {
+                *flow = other;
+                true
+            }
+            None => false,
+        });
+    }
+
     /// Removes what has been idle for too long, and tells how many flows that were.
     pub(super) fn expire(&mut self, now: Timestamp) -> u64 {
         let before = self.flows.len();
@@ -65,7 +76,10 @@ mod tests {
         assert_eq!(table.touch(at(50), client(1)), Some(&"one"));
         assert_eq!(table.touch(at(50), client(3)), None);
         assert_eq!((table.expire(at(69)), table.expire(at(70))), (0, 1));
+        table.replace(|client| (client.port() == 1).then_some("other"));
+        assert_eq!(table.poll_timeout(), Some(at(110)), "it was used at 50 s");
         assert_eq!(table.touch(at(70), client(2)), None);
+        assert_eq!(table.touch(at(50), client(1)), Some(&"other"));
         assert_eq!(table.poll_timeout(), Some(at(110)));
         assert_eq!((table.expire(at(110)), table.poll_timeout()), (1, None));
     }

@@ -155,6 +155,8 @@ pub struct Flows {
     pub opened: u64,
     /// Forgotten after they were idle; of datagrams alone.
     pub expired: u64,
+    /// Given another socket towards the server; of datagrams alone.
+    pub rebound: u64,
     /// Not opened, because the system or a limit did not allow it; of datagrams, each is counted.
     pub refused: u64,
 }
@@ -163,6 +165,7 @@ pub struct Flows {
 struct FlowCounts {
     opened: AtomicU64,
     expired: AtomicU64,
+    rebound: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -177,8 +180,10 @@ impl Relay {
             let upstream = resolve(&name, &forward).await?;
             let counts = Arc::new(FlowCounts::default());
             let driver = Arc::clone(&relay.driver);
-            let bound = UdpProxy::bind(forward.listen, upstream, driver, Arc::clone(&counts))
-                .and_then(|proxy| Ok((proxy.front.local_addr()?, proxy.run()?, proxy)));
+            let rebindings = relay.path.rebindings.clone();
+            let bound =
+                UdpProxy::bind(forward.listen, upstream, driver, Arc::clone(&counts), rebindings)
+                    .and_then(|proxy| Ok((proxy.front.local_addr()?, proxy.run()?, proxy)));
             let (listen, task, proxy) = bound.map_err(|cause| RelayError::Listen {
                 proxy: name.clone(),
                 address: forward.listen,
@@ -342,6 +347,7 @@ impl FlowCounts {
         Flows {
             opened: read(&self.opened),
             expired: read(&self.expired),
+            rebound: read(&self.rebound),
             refused: read(&self.refused),
         }
     }
@@ -365,8 +371,11 @@ impl fmt::Display for Counters {
         row("lost on the way", &|lane| lane.link.lost)?;
         row("inside", &|lane| lane.inside)?;
         row("waiting before the link", &|lane| lane.waiting)?;
-        for (name, Flows { opened, expired, refused }) in flows {
-            writeln!(f, "{name}: {opened} flows opened, {expired} expired, {refused} refused")?;
+        for (name, Flows { opened, expired, rebound, refused }) in flows {
+            writeln!(
+                f,
+                "{name}: {opened} flows opened, {expired} expired, {rebound} rebound, {refused} refused"
+            )?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::link::{LinkConfig, Loss};
+use crate::profile::RebindingSpec;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -23,7 +24,7 @@ async fn relay(link: LinkConfig, udp: Option<SocketAddr>, tcp: Option<SocketAddr
     let forward = |address: Option<SocketAddr>| {
         address.map(|it| format!("0={it}").parse().expect("a forward")).into_iter().collect()
     };
-    let path = PathConfig { uplink: link.clone(), downlink: link };
+    let path = PathConfig { uplink: link.clone(), downlink: link, rebindings: Default::default() };
     let config = RelayConfig { path, seed: 1, udp: forward(udp), tcp: forward(tcp) };
     Relay::start(config).await.expect("free ports")
 }
@@ -110,7 +111,7 @@ async fn a_stream_comes_whole_over_a_link_that_loses_packets() {
 async fn an_address_in_use_is_named() {
     let taken = StdTcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
-    let path = PathConfig { uplink: link(), downlink: link() };
+    let path = PathConfig { uplink: link(), downlink: link(), rebindings: Default::default() };
     let tcp = vec![format!("{address}=127.0.0.1:9").parse().expect("a forward")];
     let config = RelayConfig { path, seed: 1, udp: Vec::new(), tcp };
     let error = Relay::start(config).await.err().expect("in use").to_string();
@@ -191,4 +192,33 @@ async fn a_client_of_toxiproxy_s_changes_the_link() {
     }
     let (_, stats) = request(api, "GET /stats", Value::Null).await;
     assert!(stats["uplink"]["delivered"]["packets"].as_u64() > Some(0), "{stats}");
+}
+
+#[tokio::test]
+async fn a_rebound_client_comes_from_another_port_and_is_still_answered() {
+    let echo = udp_echo().await;
+    let rebindings = RebindingSpec { at_s: vec![0.3], every_s: None };
+    let rebindings = rebindings.to_config("rebindings").expect("valid");
+    let path = PathConfig { uplink: link(), downlink: link(), rebindings };
+    let seen = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let forward = |to: SocketAddr| format!("0={to}").parse().expect("a forward");
+    let udp = vec![forward(seen.local_addr().expect("an address")), forward(echo)];
+    let config = RelayConfig { path, seed: 1, udp, tcp: Vec::new() };
+    let relay = Relay::start(config).await.expect("free ports");
+    let proxies: Vec<_> = relay.addresses().map(|it| it.1).collect();
+    let client = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let mut ports = std::collections::BTreeSet::new();
+    let mut buffer = [0; 100];
+    for _ in 0..2 {
+        client.send_to(b"who", proxies[0]).await.expect("sent");
+        let received = timeout(Duration::from_secs(5), seen.recv_from(&mut buffer)).await;
+        ports.insert(received.expect("in time").expect("received").1.port());
+        client.send_to(b"echo", proxies[1]).await.expect("sent");
+        let received = timeout(Duration::from_secs(5), client.recv_from(&mut buffer)).await;
+        assert_eq!(received.expect("in time").expect("received").1, proxies[1]);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(ports.len(), 2);
+    let flows = relay.counters().flows;
+    assert!(flows.values().all(|it| (it.opened, it.rebound) == (1, 1)), "{flows:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_proto::DataSize;
+use isthmus_proto::{DataSize, Timestamp};
 use tokio::net::UdpSocket;
 
 use super::Task;
@@ -16,6 +16,7 @@ use super::driver::{Driver, Parcel};
 use super::flows::FlowTable;
 use super::toxic::Stream;
 use super::{FlowCounts, header};
+use crate::profile::Rebindings;
 
 /// Bytes of a UDP header.
 const UDP_HEADER: usize = 8;
@@ -33,6 +34,7 @@ pub(super) struct UdpProxy {
     pub(super) upstream: SocketAddr,
     pub(super) driver: Arc<Driver>,
     pub(super) counts: Arc<FlowCounts>,
+    pub(super) rebindings: Rebindings,
 }
 
 struct Flow {
@@ -48,18 +50,21 @@ impl UdpProxy {
         upstream: SocketAddr,
         driver: Arc<Driver>,
         counts: Arc<FlowCounts>,
+        rebindings: Rebindings,
     ) -> io::Result<UdpProxy> {
         let front = Arc::new(bind(listen)?);
-        Ok(UdpProxy { front, upstream, driver, counts })
+        Ok(UdpProxy { front, upstream, driver, counts, rebindings })
     }
 
     /// Reads what clients send until the task is dropped, and all flows with it.
     pub(super) fn run(&self) -> io::Result<Task> {
         let socket = UdpSocket::from_std(self.front.try_clone()?)?;
         let flows = Arc::new(Mutex::new(FlowTable::new(IDLE, MOST_FLOWS)));
-        let UdpProxy { front, upstream, driver, counts } = self;
+        let UdpProxy { front, upstream, driver, counts, rebindings } = self;
         let front = Arc::clone(front);
         let (upstream, driver, counts) = (*upstream, Arc::clone(driver), Arc::clone(counts));
+        let rebindings = rebindings.clone();
+        let mut rebinding = rebindings.after(driver.now());
         Ok(Task::spawn(async move {
             let mut buffer = vec![0; LARGEST_DATAGRAM];
             // What came while nobody read is lost.
@@ -67,13 +72,9 @@ impl UdpProxy {
             stale.take_while(Result::is_ok).for_each(drop);
             loop {
                 let next = lock(&flows).poll_timeout();
-                let expiry = async {
-                    match next {
-                        Some(next) => {
-                            tokio::time::sleep(next.saturating_since(driver.now())).await;
-                        }
-                        None => pending().await,
-                    }
+                let until = async |next: Option<Timestamp>| match next {
+                    Some(next) => tokio::time::sleep(next.saturating_since(driver.now())).await,
+                    None => pending().await,
                 };
                 tokio::select! {
                     received = socket.recv_from(&mut buffer) => match received {
@@ -86,9 +87,13 @@ impl UdpProxy {
                         }
                         Err(_) => breathe().await,
                     },
-                    () = expiry => {
+                    () = until(next) => {
                         let expired = lock(&flows).expire(driver.now());
                         counts.expired.fetch_add(expired, Ordering::Relaxed);
+                    }
+                    () = until(rebinding) => {
+                        rebind(&flows, &front, upstream, &driver, &counts);
+                        rebinding = rebindings.after(driver.now());
                     }
                 }
             }
@@ -126,6 +131,28 @@ fn flow(
             None
         }
     }
+}
+
+/// Gives every flow another socket towards the server: what the server sends to the one before is
+/// lost, as behind a NAT that has forgotten it.
+fn rebind(
+    flows: &Flows,
+    front: &Arc<std::net::UdpSocket>,
+    upstream: SocketAddr,
+    driver: &Arc<Driver>,
+    counts: &FlowCounts,
+) {
+    lock(flows).replace(|client| match open(flows, front, client, upstream, driver) {
+        Ok(flow) => {
+            counts.rebound.fetch_add(1, Ordering::Relaxed);
+            Some(flow)
+        }
+        Err(error) => {
+            counts.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%client, %error, "no other socket for a flow");
+            None
+        }
+    });
 }
 
 fn open(

@@ -1,21 +1,23 @@
-//! Devices, a link and a server in virtual time.
+//! Devices, a path and a server in virtual time.
 //!
-//! The session, its controller, admission and batcher are those of the real programs; camera,
-//! compute and transport are charged. The transport is ideal: a frame's packets enter the link at
-//! once, and a packet that is lost is sent again one round trip after it was. Congestion control,
-//! handshakes and cutting frames short belong to the fidelity with the real QUIC state machine.
+//! The session, its controller, admission and batcher are those of the real programs; camera and
+//! compute are charged. What carries frames is chosen: an ideal transport, or the real QUIC state
+//! machine ([`TransportKind`]).
 
+mod agenda;
 pub mod device;
+pub(crate) mod frames;
 pub mod oracle;
 pub mod record;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
+mod transport;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use isthmus_head_client::{
     Answer, Controller, FrameOutcome, HeadOutcome, HeadRun, Histogram, Input, LinkEstimate, Output,
     Pace, Reason, Run, ServerReply, Session, SessionConfig, Verdict,
@@ -23,13 +25,15 @@ use isthmus_head_client::{
 use isthmus_proto::wire::{self, Feedback};
 use isthmus_proto::{Arm, Bitrate, Content, DataSize, FrameId, OperatingPoint, Timestamp};
 use isthmus_tail_server::admission::{Load, Refused, admit_load};
-use isthmus_tail_server::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, Lane};
+use isthmus_tail_server::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, JobId, Lane};
 use isthmus_tail_server::counters::Cause;
 use serde::{Deserialize, Serialize};
 
+use crate::link::LinkCounters;
 use crate::link::chance::{Chance, scattered};
-use crate::link::{Link, LinkCounters};
 use crate::profile::PathConfig;
+use agenda::Agenda;
+use transport::{Event as Carried, Ideal, Key, Quic, Received, Transport, Upload};
 
 pub use device::{Device, DeviceError, DeviceSpec};
 pub use record::{Luck, Record, RecordError};
@@ -40,8 +44,8 @@ pub const PAYLOAD: u32 = 1_200;
 /// What a packet adds (bytes): IPv4 and UDP 28, QUIC's header, stream frame and tag 32.
 pub const HEADERS: u32 = 60;
 
-/// A reply without headers (bytes).
-const REPLY: u32 = 48;
+/// Largest frame that the server accepts (bytes).
+const MAX_FRAME: usize = 1 << 20;
 
 /// How long before its deadline a frame is settled, as in the real client.
 pub const GUARD: Duration = Duration::from_millis(5);
@@ -49,7 +53,7 @@ pub const GUARD: Duration = Duration::from_millis(5);
 /// What is simulated.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
-    /// Devices, each with a camera, behind one link.
+    /// Devices, each with a camera.
     pub cameras: u32,
     /// Time between frames of a camera.
     pub interval: Duration,
@@ -61,12 +65,35 @@ pub struct WorldConfig {
     pub in_flight: usize,
     /// The path between the devices and the server.
     pub path: PathConfig,
+    /// Whether each device has such a path to itself; else they share one.
+    pub own_paths: bool,
+    /// What carries frames over it.
+    pub transport: TransportKind,
     /// How long a device takes.
     pub device: Device,
     /// The server.
     pub server: ServerConfig,
     /// Everything random hangs from it.
     pub seed: u64,
+}
+
+/// What carries frames over a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TransportKind {
+    /// Packets enter the link at once, and a lost one is sent again a round trip later; no
+    /// handshake, no acknowledgements, no congestion control, and no frame is cut short.
+    #[default]
+    Ideal,
+    /// The real QUIC state machine at both ends, configured as client and server have it.
+    Quic,
+}
+
+impl WorldConfig {
+    /// Paths between devices and server.
+    fn paths(&self) -> u32 {
+        if self.own_paths { self.cameras } else { 1 }
+    }
 }
 
 /// A simulated server.
@@ -110,6 +137,10 @@ pub struct RunResult {
     pub reasons: BTreeMap<String, u64>,
     /// What became of the packets on the way to the server.
     pub uplink: LinkCounters,
+    /// Changes of the devices' addresses, as the server sees them.
+    pub rebindings: u64,
+    /// Packets that the server sent to an address which was no longer the device's.
+    pub misdirected: u64,
 }
 
 impl RunResult {
@@ -153,6 +184,8 @@ impl RunResult {
             *self.reasons.entry(reason.clone()).or_default() += count;
         }
         self.uplink = self.uplink.plus(&other.uplink);
+        self.rebindings += other.rebindings;
+        self.misdirected += other.misdirected;
     }
 }
 
@@ -238,18 +271,16 @@ struct World<'a, 'o> {
     config: &'a WorldConfig,
     record: &'a Record,
     now: Timestamp,
-    /// What is to happen, in order of time, then of being told.
-    agenda: BinaryHeap<Reverse<(Timestamp, u64, Event)>>,
-    told: u64,
+    agenda: Agenda<Event>,
     devices: Vec<DeviceState>,
-    uplink: Link<UpPacket>,
-    downlink: Link<DownPacket>,
-    /// Sent and not given up, by camera and frame.
-    wanted: BTreeSet<(u32, u64)>,
-    /// Partly arrived at the server.
-    arriving: BTreeMap<(u32, u64), Arriving>,
+    transport: Box<dyn Transport>,
+    /// Cameras that still capture, and frames that have not ended.
+    capturing: u32,
+    open: u64,
     batcher: Batcher<Work>,
-    /// Accepted and unanswered frames of each device.
+    /// Frames that the server let in and has not answered, with their jobs once all has come.
+    serving: BTreeMap<Key, Option<JobId>>,
+    /// Their number, by device.
     accepted: Vec<usize>,
     batches: BTreeMap<BatchId, Batch<Work>>,
     result: RunResult,
@@ -263,90 +294,40 @@ struct DeviceState {
     last_sent: Option<OperatingPoint>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
-    Capture {
-        camera: u32,
-    },
-    HeadDone {
-        camera: u32,
-        frame: u64,
-        split: u8,
-        width: u8,
-        bits: u8,
-        layers: u8,
-        started: Timestamp,
-    },
-    Timer {
-        camera: u32,
-    },
-    BatchDone {
-        batch: BatchId,
-    },
-    SendAgain {
-        packet: UpPacket,
-    },
-    ReplyAgain {
-        packet: DownPacket,
-    },
-}
-
-/// One packet of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct UpPacket {
-    camera: u32,
-    frame: u64,
-    index: u32,
-    packets: u32,
-    bytes: u32,
-    time_left: Duration,
-    point: OperatingPoint,
-}
-
-/// A reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct DownPacket {
-    camera: u32,
-    frame: u64,
-    point: OperatingPoint,
-    refused: Option<(wire::Reason, Duration)>,
-    receive_span: Duration,
-    queue: Duration,
-    tail: Duration,
-    batch: u32,
-}
-
 #[derive(Clone, Copy, Debug)]
-struct Arriving {
-    first: Timestamp,
-    missing: u32,
-    seen: u128,
+enum Event {
+    Capture { camera: u32 },
+    HeadDone { camera: u32, frame: u64, run: HeadRun, started: Timestamp },
+    Timer { camera: u32 },
+    BatchDone { batch: BatchId },
+    Rebinding,
 }
 
-/// An accepted frame on the server.
+/// A frame on the server, all of it that came.
 #[derive(Clone, Copy, Debug)]
 struct Work {
-    packet: UpPacket,
+    received: Received,
     received_at: Timestamp,
-    receive_span: Duration,
     started: Timestamp,
 }
 
 impl<'a, 'o> World<'a, 'o> {
     fn new(config: &'a WorldConfig, record: &'a Record, observer: Option<Observer<'o>>) -> Self {
-        let PathConfig { uplink, downlink } = config.path.clone();
+        let transport: Box<dyn Transport> = match config.transport {
+            TransportKind::Ideal => Box::new(Ideal::new(config)),
+            TransportKind::Quic => Box::new(Quic::new(config)),
+        };
         World {
             config,
             record,
             now: Timestamp::ZERO,
-            agenda: BinaryHeap::new(),
-            told: 0,
+            agenda: Agenda::new(),
             devices: Vec::new(),
-            uplink: Link::new(uplink, scattered(config.seed)),
-            downlink: Link::new(downlink, scattered(!config.seed)),
-            wanted: BTreeSet::new(),
-            arriving: BTreeMap::new(),
+            transport,
+            capturing: 0,
+            open: 0,
             batcher: Batcher::new(config.server.batcher),
+            serving: BTreeMap::new(),
             accepted: Vec::new(),
             batches: BTreeMap::new(),
             result: RunResult::default(),
@@ -357,54 +338,54 @@ impl<'a, 'o> World<'a, 'o> {
     fn add_device(&mut self, camera: u32, controller: Box<dyn Controller>) {
         let WorldConfig { deadline, in_flight, .. } = *self.config;
         let session = SessionConfig { deadline, guard: GUARD, in_flight, pace: Pace::Live };
-        let mut session = Session::new(session, controller);
-        let path = &self.config.path;
-        session.handle_input(
-            Timestamp::ZERO,
-            Input::LinkUp {
-                max_in_flight: self.config.server.max_in_flight,
-                max_frame_bytes: 1 << 20,
-                round_trip: Some(path.uplink.delay.base + path.downlink.delay.base),
-            },
-        );
+        let session = Session::new(session, controller);
         let device = DeviceState { session, armed: None, next_frame: 0, last_sent: None };
         self.devices.push(device);
         self.accepted.push(0);
-        if capture_time(self.config, camera, 0) < Timestamp::ZERO + self.config.duration {
-            self.at(capture_time(self.config, camera, 0), Event::Capture { camera });
+        self.plan_capture(camera, 0);
+    }
+
+    fn plan_capture(&mut self, camera: u32, frame: u64) {
+        let at = capture_time(self.config, camera, frame);
+        if at < Timestamp::ZERO + self.config.duration {
+            self.capturing += 1;
+            self.agenda.plan(at, Event::Capture { camera });
         }
     }
 
+    fn plan_rebinding(&mut self) {
+        if let Some(next) = self.config.path.rebindings.after(self.now) {
+            self.agenda.plan(next, Event::Rebinding);
+        }
+    }
+
+    /// Runs until every frame has ended.
     fn run(mut self) -> RunResult {
-        loop {
-            let agenda = self.agenda.peek().map(|Reverse((at, ..))| *at);
-            let links = [self.uplink.poll_timeout(), self.downlink.poll_timeout()];
-            let timers = [agenda, links[0], links[1], self.batcher.poll_timeout()];
+        self.plan_rebinding();
+        self.drain_transport();
+        while self.capturing > 0 || self.open > 0 {
+            let (carried, queued) = (self.transport.poll_timeout(), self.batcher.poll_timeout());
+            let timers = [self.agenda.next(), carried, queued];
             let Some(next) = timers.into_iter().flatten().min() else { break };
             self.now = self.now.max(next);
             let now = self.now;
-            if links[0].is_some_and(|at| at <= now) {
-                self.drain_uplink();
+            if carried.is_some_and(|at| at <= now) {
+                self.transport.handle_timeout(now);
+                self.drain_transport();
             }
-            if links[1].is_some_and(|at| at <= now) {
-                self.drain_downlink();
+            if queued.is_some_and(|at| at <= now) {
+                self.batcher.handle_timeout(now);
+                self.drain_batcher();
+                self.drain_transport();
             }
-            self.batcher.handle_timeout(now);
-            self.drain_batcher();
-            while let Some(Reverse((at, ..))) = self.agenda.peek()
-                && *at <= now
-            {
-                let Some(Reverse((_, _, event))) = self.agenda.pop() else { break };
+            while let Some(event) = self.agenda.poll(now) {
                 self.on_event(event);
+                self.drain_transport();
             }
         }
-        self.result.uplink = self.uplink.counters();
+        self.result.uplink = self.transport.uplink();
+        self.result.misdirected = self.transport.misdirected();
         self.result
-    }
-
-    fn at(&mut self, at: Timestamp, event: Event) {
-        self.agenda.push(Reverse((at, self.told, event)));
-        self.told += 1;
     }
 
     fn on_event(&mut self, event: Event) {
@@ -413,19 +394,18 @@ impl<'a, 'o> World<'a, 'o> {
                 let device = &mut self.devices[camera as usize];
                 let frame = device.next_frame;
                 device.next_frame += 1;
-                let next = capture_time(self.config, camera, frame + 1);
-                if next < Timestamp::ZERO + self.config.duration {
-                    self.at(next, Event::Capture { camera });
-                }
+                self.capturing -= 1;
+                self.open += 1;
+                self.plan_capture(camera, frame + 1);
                 self.result.frames += 1;
                 self.tell(camera, Input::Captured { frame: FrameId(frame) });
             }
-            Event::HeadDone { camera, frame, split, width, bits, layers, started } => {
-                let run = HeadRun { split, width, bits, layers };
+            Event::HeadDone { camera, frame, run, started } => {
                 let picture = self.picture(camera, frame);
-                let exit = self.record.exit(split, width, picture);
+                let exit = self.record.exit(run.split, run.width, picture);
                 let luck = luck(self.config.seed, camera, frame);
-                let (head, encode) = self.config.device.times(started, (split, width), luck);
+                let head = (run.split, run.width);
+                let (head, encode) = self.config.device.times(started, head, luck);
                 let outcome = HeadOutcome {
                     exit: exit.map(|exit| self.answer(picture, exit.right, exit.confidence)),
                     layer_ends: self.record.layer_ends(run, picture),
@@ -444,12 +424,11 @@ impl<'a, 'o> World<'a, 'o> {
                 }
             }
             Event::BatchDone { batch } => self.on_batch_done(batch),
-            Event::SendAgain { packet } => {
-                if self.wanted.contains(&(packet.camera, packet.frame)) {
-                    self.put_on_uplink(packet);
-                }
+            Event::Rebinding => {
+                self.result.rebindings += 1;
+                self.transport.rebind();
+                self.plan_rebinding();
             }
-            Event::ReplyAgain { packet } => self.put_on_downlink(packet),
         }
     }
 
@@ -463,16 +442,15 @@ impl<'a, 'o> World<'a, 'o> {
                     let luck = luck(self.config.seed, camera, frame.0);
                     let device = &self.config.device;
                     let (head, encode) = device.times(now, (run.split, run.width), luck);
-                    let (split, width) = (run.split, run.width);
-                    let (bits, layers, frame) = (run.bits, run.layers, frame.0);
-                    let luck = self.record.luck(split, width, self.picture(camera, frame));
+                    let picture = self.picture(camera, frame.0);
+                    let luck = self.record.luck(run.split, run.width, picture);
                     self.result.luck = self.result.luck.plus(luck);
-                    let done =
-                        Event::HeadDone { camera, frame, split, width, bits, layers, started: now };
-                    self.at(now + head + encode, done);
+                    let done = Event::HeadDone { camera, frame: frame.0, run, started: now };
+                    self.agenda.plan(now + head + encode, done);
                 }
-                Output::Send { frame, content: Content::Features(point), time_left, .. } => {
-                    self.send(camera, frame.0, point, time_left);
+                Output::Send { frame, content: Content::Features(point), time_left, answer_by } => {
+                    let key = Key { camera, frame: frame.0 };
+                    self.send(key, point, time_left, answer_by);
                 }
                 // A record holds no compressed pictures, and no controller here asks for one.
                 Output::RunHead { frame, run: Run::Image(_) } => {
@@ -484,7 +462,7 @@ impl<'a, 'o> World<'a, 'o> {
                     self.devices[camera as usize].session.handle_input(now, lost);
                 }
                 Output::Cancel { frame } => {
-                    self.wanted.remove(&(camera, frame.0));
+                    self.transport.cancel(now, Key { camera, frame: frame.0 });
                 }
                 Output::Done(outcome) => self.on_done(camera, &outcome),
             }
@@ -497,121 +475,101 @@ impl<'a, 'o> World<'a, 'o> {
         let Some(due) = device.session.poll_timeout() else { return };
         if device.armed.is_none_or(|armed| due < armed) {
             device.armed = Some(due);
-            self.at(due.max(self.now), Event::Timer { camera });
+            self.agenda.plan(due.max(self.now), Event::Timer { camera });
         }
     }
 
-    fn send(&mut self, camera: u32, frame: u64, point: OperatingPoint, time_left: Duration) {
-        let picture = self.picture(camera, frame);
-        let bytes = self.record.outcome(point, picture).map_or(0, |outcome| outcome.bytes);
-        self.result.bytes += u64::from(bytes);
-        self.wanted.insert((camera, frame));
-        let device = &mut self.devices[camera as usize];
+    fn send(&mut self, key: Key, point: OperatingPoint, time_left: Duration, answer_by: Timestamp) {
+        let picture = self.picture(key.camera, key.frame);
+        let OperatingPoint { split, width, bits, layers } = point;
+        let layer_ends = self.record.layer_ends(HeadRun { split, width, bits, layers }, picture);
+        self.result.bytes += layer_ends.last().map_or(0, |&bytes| bytes as u64);
+        let device = &mut self.devices[key.camera as usize];
         let before = device.last_sent.replace(point);
         self.result.switches += u64::from(before.is_some_and(|before| before != point));
-        let (_, packets) = on_the_wire(bytes);
         // The wire's whole milliseconds.
         let time_left = Duration::from_millis(time_left.as_millis() as u64);
-        let mut rest = bytes;
-        for index in 0..packets {
-            let bytes = rest.min(PAYLOAD);
-            rest -= bytes;
-            let bytes = bytes + HEADERS;
-            self.put_on_uplink(UpPacket { camera, frame, index, packets, bytes, time_left, point });
-        }
+        let upload = Upload { key, point, layer_ends, time_left, answer_by };
+        self.transport.send(self.now, upload);
     }
 
-    fn put_on_uplink(&mut self, packet: UpPacket) {
-        self.uplink.handle_packet(self.now, DataSize::from_bytes(packet.bytes.into()), packet);
-        self.send_again_after(self.round_trip());
-    }
-
-    fn put_on_downlink(&mut self, packet: DownPacket) {
-        let (size, _) = on_the_wire(REPLY);
-        self.downlink.handle_packet(self.now, size, packet);
-        self.send_again_after(self.round_trip());
-    }
-
-    fn round_trip(&self) -> Duration {
-        self.config.path.uplink.delay.base + self.config.path.downlink.delay.base
-    }
-
-    /// Sends what the links dropped again, once its sender can have missed it: a round trip after
-    /// the queue turned it away, the way back after it should have arrived.
-    fn send_again_after(&mut self, notice: Duration) {
-        // Also on a path without delay a sender waits a little.
-        let missed = self.now + notice + Duration::from_millis(1);
-        while let Some(packet) = self.uplink.poll_dropped() {
-            self.at(missed, Event::SendAgain { packet });
-        }
-        while let Some(packet) = self.downlink.poll_dropped() {
-            self.at(missed, Event::ReplyAgain { packet });
-        }
-    }
-
-    fn drain_uplink(&mut self) {
-        while let Some(packet) = self.uplink.poll_delivered(self.now) {
-            match packet.corrupted {
-                false => self.on_server_packet(packet.content),
-                // Its authentication fails: it is as good as lost.
-                true => {
-                    let missed = self.now + self.config.path.downlink.delay.base;
-                    self.at(missed, Event::SendAgain { packet: packet.content });
+    fn drain_transport(&mut self) {
+        while let Some(event) = self.transport.poll_event() {
+            match event {
+                Carried::Up { camera, round_trip } => {
+                    let max_in_flight = self.config.server.max_in_flight;
+                    let (max_frame_bytes, round_trip) = (MAX_FRAME, Some(round_trip));
+                    let up = Input::LinkUp { max_in_flight, max_frame_bytes, round_trip };
+                    self.tell(camera, up);
+                }
+                Carried::Down { camera } => self.tell(camera, Input::LinkDown),
+                Carried::Announced { key } => self.on_announced(key),
+                Carried::Received(received) => self.on_received(received),
+                Carried::Unwanted { key } => self.on_unwanted(key),
+                Carried::Replied { key, reply } => {
+                    let frame = FrameId(key.frame);
+                    self.tell(key.camera, Input::Reply { frame, reply });
+                }
+                Carried::Lost { key } => {
+                    self.tell(key.camera, Input::Lost { frame: FrameId(key.frame) });
                 }
             }
         }
-        self.send_again_after(self.config.path.downlink.delay.base);
     }
 
-    fn on_server_packet(&mut self, packet: UpPacket) {
-        let key = (packet.camera, packet.frame);
-        if !self.wanted.contains(&key) {
-            // Given up, or answered: the stream was reset.
-            self.arriving.remove(&key);
-            return;
-        }
-        let now = self.now;
-        let arriving = self.arriving.entry(key).or_insert(Arriving {
-            first: now,
-            missing: packet.packets,
-            seen: 0,
-        });
-        let bit = 1u128 << packet.index;
-        if arriving.seen & bit != 0 {
-            return;
-        }
-        arriving.seen |= bit;
-        arriving.missing -= 1;
-        if arriving.missing > 0 {
-            return;
-        }
-        let first = arriving.first;
-        let receive_span = now.saturating_since(first);
-        // What was received stays noted, so that a second copy is no second frame.
-        let deadline = first + packet.time_left;
+    fn on_announced(&mut self, key: Key) {
         let load = Load {
-            in_flight: self.accepted[packet.camera as usize],
+            in_flight: self.accepted[key.camera as usize],
             max_in_flight: self.config.server.max_in_flight,
             queue_full: self.batcher.is_full(),
             expected_wait: self.batcher.expected_wait(),
             draining: false,
         };
-        let work = Work { packet, received_at: now, receive_span, started: now };
-        let lane = Lane { bundle: 0, split: Some(packet.point.split) };
-        if deadline <= now {
-            return self.refuse(&work, wire::Reason::Expired, Duration::ZERO);
+        match admit_load(&load) {
+            Ok(()) => {
+                self.serving.insert(key, None);
+                self.accepted[key.camera as usize] += 1;
+                let compute = load.expected_wait + self.batcher.expected_run();
+                self.transport.admit(self.now, key, compute);
+            }
+            Err(Refused { reason, retry_after, .. }) => {
+                self.refuse(key, Duration::ZERO, reason, retry_after);
+            }
         }
-        if let Err(Refused { reason, retry_after, .. }) = admit_load(&load) {
-            return self.refuse(&work, reason, retry_after);
-        }
-        match self.batcher.handle_arrival(now, Job { lane, deadline, work }) {
-            Ok(_) => self.accepted[packet.camera as usize] += 1,
-            Err(full) => {
+    }
+
+    fn on_received(&mut self, received: Received) {
+        let (now, key) = (self.now, received.key);
+        let lane = Lane { bundle: 0, split: Some(received.point.split) };
+        let work = Work { received, received_at: now, started: now };
+        let job = Job { lane, deadline: received.deadline, work };
+        match self.batcher.handle_arrival(now, job) {
+            Ok(job) => {
+                self.serving.insert(key, Some(job));
+            }
+            Err(_) => {
                 let wait = self.batcher.expected_wait();
-                return self.refuse(&full.0, wire::Reason::Overloaded, wait);
+                self.let_go(key);
+                self.refuse(key, received.span, wire::Reason::Overloaded, wait);
             }
         }
         self.drain_batcher();
+    }
+
+    /// What waits is not run for nobody; what runs, runs to its end.
+    fn on_unwanted(&mut self, key: Key) {
+        match self.serving.get(&key) {
+            Some(Some(job)) => self.batcher.handle_cancel(*job),
+            Some(None) => self.let_go(key),
+            None => {}
+        }
+        self.drain_batcher();
+    }
+
+    fn let_go(&mut self, key: Key) {
+        if self.serving.remove(&key).is_some() {
+            self.accepted[key.camera as usize] -= 1;
+        }
     }
 
     fn drain_batcher(&mut self) {
@@ -620,14 +578,17 @@ impl<'a, 'o> World<'a, 'o> {
             let ServerConfig { decode, tail, tail_per_frame, .. } = self.config.server;
             let time = tail + (tail_per_frame + decode) * count;
             batch.work.iter_mut().for_each(|work| work.started = self.now);
-            self.at(self.now + time, Event::BatchDone { batch: batch.id });
+            self.agenda.plan(self.now + time, Event::BatchDone { batch: batch.id });
             self.batches.insert(batch.id, batch);
         }
         while let Some(dropped) = self.batcher.poll_dropped() {
-            self.accepted[dropped.work.packet.camera as usize] -= 1;
-            if dropped.cause == Cause::Expired {
-                self.refuse(&dropped.work, wire::Reason::Expired, Duration::ZERO);
-            }
+            let Received { key, span, .. } = dropped.work.received;
+            self.let_go(key);
+            let reason = match dropped.cause {
+                Cause::Expired => wire::Reason::Expired,
+                _ => wire::Reason::Cancelled,
+            };
+            self.refuse(key, span, reason, Duration::ZERO);
         }
     }
 
@@ -635,87 +596,40 @@ impl<'a, 'o> World<'a, 'o> {
         self.batcher.handle_worker_free(self.now, id);
         let Some(batch) = self.batches.remove(&id) else { return };
         let count = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
-        for work in batch.work {
-            let Work { packet, received_at, receive_span, started } = work;
-            self.accepted[packet.camera as usize] -= 1;
+        let decode = self.config.server.decode;
+        for Work { received, received_at, started } in batch.work {
+            let Received { key, point, layers, span, .. } = received;
+            self.let_go(key);
             let ran = self.now.saturating_since(started);
-            self.reply(DownPacket {
-                camera: packet.camera,
-                frame: packet.frame,
-                point: packet.point,
-                refused: None,
-                receive_span,
-                queue: started.saturating_since(received_at),
-                tail: ran.saturating_sub(self.config.server.decode),
-                batch: count,
-            });
+            let feedback = Feedback {
+                receive_span_us: micros(span),
+                queue_us: micros(started.saturating_since(received_at)),
+                decode_us: micros(decode),
+                tail_us: micros(ran.saturating_sub(decode)),
+                batch_size: count,
+            };
+            let picture = self.picture(key.camera, key.frame);
+            let known = |layers| self.record.outcome(OperatingPoint { layers, ..point }, picture);
+            // What was not recorded of a frame cut short is as good as the next less that was.
+            let outcome = match (1..=layers).rev().find_map(|layers| Some((known(layers)?, layers)))
+            {
+                Some((it, layers)) => Ok((self.answer(picture, it.right, it.confidence), layers)),
+                None => Err((wire::Reason::UnknownPoint, Duration::ZERO)),
+            };
+            self.transport.reply(self.now, key, ServerReply { outcome, feedback });
         }
         self.drain_batcher();
     }
 
-    fn refuse(&mut self, work: &Work, reason: wire::Reason, retry_after: Duration) {
-        let Work { packet, receive_span, received_at, .. } = *work;
-        self.reply(DownPacket {
-            camera: packet.camera,
-            frame: packet.frame,
-            point: packet.point,
-            refused: Some((reason, retry_after)),
-            receive_span,
-            queue: self.now.saturating_since(received_at),
-            tail: Duration::ZERO,
-            batch: 0,
-        });
-    }
-
-    fn reply(&mut self, packet: DownPacket) {
-        self.arriving.remove(&(packet.camera, packet.frame));
-        // Nobody listens for the answer to a stream that was reset.
-        if self.wanted.contains(&(packet.camera, packet.frame)) {
-            self.put_on_downlink(packet);
-        }
-    }
-
-    fn drain_downlink(&mut self) {
-        while let Some(packet) = self.downlink.poll_delivered(self.now) {
-            match packet.corrupted {
-                false => self.on_reply(packet.content),
-                true => {
-                    let missed = self.now + self.config.path.uplink.delay.base;
-                    self.at(missed, Event::ReplyAgain { packet: packet.content });
-                }
-            }
-        }
-        self.send_again_after(self.config.path.uplink.delay.base);
-    }
-
-    fn on_reply(&mut self, packet: DownPacket) {
-        if !self.wanted.remove(&(packet.camera, packet.frame)) {
-            return;
-        }
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let answered = packet.refused.is_none();
-        let feedback = Feedback {
-            receive_span_us: micros(packet.receive_span),
-            queue_us: micros(packet.queue),
-            decode_us: if answered { micros(self.config.server.decode) } else { 0 },
-            tail_us: micros(packet.tail),
-            batch_size: packet.batch,
-        };
-        let picture = self.picture(packet.camera, packet.frame);
-        let network = self.record.outcome(packet.point, picture);
-        let outcome = match (packet.refused, network) {
-            (None, Some(network)) => {
-                let answer = self.answer(picture, network.right, network.confidence);
-                Ok((answer, packet.point.layers))
-            }
-            (refused, _) => Err(refused.unwrap_or((wire::Reason::UnknownPoint, Duration::ZERO))),
-        };
-        let reply = ServerReply { outcome, feedback };
-        self.tell(packet.camera, Input::Reply { frame: FrameId(packet.frame), reply });
+    fn refuse(&mut self, key: Key, span: Duration, reason: wire::Reason, retry_after: Duration) {
+        let feedback = Feedback { receive_span_us: micros(span), ..Feedback::default() };
+        let reply = ServerReply { outcome: Err((reason, retry_after)), feedback };
+        self.transport.reply(self.now, key, reply);
     }
 
     fn on_done(&mut self, camera: u32, outcome: &FrameOutcome) {
-        self.wanted.remove(&(camera, outcome.frame.0));
+        self.open -= 1;
+        self.transport.cancel(self.now, Key { camera, frame: outcome.frame.0 });
         let picture = self.picture(camera, outcome.frame.0);
         let (mut by_network, mut right) = (false, false);
         let reason = match outcome.verdict {
@@ -725,8 +639,7 @@ impl<'a, 'o> World<'a, 'o> {
                 right = answer.class == self.record.label(picture) && outcome.on_time;
                 self.result.right_in_time += u64::from(right);
                 if outcome.on_time {
-                    self.result.expected +=
-                        self.expected(arm, outcome.run.and_then(Run::head), picture);
+                    self.result.expected += self.expected(arm, outcome, picture);
                 }
                 let took = outcome.finished.saturating_since(outcome.captured);
                 self.result.latency.record(took.as_micros() as u64);
@@ -744,6 +657,7 @@ impl<'a, 'o> World<'a, 'o> {
                 Some(Content::Features(point)) => self.record.outcome(point, picture),
                 _ => None,
             };
+            let (capacity, backlog) = self.transport.uplink_of(self.now, camera);
             observer(&FrameEnd {
                 camera,
                 outcome,
@@ -751,8 +665,8 @@ impl<'a, 'o> World<'a, 'o> {
                 right,
                 missed,
                 bytes: sent.map_or(0, |sent| sent.bytes),
-                capacity: self.uplink.rate_at(self.now),
-                backlog: self.uplink.queued(self.now),
+                capacity,
+                backlog,
                 estimate: self.devices[camera as usize].session.link_estimate(),
             });
         }
@@ -768,11 +682,14 @@ impl<'a, 'o> World<'a, 'o> {
         picture(self.config.seed, camera, frame, self.record.played())
     }
 
-    fn expected(&self, arm: Arm, head: Option<(u8, u8)>, picture: usize) -> f64 {
+    fn expected(&self, arm: Arm, outcome: &FrameOutcome, picture: usize) -> f64 {
         let exit = |(split, width)| self.record.expected_exit(split, width, picture);
         let expected = match arm {
-            Arm::Split(point) => self.record.expected(point, picture),
-            Arm::Exit => head.and_then(exit),
+            Arm::Split(point) => {
+                let layers = outcome.layers_used.unwrap_or(point.layers);
+                self.record.expected(OperatingPoint { layers, ..point }, picture)
+            }
+            Arm::Exit => outcome.run.and_then(Run::head).and_then(exit),
             _ => None,
         };
         expected.unwrap_or(0.0)
@@ -782,4 +699,8 @@ impl<'a, 'o> World<'a, 'o> {
         let class = self.record.label(picture) + usize::from(!right);
         Answer { class, confidence }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -8,6 +8,7 @@ use isthmus_proto::Bitrate;
 use super::oracle::{Knowledge, plan};
 use super::*;
 use crate::link::{Jitter, LinkConfig, Loss, Outage};
+use crate::profile::{RebindingSpec, Rebindings};
 
 fn record() -> Record {
     Record::new(&synthetic::outcomes(2_000, 1)).expect("a record")
@@ -39,7 +40,13 @@ fn world(kbits: u64, seconds: u64) -> WorldConfig {
         duration: Duration::from_secs(seconds),
         deadline: ms(150),
         in_flight: 4,
-        path: PathConfig { uplink: link(kbits), downlink: link(10_000) },
+        path: PathConfig {
+            uplink: link(kbits),
+            downlink: link(10_000),
+            rebindings: Rebindings::default(),
+        },
+        own_paths: false,
+        transport: TransportKind::Ideal,
         device: device(20.0),
         server: ServerConfig {
             batcher: BatcherConfig { workers: 1, max_batch: 8, queue: 64 },
@@ -283,4 +290,92 @@ fn an_observer_sees_every_frame_and_changes_nothing() {
     let RunResult { frames: of, missed: misses, bytes: sent, right_in_time, .. } = observed;
     assert_eq!((frames, missed, bytes, right), (of, misses, sent, right_in_time));
     assert!(waited && estimated);
+}
+
+fn with_quic(config: &WorldConfig) -> WorldConfig {
+    WorldConfig { transport: TransportKind::Quic, ..config.clone() }
+}
+
+#[test]
+fn with_quic_on_an_idle_link_a_frame_takes_about_as_long() {
+    let record = record();
+    let config = world(1_000, 60);
+    let (ideal, quic) = (fixed(&config, &record), fixed(&with_quic(&config), &record));
+    // Until there is a connection the exit answers.
+    assert!((1..4).contains(&quic.reasons["link down"]), "{:?}", quic.reasons);
+    assert_eq!((quic.frames, quic.missed), (600, 0), "{:?}", quic.reasons);
+    let p50 = |result: &RunResult| result.latency.quantile(0.5).expect("frames") as f64 / 1e3;
+    let more = p50(&quic) - p50(&ideal);
+    // Its packets are larger, so that a frame of two is one here; acknowledgements cost a little.
+    assert!((-2.0..3.0).contains(&more), "{more} ms more than {}", p50(&ideal));
+}
+
+#[test]
+fn with_quic_the_same_seed_gives_the_same_run() {
+    let record = record();
+    let mut config = with_quic(&world(500, 20));
+    config.cameras = 3;
+    config.path.uplink.delay.jitter = Jitter::Exponential(Duration::from_millis(8));
+    config.path.uplink.loss = Loss::Uniform(0.02);
+    config.path.downlink.corruption = 0.02;
+    config.path.uplink.duplication = 0.02;
+    let first = mpc(&config, &record);
+    for _ in 0..4 {
+        assert_eq!(mpc(&config, &record), first);
+    }
+    config.seed = 6;
+    assert_ne!(mpc(&config, &record), first);
+}
+
+#[test]
+fn with_quic_every_frame_of_every_camera_ends_once() {
+    let record = record();
+    let mut config = with_quic(&world(3_000, 40));
+    config.cameras = 8;
+    config.server.batcher.workers = 2;
+    // Longer than a connection survives.
+    let length = Duration::from_secs(15);
+    let outage = Outage { start: Timestamp::from_micros(5_000_000), length };
+    // Both ways: as long as the device hears anything, it waits.
+    config.path.uplink.outages = vec![outage];
+    config.path.downlink.outages = vec![outage];
+    for result in [fixed(&config, &record), mpc(&config, &record)] {
+        assert_eq!(result.frames, 8 * 400);
+        assert_eq!(result.reasons.values().sum::<u64>(), result.frames);
+        assert!(result.reasons["link down"] > 300, "{:?}", result.reasons);
+        let answered = result.reasons.iter().filter(|(reason, _)| reason.starts_with("split"));
+        // Before and after the outage, in which each asks in vain for some seconds.
+        assert!(answered.map(|(_, count)| count).sum::<u64>() > 1_400, "{:?}", result.reasons);
+    }
+}
+
+#[test]
+fn a_change_of_address_loses_packets_and_not_the_connection() {
+    let record = record();
+    let mut config = world(5_000, 30);
+    config.deadline = Duration::from_millis(400);
+    let rebindings = RebindingSpec { at_s: Vec::new(), every_s: Some(1.02) };
+    config.path.rebindings = rebindings.to_config("rebindings").expect("valid");
+    for config in [config.clone(), with_quic(&config)] {
+        let result = fixed(&config, &record);
+        let told = format!("{:?}, {} misdirected", result.reasons, result.misdirected);
+        assert_eq!(result.rebindings, 29);
+        assert!(result.misdirected > 0, "{told}");
+        assert!(result.missed <= 15, "{told}");
+        assert!(result.reasons.get("link down").is_none_or(|&count| count < 4), "{told}");
+    }
+}
+
+#[test]
+fn who_has_a_link_alone_is_not_slowed_by_others() {
+    let record = record();
+    let mut config = world(300, 20);
+    let alone = fixed(&config, &record);
+    config.cameras = 4;
+    assert!(fixed(&config, &record).miss_rate() > 0.5, "four do not fit one link");
+    config.own_paths = true;
+    config.server.batcher.workers = 4;
+    let own = fixed(&config, &record);
+    assert_eq!(own.frames, 4 * alone.frames);
+    assert_eq!((alone.missed, own.missed), (0, 0), "{:?}", own.reasons);
 }

@@ -1,0 +1,258 @@
+//! A transport without handshake, acknowledgements and congestion control: a frame's packets enter
+//! the link at once, and a packet that is lost is sent again one round trip after it was. No frame
+//! is cut short. A reply to an address that has changed is lost, until a packet has told the server
+//! of the new one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use isthmus_head_client::ServerReply;
+use isthmus_proto::{Bitrate, DataSize, OperatingPoint, Timestamp};
+
+use super::links::Links;
+use super::{Event, Key, Received, Transport, Upload};
+use crate::link::LinkCounters;
+use crate::link::chance::scattered;
+use crate::world::agenda::Agenda;
+use crate::world::{HEADERS, PAYLOAD, WorldConfig, on_the_wire};
+
+/// A reply without headers (bytes).
+const REPLY: u32 = 48;
+
+/// What a sender waits beyond a round trip, on a path without delay too.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+pub(in crate::world) struct Ideal {
+    uplink: Links<Packet>,
+    downlink: Links<Answer>,
+    /// Delays of both directions without queues.
+    there: Duration,
+    back: Duration,
+    /// Sent and not given up.
+    wanted: BTreeSet<Key>,
+    /// At the server, at least in part, and not yet answered.
+    arriving: BTreeMap<Key, Arriving>,
+    /// What is sent again.
+    again: Agenda<Lost>,
+    /// Which address the devices have by now, and which the server knows of each.
+    address: u32,
+    known: Vec<u32>,
+    misdirected: u64,
+    events: VecDeque<Event>,
+}
+
+/// One packet of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    key: Key,
+    index: u32,
+    packets: u32,
+    bytes: u32,
+    time_left: Duration,
+    point: OperatingPoint,
+    /// That it was sent from.
+    address: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    key: Key,
+    reply: ServerReply,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Arriving {
+    first: Timestamp,
+    time_left: Duration,
+    point: OperatingPoint,
+    missing: u32,
+    seen: u128,
+}
+
+#[derive(Debug)]
+enum Lost {
+    Packet(Packet),
+    Answer(Answer),
+}
+
+impl Ideal {
+    pub(in crate::world) fn new(config: &WorldConfig) -> Self {
+        let (uplink, downlink) = (&config.path.uplink, &config.path.downlink);
+        let (there, back) = (uplink.delay.base, downlink.delay.base);
+        let count = config.paths();
+        let up = |camera| Event::Up { camera, round_trip: there + back };
+        Ideal {
+            uplink: Links::new(uplink, count, scattered(config.seed)),
+            downlink: Links::new(downlink, count, scattered(!config.seed)),
+            there,
+            back,
+            wanted: BTreeSet::new(),
+            arriving: BTreeMap::new(),
+            again: Agenda::new(),
+            address: 0,
+            known: vec![0; config.cameras as usize],
+            misdirected: 0,
+            events: (0..config.cameras).map(up).collect(),
+        }
+    }
+
+    fn put_packet(&mut self, now: Timestamp, packet: Packet) {
+        let packet = Packet { address: self.address, ..packet };
+        let size = DataSize::from_bytes(packet.bytes.into());
+        self.uplink.handle_packet(now, packet.key.camera, size, packet);
+        self.note_dropped(now + self.there + self.back);
+    }
+
+    fn put_answer(&mut self, now: Timestamp, answer: Answer) {
+        if self.known[answer.key.camera as usize] != self.address {
+            self.misdirected += 1;
+            return self.send_again(now + self.there + self.back, Lost::Answer(answer));
+        }
+        let (size, _) = on_the_wire(REPLY);
+        self.downlink.handle_packet(now, answer.key.camera, size, answer);
+        self.note_dropped(now + self.there + self.back);
+    }
+
+    /// Sends what the links dropped again, once its sender can have missed it: a round trip after
+    /// the queue turned it away, the way back after it should have arrived.
+    fn note_dropped(&mut self, noticed: Timestamp) {
+        while let Some(packet) = self.uplink.poll_dropped() {
+            self.send_again(noticed, Lost::Packet(packet));
+        }
+        while let Some(answer) = self.downlink.poll_dropped() {
+            self.send_again(noticed, Lost::Answer(answer));
+        }
+    }
+
+    fn send_again(&mut self, noticed: Timestamp, lost: Lost) {
+        self.again.plan(noticed + PATIENCE, lost);
+    }
+
+    fn on_packet(&mut self, now: Timestamp, packet: Packet) {
+        let Packet { key, index, packets, time_left, point, address, .. } = packet;
+        let known = &mut self.known[key.camera as usize];
+        *known = address.max(*known);
+        if !self.wanted.contains(&key) {
+            // Given up, or answered: the stream was reset.
+            self.arriving.remove(&key);
+            return;
+        }
+        let blank = Arriving { first: now, time_left, point, missing: packets, seen: 0 };
+        let arriving = self.arriving.entry(key).or_insert(blank);
+        let bit = 1u128 << index;
+        if arriving.seen & bit != 0 {
+            return;
+        }
+        arriving.seen |= bit;
+        arriving.missing -= 1;
+        // What was received stays noted, so that a second copy is no second frame.
+        if arriving.missing == 0 {
+            self.events.push_back(Event::Announced { key });
+        }
+    }
+}
+
+impl Transport for Ideal {
+    fn send(&mut self, now: Timestamp, upload: Upload) {
+        let Upload { key, point, layer_ends, time_left, .. } = upload;
+        let whole = layer_ends.last().and_then(|&bytes| u32::try_from(bytes).ok());
+        let mut rest = whole.unwrap_or(0);
+        let (_, packets) = on_the_wire(rest);
+        self.wanted.insert(key);
+        for index in 0..packets {
+            let bytes = rest.min(PAYLOAD);
+            rest -= bytes;
+            let bytes = bytes + HEADERS;
+            self.put_packet(
+                now,
+                Packet { key, index, packets, bytes, time_left, point, address: 0 },
+            );
+        }
+    }
+
+    fn cancel(&mut self, _: Timestamp, key: Key) {
+        self.wanted.remove(&key);
+    }
+
+    fn admit(&mut self, now: Timestamp, key: Key, _: Duration) {
+        let Some(&Arriving { first, time_left, point, .. }) = self.arriving.get(&key) else {
+            return;
+        };
+        self.events.push_back(Event::Received(Received {
+            key,
+            point,
+            layers: point.layers,
+            deadline: first + time_left,
+            span: now.saturating_since(first),
+        }));
+    }
+
+    fn reply(&mut self, now: Timestamp, key: Key, reply: ServerReply) {
+        self.arriving.remove(&key);
+        // Nobody listens for the answer to a stream that was reset.
+        if self.wanted.contains(&key) {
+            self.put_answer(now, Answer { key, reply });
+        }
+    }
+
+    fn rebind(&mut self) {
+        self.address += 1;
+    }
+
+    fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some(arrived) = self.uplink.poll_delivered(now) {
+            match arrived.corrupted {
+                false => self.on_packet(now, arrived.content),
+                // Its authentication fails: it is as good as lost.
+                true => self.send_again(now + self.back, Lost::Packet(arrived.content)),
+            }
+        }
+        self.note_dropped(now + self.back);
+        while let Some(arrived) = self.downlink.poll_delivered(now) {
+            match arrived.corrupted {
+                false => {
+                    let Answer { key, reply } = arrived.content;
+                    if self.wanted.remove(&key) {
+                        self.events.push_back(Event::Replied { key, reply });
+                    }
+                }
+                true => self.send_again(now + self.there, Lost::Answer(arrived.content)),
+            }
+        }
+        self.note_dropped(now + self.there);
+        while let Some(lost) = self.again.poll(now) {
+            match lost {
+                Lost::Packet(packet) if self.wanted.contains(&packet.key) => {
+                    self.put_packet(now, packet);
+                }
+                Lost::Answer(answer) if self.wanted.contains(&answer.key) => {
+                    self.put_answer(now, answer);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        [self.again.next(), self.uplink.poll_timeout(), self.downlink.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn uplink(&self) -> LinkCounters {
+        self.uplink.counters()
+    }
+
+    fn uplink_of(&mut self, now: Timestamp, camera: u32) -> (Bitrate, DataSize) {
+        self.uplink.state(now, camera)
+    }
+
+    fn misdirected(&self) -> u64 {
+        self.misdirected
+    }
+}
