@@ -18,6 +18,7 @@ mod ort;
 mod overhead;
 mod own_work;
 mod parity;
+mod simulation;
 
 pub mod comparison;
 pub mod rate_accuracy;
@@ -126,6 +127,10 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "recovery_frames", unit: "frames", target: Some(2.0), better: Lower, measure: decisions::recovery_frames },
     Figure { name: "virtual_speed_fixed", unit: "ratio", target: Some(20e3), better: Higher, measure: decisions::virtual_speed_fixed },
     Figure { name: "virtual_speed_mpc", unit: "ratio", target: Some(2e3), better: Higher, measure: decisions::virtual_speed_mpc },
+    Figure { name: "virtual_speed_quic", unit: "ratio", target: Some(50.0), better: Higher, measure: simulation::virtual_speed_quic },
+    Figure { name: "real_time_fidelity_p50", unit: "share", target: Some(0.03), better: Lower, measure: simulation::real_time_fidelity_p50 },
+    Figure { name: "real_time_fidelity_p95", unit: "share", target: Some(0.05), better: Lower, measure: simulation::real_time_fidelity_p95 },
+    Figure { name: "fleet_seconds", unit: "s", target: Some(120.0), better: Lower, measure: simulation::fleet_seconds },
     Figure { name: "decide_us", unit: "µs", target: Some(50.0), better: Lower, measure: decisions::decide_us },
 ];
 

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod camera;
+mod charged;
 mod cores;
 pub mod demo;
 pub mod figures;

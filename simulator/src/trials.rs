@@ -146,6 +146,12 @@ impl Trial {
         Ok(Trial { family: "one camera".into(), scenario: scenario(ONE_CAMERA, bundle)? })
     }
 
+    /// Ten thousand cameras and one server.
+    pub(crate) fn of_fleet(bundle: &Path) -> anyhow::Result<Trial> {
+        let text = include_str!("../../configs/scenarios/fleet.toml");
+        Ok(Trial { family: "fleet".into(), scenario: scenario(text, bundle)? })
+    }
+
     /// Runs all controllers of one trial.
     pub(crate) fn run(self) -> anyhow::Result<Cell> {
         let Trial { family, scenario } = self;

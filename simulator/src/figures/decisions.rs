@@ -88,7 +88,7 @@ pub(super) fn recovery_frames(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 /// One camera at 10 frames a second on a mobile link, for ten minutes.
-fn one_camera(lab: &Lab) -> anyhow::Result<(WorldConfig, Record)> {
+pub(super) fn one_camera(lab: &Lab) -> anyhow::Result<(WorldConfig, Record)> {
     let bundle = lab.bundle();
     let record = Record::new(&Outcomes::unpack(&bundle.read(OUTCOMES)?)?)?;
     let trial = Trial::of_one_camera(bundle.dir())?;
@@ -102,7 +102,10 @@ fn mpc(config: &WorldConfig, record: &Record) -> Mpc {
     Mpc::new(settings, Arc::clone(record.ladder()))
 }
 
-fn speed(config: &WorldConfig, run: impl Fn() -> RunResult) -> anyhow::Result<Measurement> {
+pub(super) fn speed(
+    config: &WorldConfig,
+    run: impl Fn() -> RunResult,
+) -> anyhow::Result<Measurement> {
     let timed = |_| {
         let started = Instant::now();
         let frames = run().frames;

@@ -1,0 +1,210 @@
+//! A real client and a real server over a link in real time, whose compute is charged: the threads
+//! sleep for as long as a device or a server would take, and answers and sizes come from a record.
+//! What the [`world`](crate::world) does in virtual time, for comparison with it.
+
+use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
+use isthmus_head_client::source::SourceFrame;
+use isthmus_head_client::tls::Trust;
+use isthmus_head_client::{
+    Answer, Client, Compute, ComputeError, Computed, Controller, FrameReport, Histogram, Pace, Run,
+};
+use isthmus_models::{Head, Picture, TailItem};
+use isthmus_proto::wire::Detail;
+use isthmus_proto::{BundleDigest, FrameId, OperatingPoint, Timestamp};
+use isthmus_tail_server::model::{Model, ModelError};
+use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
+use tokio::runtime;
+
+use crate::relay::{Forward, Relay, RelayConfig};
+use crate::world::frames::{coded, tag_of};
+use crate::world::{Record, WorldConfig, luck, picture};
+
+/// Largest stream of an operating point (bytes).
+const MAX_STREAM: usize = 1 << 20;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RealRun {
+    /// Frames captured.
+    pub(crate) frames: u64,
+    /// From capture to output (µs), of frames with an answer.
+    pub(crate) latency: Histogram,
+    /// Frames that the server answered in time.
+    pub(crate) by_network: u64,
+}
+
+/// Runs the first camera of a world in real time, for as long as it says. Of `head` only the
+/// bundle's labels are used.
+pub(crate) fn run(
+    config: &WorldConfig,
+    record: &Arc<Record>,
+    head: Arc<Head>,
+    controller: Box<dyn Controller>,
+) -> anyhow::Result<RealRun> {
+    let bundle = Arc::clone(head.bundle());
+    for point in record.points() {
+        let (recorded, own) = (record.name(point), bundle.describe_point(point).to_string());
+        ensure!(recorded == own, "the record numbers {recorded} as the bundle does {own}");
+    }
+    let model = Tail {
+        digest: bundle.digest(),
+        labels: bundle.labels().len(),
+        config: config.clone(),
+        record: Arc::clone(record),
+    };
+    // Apart from the client's, as on another machine.
+    let others = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (server, relay) = others.block_on(async {
+        let server = ServerConfig::new("unused".into(), TlsConfig::InMemory);
+        let server = ServerConfig {
+            grpc: None,
+            workers: config.server.batcher.workers,
+            max_batch: config.server.batcher.max_batch,
+            queue: config.server.batcher.queue,
+            max_in_flight: config.server.max_in_flight,
+            ..server
+        };
+        let server = Server::start_with(server, Registry::new(vec![Arc::new(model)])).await?;
+        let address = server.quic_addr().context("the server offers no QUIC")?;
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let udp = vec![Forward { listen, upstream: address.to_string() }];
+        let (path, seed) = (config.path.clone(), config.seed);
+        let relay = Relay::start(RelayConfig { path, seed, udp, tcp: Vec::new() }).await?;
+        anyhow::Ok((server, relay))
+    })?;
+    let (_, address) = relay.addresses().next().context("the relay has no address")?;
+    let interval = config.interval.as_secs_f64();
+    let client = ClientConfig {
+        server: ServerUrl {
+            transport: Transport::Quic,
+            host: address.ip().to_string(),
+            port: address.port(),
+        },
+        trust: Trust::Fingerprint(server.fingerprint().to_string().parse()?),
+        deadline: config.deadline,
+        in_flight: config.in_flight,
+        pace: Pace::Live,
+        rate: Some(1.0 / interval),
+        connect_timeout: Duration::from_secs(10),
+        detail: Detail::Top,
+    };
+    let compute = HeadOnPaper { config: config.clone(), record: Arc::clone(record) };
+    let count = (config.duration.as_secs_f64() / interval).ceil() as u64;
+    let blank = Picture::new(1, 1, vec![0; 3])?;
+    let source = (0..count).map(move |number| SourceFrame {
+        source: number.to_string(),
+        truth: None,
+        picture: Ok(blank.clone()),
+    });
+    let mut result = RealRun::default();
+    // One thread, as the client's program has.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = Client::connect(client, head, controller).await?;
+        let client = client.with_compute(Box::new(compute));
+        let sink = |report: &FrameReport| {
+            result.frames += 1;
+            if let Some(ms) = report.capture_to_output_ms {
+                result.latency.record((ms * 1e3).round() as u64);
+            }
+            let split = report.arm.is_some_and(|arm| arm == "split");
+            result.by_network += u64::from(split && report.on_time);
+            ControlFlow::Continue(())
+        };
+        client.run(source, std::future::pending(), sink).await?;
+        anyhow::Ok(())
+    })?;
+    drop(relay);
+    others.block_on(server.shutdown());
+    Ok(result)
+}
+
+/// A device's compute, as long as its profile says.
+struct HeadOnPaper {
+    config: WorldConfig,
+    record: Arc<Record>,
+}
+
+impl Compute for HeadOnPaper {
+    fn compute(&mut self, frame: FrameId, _: &Picture, run: Run) -> Result<Computed, ComputeError> {
+        let started = Instant::now();
+        let Run::Head(run) = run else {
+            return Err(ComputeError("a record holds no compressed pictures".into()));
+        };
+        let WorldConfig { seed, ref device, .. } = self.config;
+        let luck = luck(seed, 0, frame.0);
+        let (head, encode) = device.times(Timestamp::ZERO, (run.split, run.width), luck);
+        let picture = picture(seed, 0, frame.0, self.record.played());
+        let exit = self.record.exit(run.split, run.width, picture);
+        let class = |right: bool| self.record.label(picture) + usize::from(!right);
+        let exit =
+            exit.map(|exit| Answer { class: class(exit.right), confidence: exit.confidence });
+        let coded = coded(&self.record.layer_ends(run, picture), frame.0);
+        thread::sleep((head + encode).saturating_sub(started.elapsed()));
+        Ok(Computed { exit, coded, head, encode })
+    }
+}
+
+/// A server's network, as long as the world says.
+struct Tail {
+    digest: BundleDigest,
+    labels: usize,
+    config: WorldConfig,
+    record: Arc<Record>,
+}
+
+impl Model for Tail {
+    fn name(&self) -> &str {
+        "charged"
+    }
+
+    fn digest(&self) -> BundleDigest {
+        self.digest
+    }
+
+    fn max_stream_bytes(&self, _: OperatingPoint) -> Option<usize> {
+        Some(MAX_STREAM)
+    }
+
+    /// What the record says, instead of latents: class and probability.
+    fn decode(
+        &self,
+        point: OperatingPoint,
+        stream: &[u8],
+        layers: usize,
+    ) -> Result<Vec<f32>, ModelError> {
+        thread::sleep(self.config.server.decode);
+        let picture = picture(self.config.seed, 0, tag_of(stream), self.record.played());
+        let layers = u8::try_from(layers).unwrap_or(point.layers);
+        let known = |layers| self.record.outcome(OperatingPoint { layers, ..point }, picture);
+        let outcome = (1..=layers).rev().find_map(known);
+        let outcome = outcome.ok_or_else(|| ModelError::new(format!("no record of {point}")))?;
+        let class = self.record.label(picture) + usize::from(!outcome.right);
+        Ok(vec![(class % self.labels.max(1)) as f32, outcome.confidence])
+    }
+
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        thread::sleep(self.config.server.tail + self.config.server.tail_per_frame * count);
+        let logits = |item: &TailItem<'_>| {
+            let &[class, probability] = item.latents else {
+                return Err(ModelError::new("class and probability are expected"));
+            };
+            let others = self.labels.saturating_sub(1).max(1) as f32;
+            let probability = probability.clamp(1e-3, 1.0 - 1e-3);
+            let mut logits = vec![((1.0 - probability) / others).ln(); self.labels];
+            if let Some(logit) = logits.get_mut(class as usize) {
+                *logit = probability.ln();
+            }
+            Ok(logits)
+        };
+        batch.iter().map(logits).collect()
+    }
+}
