@@ -15,7 +15,7 @@ use isthmus_models::{Head, Picture};
 use isthmus_proto::wire::{self, BundleRef, Hello, reply};
 use isthmus_proto::{
     Coded, Content, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, TraceContext,
-    TraceIds, write_image_packet, write_packet,
+    TraceIds, write_image_packet, write_packet, write_padding,
 };
 use isthmus_telemetry::http::{self, StatusCode};
 #[cfg(feature = "otel")]
@@ -29,7 +29,7 @@ use crate::controller::{Controller, Run};
 use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
 use crate::metrics::Metrics;
 use crate::outcome::{Answer, FrameOutcome, Verdict};
-use crate::quic::priority;
+use crate::quic::{PROBE_PRIORITY, priority};
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
 use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
 use crate::source::{NoPicture, SourceFrame};
@@ -352,6 +352,10 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
             {
                 return;
             }
+            Event::Reply(
+                frame,
+                wire::Reply { outcome: Some(reply::Outcome::Echo(_)), feedback, .. },
+            ) => Input::Echo { frame, feedback: feedback.unwrap_or_default() },
             Event::Reply(frame, reply) => match self.checked_reply(frame, reply) {
                 Some(reply) => Input::Reply { frame, reply },
                 None => {
@@ -368,6 +372,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     fn checked_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<ServerReply> {
         let feedback = reply.feedback.unwrap_or_default();
         let outcome = match reply.outcome? {
+            reply::Outcome::Echo(_) => return None,
             reply::Outcome::Refusal(refusal) => {
                 let reason = wire::Reason::try_from(refusal.reason).unwrap_or_default();
                 tracing::debug!(%frame, ?reason, detail = refusal.detail, "refused");
@@ -409,6 +414,14 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                         let _ = self.link.commands.send(Command::Send(outgoing));
                     }
                 }
+                Output::Probe { frame, bytes: padding, time_left } => {
+                    let mut bytes = Vec::with_capacity(padding + 16);
+                    Envelope { probe: true, ..envelope(frame, time_left) }.write(&mut bytes);
+                    write_padding(&mut bytes, padding);
+                    let layer_ends = vec![bytes.len()];
+                    let probe = Outgoing { frame, bytes, layer_ends, priority: PROBE_PRIORITY };
+                    let _ = self.link.commands.send(Command::Send(probe));
+                }
                 Output::Cancel { frame } => {
                     let _ = self.link.commands.send(Command::Cancel(frame));
                 }
@@ -435,8 +448,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         let entry = self.frames.get_mut(&frame)?;
         let coded = entry.coded.take()?;
         let mut bytes = Vec::with_capacity(coded.stream.len() + 64);
-        let wire_id = (frame.0 & 0xffff) as u16;
-        Envelope { frame: wire_id, time_left }.write(&mut bytes);
+        envelope(frame, time_left).write(&mut bytes);
         let digest = self.head.bundle().digest();
         let layers = match content {
             Content::Features(point) => {
@@ -559,6 +571,10 @@ fn capture(
         }
     })?;
     Ok(receiver)
+}
+
+fn envelope(frame: FrameId, time_left: Duration) -> Envelope {
+    Envelope { frame: (frame.0 & 0xffff) as u16, time_left, probe: false }
 }
 
 fn is_cancel(reply: &wire::Reply) -> bool {

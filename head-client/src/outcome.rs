@@ -102,7 +102,7 @@ pub enum Choice {
     TooSlow,
     /// It would be in time, but hold up frames that gain more.
     Spared,
-    /// Little is known of the network, so a small frame asks.
+    /// Nothing would be in time, as far as is known; a probe asks whether that still holds.
     Probe,
 }
 

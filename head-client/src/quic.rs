@@ -70,6 +70,9 @@ pub fn client_config(
     Ok(config)
 }
 
+/// A probe's priority: whatever is to be answered goes first.
+pub const PROBE_PRIORITY: i32 = i32::MIN;
+
 /// Priority of the stream of a frame that has to be answered by `answer_by`: earlier is more
 /// urgent. It wraps once in 24 days, for a moment.
 pub fn priority(answer_by: Timestamp) -> i32 {

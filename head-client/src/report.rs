@@ -117,6 +117,10 @@ pub struct Summary {
     pub fallbacks: BTreeMap<Fallback, u64>,
     /// Frames sent.
     pub sent: u64,
+    /// Probes sent to ask whether the network can carry frames again.
+    pub probes: u64,
+    /// Their padding (bytes).
+    pub probe_bytes: u64,
     /// Replies that came after their frame had ended.
     pub late_replies: u64,
     /// Times the connection was lost.
@@ -218,6 +222,8 @@ impl SummaryBuilder {
             bad_pictures: self.bad_pictures,
             fallbacks: counters.fallbacks.clone(),
             sent: counters.sent,
+            probes: counters.probes,
+            probe_bytes: counters.probe_bytes,
             late_replies: counters.late_replies,
             links_lost: counters.links_down,
             with_truth: self.with_truth,

@@ -69,7 +69,14 @@ pub enum Input {
         /// What.
         reply: ServerReply,
     },
-    /// A frame's stream ended without a usable reply.
+    /// The server has all of a probe.
+    Echo {
+        /// The frame whose number the probe carries.
+        frame: FrameId,
+        /// Durations on the server's clock.
+        feedback: wire::Feedback,
+    },
+    /// The stream of a frame or of a probe ended without a usable reply.
     Lost {
         /// Which.
         frame: FrameId,
@@ -133,7 +140,16 @@ pub enum Output {
         /// When it has to be answered: the earlier, the more urgent.
         answer_by: Timestamp,
     },
-    /// Stop sending a frame and waiting for its reply.
+    /// Send padding that asks for nothing but its echo; answer with `Echo`, `Reply` or `Lost`.
+    Probe {
+        /// The frame whose number it carries, which is not sent itself and may have ended.
+        frame: FrameId,
+        /// Padding (bytes).
+        bytes: usize,
+        /// The time left to stamp on it.
+        time_left: Duration,
+    },
+    /// Stop sending a frame or a probe and waiting for its reply.
     Cancel {
         /// Which.
         frame: FrameId,
@@ -160,6 +176,10 @@ pub struct Counters {
     pub sent: u64,
     /// Frames cancelled after they were sent.
     pub cancelled: u64,
+    /// Probes sent.
+    pub probes: u64,
+    /// Padding that was sent in probes (bytes).
+    pub probe_bytes: u64,
     /// Replies to frames that had already ended.
     pub late_replies: u64,
     /// Times the connection came up.
@@ -213,6 +233,7 @@ pub struct Session {
     waiting: VecDeque<Captured>,
     running: Option<Running>,
     in_flight: BTreeMap<FrameId, InFlight>,
+    probes: BTreeMap<FrameId, Probe>,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -245,6 +266,14 @@ struct InFlight {
     reason: Choice,
 }
 
+/// A probe on its way.
+struct Probe {
+    bytes: usize,
+    sent: Timestamp,
+    /// When it is given up.
+    until: Timestamp,
+}
+
 /// A frame that is ready to be sent.
 #[derive(Clone, Copy)]
 struct Coded {
@@ -266,6 +295,7 @@ impl Session {
             waiting: VecDeque::new(),
             running: None,
             in_flight: BTreeMap::new(),
+            probes: BTreeMap::new(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -288,7 +318,9 @@ impl Session {
                 }
             }
             Input::Reply { frame, reply } => self.on_reply(now, frame, reply),
+            Input::Echo { frame, feedback } => self.on_echo(now, frame, &feedback),
             Input::Lost { frame } => {
+                self.probes.remove(&frame);
                 if let Some(lost) = self.in_flight.remove(&frame) {
                     self.fall_back(now, lost, Fallback::StreamLost);
                 }
@@ -306,6 +338,7 @@ impl Session {
                 if self.link.take().is_some() {
                     self.counters.links_down += 1;
                 }
+                self.probes.clear();
                 for (_, lost) in std::mem::take(&mut self.in_flight) {
                     self.fall_back(now, lost, Fallback::LinkDown);
                 }
@@ -325,7 +358,8 @@ impl Session {
         let running = self.running.iter().filter_map(|running| running.captured);
         let in_flight = self.in_flight.values().map(|sent| sent.coded.captured);
         let open = self.waiting.iter().copied().chain(running).chain(in_flight);
-        open.map(|captured| self.answer_by(captured)).min()
+        let probes = self.probes.values().map(|probe| probe.until);
+        open.map(|captured| self.answer_by(captured)).chain(probes).min()
     }
 
     /// Whether a connection is known to be there.
@@ -429,6 +463,11 @@ impl Session {
                         let reason = Reason::Chosen(decision.reason);
                         return self.answer_by_exit(now, coded, None, reason);
                     }
+                    Sending::Probe(bytes) => {
+                        let reason = Reason::Chosen(decision.reason);
+                        self.answer_by_exit(now, coded, None, reason);
+                        return self.probe(now, captured, bytes.min(link.frame_bytes / 2));
+                    }
                     // A controller that asks for layers which were not coded gets those that were.
                     Sending::Layers(layers) => layers.clamp(1, run.layers),
                 };
@@ -447,7 +486,33 @@ impl Session {
         self.outputs.push_back(Output::Send { frame, content, time_left, answer_by });
     }
 
+    fn probe(&mut self, now: Timestamp, captured: Captured, bytes: usize) {
+        let (frame, until) = (captured.frame, now + PATIENCE);
+        self.probes.insert(frame, Probe { bytes, sent: now, until });
+        self.counters.probes += 1;
+        self.counters.probe_bytes += bytes as u64;
+        self.outputs.push_back(Output::Probe { frame, bytes, time_left: PATIENCE });
+    }
+
+    fn on_echo(&mut self, now: Timestamp, frame: FrameId, feedback: &wire::Feedback) {
+        let Some(Probe { bytes, sent, .. }) = self.probes.remove(&frame) else {
+            self.counters.late_replies += 1;
+            return;
+        };
+        let mut timing = Timing::default();
+        let server = split_round(now.saturating_since(sent), feedback, &mut timing);
+        let network = timing.network.unwrap_or_default();
+        let receive_span = timing.receive_span.unwrap_or_default();
+        self.network.on_sample(network.saturating_sub(receive_span));
+        let sample = NetworkSample { frame, bytes, network, receive_span, server, refused: false };
+        self.controller.on_reply(now, &sample);
+    }
+
     fn on_reply(&mut self, now: Timestamp, frame: FrameId, reply: ServerReply) {
+        // A server that refuses a probe has it all the same.
+        if self.probes.contains_key(&frame) {
+            return self.on_echo(now, frame, &reply.feedback);
+        }
         // A reply that beats the timer but not the deadline is late all the same.
         if self.in_flight.get(&frame).is_some_and(|sent| now > self.deadline(sent.coded.captured)) {
             self.expire(now);
@@ -519,6 +584,14 @@ impl Session {
                 self.fall_back(now, sent, Fallback::Deadline);
             }
         }
+        let due = self.probes.iter().filter(|(_, probe)| now >= probe.until);
+        for frame in due.map(|(&frame, _)| frame).collect::<Vec<_>>() {
+            if let Some(Probe { bytes, sent, .. }) = self.probes.remove(&frame) {
+                self.outputs.push_back(Output::Cancel { frame });
+                let waited = now.saturating_since(sent);
+                self.controller.on_timeout(now, &NetworkTimeout { frame, bytes, waited });
+            }
+        }
     }
 
     /// Frees the compute thread; the frame it worked on, unless that has already ended.
@@ -576,10 +649,12 @@ impl Session {
     }
 
     fn view(&self) -> LinkView {
+        let frames = self.in_flight.values().map(|sent| sent.bytes);
+        let probes = self.probes.values().map(|probe| probe.bytes);
         LinkView {
             up: self.link.is_some(),
-            in_flight: self.in_flight.len(),
-            bytes_in_flight: self.in_flight.values().map(|sent| sent.bytes).sum(),
+            in_flight: self.in_flight.len() + self.probes.len(),
+            bytes_in_flight: frames.chain(probes).sum(),
             network: self.network.smoothed(),
         }
     }
@@ -593,6 +668,9 @@ impl Session {
         captured.at + (deadline - guard.min(deadline / 4))
     }
 }
+
+/// How long an echo is waited for. An echo that is late tells when the network came back.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most bytes of envelope and packet header: 16 layers, long lengths.
 const MOST_OVERHEAD: usize = 3 + 8 + 3 + 16 * 6;

@@ -66,6 +66,10 @@ pub fn summary(summary: &Summary) -> String {
     for (cause, count) in &summary.fallbacks {
         line(&format!("  exit for {cause}"), count.to_string());
     }
+    if summary.probes > 0 {
+        let probes = format!("{} ({} B of padding)", summary.probes, summary.probe_bytes);
+        line("probes", probes);
+    }
     if summary.late_replies > 0 {
         line("late replies", summary.late_replies.to_string());
     }

@@ -350,7 +350,7 @@ mod tests {
         let point = OperatingPoint { split: 0, width: 0, layers: 5, bits: 8 };
         let mut frame = Vec::new();
         let time_left = std::time::Duration::from_secs(16);
-        crate::Envelope { frame: 0, time_left }.write(&mut frame);
+        crate::Envelope { frame: 0, time_left, probe: false }.write(&mut frame);
         write_packet(&mut frame, 0, &DIGEST, point, &coded);
         assert_eq!(frame.len() - coded.stream.len(), 24);
     }

@@ -203,7 +203,7 @@ fn the_reference_coder_writes_the_same_bytes() {
         let point = OperatingPoint { split: 1, width: 3, layers: ends.len() as u8, bits };
         let mut frame = Vec::new();
         let time_left = Duration::from_millis(250);
-        Envelope { frame: 0xabcd, time_left }.write(&mut frame);
+        Envelope { frame: 0xabcd, time_left, probe: false }.write(&mut frame);
         write_packet(&mut frame, 2, &digest, point, &coded);
         assert_eq!(hex(&frame), vector.frame, "{name}");
     }

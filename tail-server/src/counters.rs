@@ -38,18 +38,22 @@ pub enum Verdict {
     Refused(Reason),
     /// The frame was accepted, yet not answered.
     Dropped(Cause),
+    /// It was a probe, and was told so.
+    Echoed,
 }
 
 /// Frames by what became of them. Every frame that arrived ends in exactly one of the others:
-/// `arrived = answered + refused + dropped + unfinished`.
+/// `arrived = answered + echoed + refused + dropped + unfinished`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames of which anything was seen.
+    /// Frames and probes of which anything was seen.
     pub arrived: u64,
     /// Frames whose answer was sent.
     pub answered: u64,
     /// Those of the answered ones whose answer was ready only after the deadline.
     pub late: u64,
+    /// Probes that came whole.
+    pub echoed: u64,
     /// Frames that were refused, by what the device was told.
     pub refused: BTreeMap<Reason, u64>,
     /// Frames that were accepted, yet not answered, by cause.
@@ -69,6 +73,7 @@ impl Counters {
                 self.answered += 1;
                 self.late += u64::from(late);
             }
+            Verdict::Echoed => self.echoed += 1,
             Verdict::Refused(reason) => *self.refused.entry(reason).or_default() += 1,
             Verdict::Dropped(cause) => *self.dropped.entry(cause).or_default() += 1,
         }
@@ -78,7 +83,7 @@ impl Counters {
     pub fn unfinished(&self) -> u64 {
         let refused: u64 = self.refused.values().sum();
         let dropped: u64 = self.dropped.values().sum();
-        self.arrived - self.answered - refused - dropped
+        self.arrived - self.answered - self.echoed - refused - dropped
     }
 }
 

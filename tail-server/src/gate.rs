@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_models::top_k;
 use isthmus_proto::wire::reply;
-use isthmus_proto::wire::{Answer, Detail, Feedback, Hello, Reply, Score, Welcome};
+use isthmus_proto::wire::{Answer, Detail, Echo, Feedback, Hello, Reply, Score, Welcome};
 use isthmus_proto::{Content, TraceContext, TraceIds};
 use isthmus_telemetry::spans::Spans;
 use prost::Message;
@@ -204,9 +204,12 @@ impl Frame {
         self.receiver.envelope().map_or(0, |envelope| envelope.frame.into())
     }
 
-    /// Queues what arrived of the frame.
-    pub(crate) fn submit(&mut self) -> Result<Ticket, Refused> {
+    /// Queues what arrived of the frame; `None` for a probe, of which nothing is to be computed.
+    pub(crate) fn submit(&mut self) -> Result<Option<Ticket>, Refused> {
         let now = self.gate.clock.now();
+        if self.receiver.is_probe() && self.receiver.is_whole() {
+            return Ok(None);
+        }
         let (Some(bundle), Some(header)) = (self.bundle, self.receiver.packet()) else {
             return Err(self.receiver.missing(now).into());
         };
@@ -217,10 +220,16 @@ impl Frame {
         let lane = Lane { bundle, split };
         let digest = self.gate.registry.model(bundle).digest();
         let received = self.receiver.finish(now, &digest)?;
-        self.gate.dispatcher.submit(lane, received).ok_or_else(|| {
+        let ticket = self.gate.dispatcher.submit(lane, received).ok_or_else(|| {
             let (_, wait, _) = self.gate.dispatcher.load();
             Refused::overloaded("the queue is full", wait)
-        })
+        })?;
+        Ok(Some(ticket))
+    }
+
+    /// The reply to a probe.
+    pub(crate) fn echo(&mut self) -> Reply {
+        self.reply(Verdict::Echoed, reply::Outcome::Echo(Echo {}), self.received_only())
     }
 
     /// Waits for the outcome of a queued frame; `gone` ends when nobody wants it any more.

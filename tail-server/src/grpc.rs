@@ -193,7 +193,8 @@ impl Call {
             }
         };
         match submit(&mut frame) {
-            Ok(ticket) => self.spawn_answer(frame, ticket),
+            Ok(Some(ticket)) => self.spawn_answer(frame, ticket),
+            Ok(None) => self.send(to_device::Message::Reply(frame.echo())).await,
             Err(refused) => {
                 let reply = frame.refuse(refused);
                 self.send(to_device::Message::Reply(reply)).await;

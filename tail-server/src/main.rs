@@ -114,6 +114,7 @@ async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     tracing::info!(
         arrived = counters.arrived,
         answered = counters.answered,
+        echoed = counters.echoed,
         refused = ?counters.refused,
         dropped = ?counters.dropped,
         "stopped"

@@ -106,7 +106,7 @@ impl Collector for Scrape {
         let counters = gate.counters().clone();
         let mut page = Page(&mut encoder);
 
-        let help = "Frames that ended, by what the device was told";
+        let help = "Frames and probes that ended, by what the device was told";
         page.family("requests", help, None, "code", codes(&counters).into_iter().map(counter))?;
         let help = "How long the stages of an answered frame took";
         let stages = [
@@ -151,7 +151,8 @@ fn codes(counters: &Counters) -> Vec<(String, u64)> {
     // The first one is for reasons of a later version, which this one does not give.
     let reasons = (1..).map_while(|number| Reason::try_from(number).ok());
     let named = reasons.map(|reason| (reason.as_str_name().to_ascii_lowercase(), told(reason)));
-    [("ok".to_owned(), counters.answered)].into_iter().chain(named).collect()
+    let ok = [("ok", counters.answered), ("echo", counters.echoed)];
+    ok.map(|(code, frames)| (code.to_owned(), frames)).into_iter().chain(named).collect()
 }
 
 fn causes(counters: &Counters) -> [(&'static str, u64); 3] {

@@ -164,7 +164,8 @@ async fn serve_frame(mut frame: Frame, mut send: SendStream, mut recv: RecvStrea
         Err(refused) => Err(refused),
     };
     let reply = match received {
-        Ok(ticket) => frame.answer(ticket, unwanted(&send, &mut recv)).await,
+        Ok(None) => frame.echo(),
+        Ok(Some(ticket)) => frame.answer(ticket, unwanted(&send, &mut recv)).await,
         Err(refused) => {
             // Fails when the device has sent everything, and then there is nothing to stop.
             let _ = recv.stop(code::REFUSED.into());

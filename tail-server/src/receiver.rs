@@ -5,6 +5,7 @@ use std::time::Duration;
 use isthmus_proto::wire::Reason;
 use isthmus_proto::{
     BundleDigest, Content, Envelope, EnvelopeError, PacketError, PacketHeader, Timestamp,
+    padding_len,
 };
 
 /// Limits of a [`Receiver`].
@@ -94,6 +95,8 @@ pub struct Receiver {
     buffer: Vec<u8>,
     envelope: Option<(Envelope, usize)>,
     packet: Option<PacketHeader>,
+    /// Bytes of the whole frame, once they were announced.
+    announced: Option<usize>,
     reserve: Duration,
 }
 
@@ -107,6 +110,7 @@ impl Receiver {
             buffer: Vec::new(),
             envelope: None,
             packet: None,
+            announced: None,
             reserve: Duration::ZERO,
         }
     }
@@ -119,7 +123,7 @@ impl Receiver {
         self.last_byte = now;
         let limit = self.config.max_frame_bytes;
         let length = self.buffer.len() + bytes.len();
-        match self.announced() {
+        match self.announced {
             Some(expected) if length > expected => {
                 return Err(PacketError::TooLong { expected, actual: length }.into());
             }
@@ -128,7 +132,7 @@ impl Receiver {
             }
             _ => self.buffer.extend_from_slice(bytes),
         }
-        if self.announced().is_none() {
+        if self.announced.is_none() {
             self.parse()?;
         }
         Ok(())
@@ -179,7 +183,12 @@ impl Receiver {
 
     /// Whether every byte that the header announced is here.
     pub fn is_whole(&self) -> bool {
-        self.announced() == Some(self.buffer.len())
+        self.announced == Some(self.buffer.len())
+    }
+
+    /// Whether what comes is a probe, which has no packet and is never [finished](Self::finish).
+    pub fn is_probe(&self) -> bool {
+        self.envelope().is_some_and(|envelope| envelope.probe)
     }
 
     /// The envelope, once it arrived.
@@ -201,9 +210,17 @@ impl Receiver {
         if self.envelope.is_none() {
             self.envelope = Envelope::parse(&self.buffer)?;
         }
-        let Some((_, start)) = self.envelope else { return Ok(()) };
-        let Some(header) = PacketHeader::parse(&self.buffer[start..])? else { return Ok(()) };
-        let announced = start.saturating_add(header.packet_len());
+        let Some((Envelope { probe, .. }, start)) = self.envelope else { return Ok(()) };
+        let rest = &self.buffer[start..];
+        let length = match probe {
+            true => padding_len(rest),
+            false => {
+                self.packet = PacketHeader::parse(rest)?;
+                self.packet.as_ref().map(PacketHeader::packet_len)
+            }
+        };
+        let Some(length) = length else { return Ok(()) };
+        let announced = start.saturating_add(length);
         let limit = self.config.max_frame_bytes;
         if announced > limit {
             return Err(ReceiveError::TooLarge { announced, limit });
@@ -212,14 +229,8 @@ impl Receiver {
         if actual > announced {
             return Err(PacketError::TooLong { expected: announced, actual }.into());
         }
-        self.packet = Some(header);
+        self.announced = Some(announced);
         Ok(())
-    }
-
-    /// Bytes of the whole frame, once the header arrived.
-    fn announced(&self) -> Option<usize> {
-        let (_, start) = self.envelope.as_ref()?;
-        Some(start + self.packet.as_ref()?.packet_len())
     }
 
     fn time_left(&self) -> Duration {
@@ -238,7 +249,9 @@ impl Receiver {
 
 #[cfg(test)]
 mod tests {
-    use isthmus_proto::{Coded, ImageFormat, OperatingPoint, write_image_packet, write_packet};
+    use isthmus_proto::{
+        Coded, ImageFormat, OperatingPoint, write_image_packet, write_packet, write_padding,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -258,7 +271,7 @@ mod tests {
 
     fn frame(time_left: Duration) -> Vec<u8> {
         let mut frame = Vec::new();
-        Envelope { frame: 7, time_left }.write(&mut frame);
+        Envelope { frame: 7, time_left, probe: false }.write(&mut frame);
         write_packet(&mut frame, 0, &DIGEST, POINT, &coded());
         frame
     }
@@ -326,7 +339,7 @@ mod tests {
     fn a_compressed_picture_is_received_whole_or_not_at_all() {
         let mut frame = Vec::new();
         let time_left = Duration::from_millis(100);
-        Envelope { frame: 7, time_left }.write(&mut frame);
+        Envelope { frame: 7, time_left, probe: false }.write(&mut frame);
         write_image_packet(&mut frame, 0, &DIGEST, ImageFormat::Webp, &[5; 300]);
         let mut receiver = receiver();
         receiver.handle_bytes(at(0), &frame[..200]).expect("well formed");
@@ -339,10 +352,30 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_is_whole_when_its_padding_is() {
+        let mut probe = Vec::new();
+        let time_left = Duration::from_millis(100);
+        Envelope { frame: 7, time_left, probe: true }.write(&mut probe);
+        let envelope = probe.len();
+        write_padding(&mut probe, 300);
+        for cut in 0..probe.len() {
+            let mut receiver = receiver();
+            receiver.handle_bytes(at(0), &probe[..cut]).expect("well formed");
+            assert!(!receiver.is_whole());
+            receiver.handle_bytes(at(2_000), &probe[cut..]).expect("well formed");
+            assert!(receiver.is_whole() && receiver.is_probe());
+        }
+        probe.truncate(envelope);
+        write_padding(&mut probe, 5_000);
+        let error = receiver().handle_bytes(at(0), &probe[..40]).expect_err("too large");
+        assert_eq!(error.reason(), Reason::TooLarge);
+    }
+
+    #[test]
     fn sizes_are_refused_before_their_bytes_come() {
         let mut frame = Vec::new();
         let time_left = Duration::from_millis(100);
-        Envelope { frame: 7, time_left }.write(&mut frame);
+        Envelope { frame: 7, time_left, probe: false }.write(&mut frame);
         let coded = Coded { stream: vec![0; 5_000], layer_ends: vec![5_000] };
         write_packet(&mut frame, 0, &DIGEST, OperatingPoint { layers: 1, ..POINT }, &coded);
         let mut receiver = receiver();

@@ -72,9 +72,9 @@ pub struct HeadView {
 pub struct LinkView {
     /// Whether there is a connection.
     pub up: bool,
-    /// Frames sent and unanswered.
+    /// Frames and probes sent and unanswered.
     pub in_flight: usize,
-    /// Their coded sizes together (bytes).
+    /// Their coded sizes and padding together (bytes).
     pub bytes_in_flight: usize,
     /// Smoothed time that a frame spends outside the server, once known.
     pub network: Option<Duration>,
@@ -191,14 +191,17 @@ pub enum Sending {
     Exit,
     /// The first layers, at least 1 and at most those coded.
     Layers(u8),
+    /// Nothing of the frame: the exit answers, and a probe with so many bytes of padding asks
+    /// whether and how fast the network carries them.
+    Probe(usize),
 }
 
-/// What a reply tells about the network and the server.
+/// What a reply to a frame or to a probe tells about the network and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkSample {
     /// The frame.
     pub frame: FrameId,
-    /// Coded size of the frame (bytes).
+    /// Coded size of the frame, or the padding (bytes).
     pub bytes: usize,
     /// From sending until the reply, less the server's durations; both directions.
     pub network: Duration,
@@ -210,12 +213,12 @@ pub struct NetworkSample {
     pub refused: bool,
 }
 
-/// What a frame that was given up tells: the network would have taken longer than `waited`.
+/// What a frame or a probe that was given up tells: the network would have taken longer than `waited`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkTimeout {
     /// The frame.
     pub frame: FrameId,
-    /// Coded size of the frame (bytes).
+    /// Coded size of the frame, or the padding (bytes).
     pub bytes: usize,
     /// From sending until it was given up.
     pub waited: Duration,

@@ -3,7 +3,7 @@ use isthmus_proto::{ImageFormat, OperatingPoint};
 use proptest::prelude::*;
 
 use super::*;
-use crate::controller::{Fixed, FixedImage, ImageRun};
+use crate::controller::{Fixed, FixedImage, ImageRun, SendDecision};
 
 const POINT: OperatingPoint = OperatingPoint { split: 0, width: 1, layers: 2, bits: 6 };
 const DEADLINE: Duration = Duration::from_millis(100);
@@ -271,6 +271,51 @@ fn live_frames_take_the_exit_when_too_many_are_unanswered() {
     session.handle_input(at(20), captured(2));
     let outcomes = done(&mut session, 25, head_done(2));
     assert_eq!(outcomes.iter().map(reason).collect::<Vec<_>>(), ["in flight full"]);
+}
+
+/// Asks with 400 bytes instead of sending, and notes what it learns (bytes, milliseconds).
+struct Asking(std::sync::mpsc::Sender<(usize, u128)>);
+
+impl Controller for Asking {
+    fn on_link_up(&mut self, _: Timestamp, _: Option<Duration>) {}
+    fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
+        Fixed(POINT).decide_head(now, view)
+    }
+    fn decide_send(&mut self, _: Timestamp, _: &SendView<'_>) -> SendDecision {
+        SendDecision { sending: Sending::Probe(400), reason: Choice::Probe }
+    }
+    fn on_reply(&mut self, _: Timestamp, sample: &NetworkSample) {
+        self.0.send((sample.bytes, sample.network.as_millis())).expect("the test listens");
+    }
+    fn on_timeout(&mut self, _: Timestamp, timeout: &NetworkTimeout) {
+        self.0.send((timeout.bytes, timeout.waited.as_millis())).expect("the test listens");
+    }
+}
+
+#[test]
+fn a_probe_tells_of_the_network_and_its_frame_is_the_exits() {
+    let (told, learnt) = std::sync::mpsc::channel();
+    let mut session = connected(Pace::Live);
+    session.controller = Box::new(Asking(told));
+    for frame in 0..3 {
+        let start = 200 * frame;
+        session.handle_input(at(start), captured(frame));
+        session.handle_input(at(start + 5), head_done(frame));
+        let outputs = drain(&mut session);
+        let Output::Done(outcome) = &outputs[1] else { panic!("{outputs:?}") };
+        assert_eq!((reason(outcome).as_str(), outcome.sent), ("probe", None));
+        let Output::Probe { bytes: 400, time_left, .. } = outputs[2] else { panic!("{outputs:?}") };
+        assert!(time_left <= Duration::from_millis(90), "{time_left:?}");
+        assert_eq!(session.poll_timeout(), Some(at(95)));
+    }
+    let feedback = wire::Feedback { queue_us: 1_000, ..wire::Feedback::default() };
+    session.handle_input(at(470), Input::Echo { frame: FrameId(2), feedback });
+    session.handle_input(at(471), Input::Echo { frame: FrameId(2), feedback });
+    session.handle_input(at(472), Input::Timeout);
+    assert_eq!(learnt.try_iter().collect::<Vec<_>>(), [(400, 64), (400, 467), (400, 267)]);
+    let Counters { sent, probes, probe_bytes, late_replies, .. } = *session.counters();
+    assert_eq!((sent, probes, probe_bytes, late_replies), (0, 3, 1_200, 1));
+    assert_eq!(session.poll_timeout(), None);
 }
 
 #[test]

@@ -241,7 +241,7 @@ impl Controller for Observed {
         let decision = self.mpc.decide_send(now, view);
         let took = self.head_took + started.elapsed();
         let sent = match decision.sending {
-            Sending::Exit => None,
+            Sending::Exit | Sending::Probe(_) => None,
             Sending::Layers(layers) => {
                 let rung = self.ladder.position(view.run.point(layers));
                 rung.map(|rung| self.ladder.accuracy(rung, None))

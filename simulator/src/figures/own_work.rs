@@ -48,7 +48,7 @@ pub(super) fn client_own_work_ms(lab: &Lab) -> anyhow::Result<Measurement> {
         let (frame, framing) = timed(|| {
             let mut frame = Vec::with_capacity(coded.stream.len() + 64);
             let time_left = Duration::from_millis(300);
-            Envelope { frame: run as u16, time_left, trace: None }.write(&mut frame);
+            Envelope { frame: run as u16, time_left, probe: false }.write(&mut frame);
             write_packet(&mut frame, 0, &digest, point, &coded);
             frame
         });

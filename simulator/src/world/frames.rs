@@ -56,7 +56,7 @@ mod tests {
             for layers in 1..=recorded.len() as u8 {
                 let mut bytes = Vec::new();
                 let time_left = Duration::from_millis(100);
-                Envelope { frame: 9, time_left, trace: None }.write(&mut bytes);
+                Envelope { frame: 9, time_left, probe: false }.write(&mut bytes);
                 let point = OperatingPoint { split: 0, width: 0, layers, bits: 6 };
                 write_packet(&mut bytes, 0, &BundleDigest([0; 32]), point, &coded);
                 let expected = recorded[usize::from(layers) - 1];

@@ -127,8 +127,10 @@ pub struct RunResult {
     pub sent: u64,
     /// Frames sent whose network answer did not arrive by the deadline.
     pub missed: u64,
-    /// Envelopes and packets sent (bytes).
+    /// Envelopes and packets sent, and probes (bytes).
     pub bytes: u64,
+    /// Probes sent.
+    pub probes: u64,
     /// Changes of operating point from one sent frame of a device to its next.
     pub switches: u64,
     /// From capture to output (µs), of frames with an answer.
@@ -178,6 +180,7 @@ impl RunResult {
         self.sent += other.sent;
         self.missed += other.missed;
         self.bytes += other.bytes;
+        self.probes += other.probes;
         self.switches += other.switches;
         self.latency.merge(&other.latency);
         for (reason, count) in &other.reasons {
@@ -243,6 +246,16 @@ pub struct FrameEnd<'a> {
 
 /// Sees every frame of a run end, in order of time, and changes nothing.
 pub type Observer<'a> = &'a mut dyn FnMut(&FrameEnd<'_>);
+
+/// Bytes of a probe: its envelope, the padding's length and the padding.
+fn probe_len(padding: usize) -> usize {
+    7 + padding
+}
+
+/// As the wire tells a time left.
+fn whole_millis(time_left: Duration) -> Duration {
+    Duration::from_millis(time_left.as_millis() as u64)
+}
 
 /// Runs one world with a controller per camera.
 pub fn run(
@@ -461,6 +474,12 @@ impl<'a, 'o> World<'a, 'o> {
                     let lost = Input::Lost { frame };
                     self.devices[camera as usize].session.handle_input(now, lost);
                 }
+                Output::Probe { frame, bytes, time_left } => {
+                    self.result.probes += 1;
+                    self.result.bytes += probe_len(bytes) as u64;
+                    let key = Key { camera, frame: frame.0 };
+                    self.transport.probe(now, key, bytes, whole_millis(time_left));
+                }
                 Output::Cancel { frame } => {
                     self.transport.cancel(now, Key { camera, frame: frame.0 });
                 }
@@ -487,8 +506,7 @@ impl<'a, 'o> World<'a, 'o> {
         let device = &mut self.devices[key.camera as usize];
         let before = device.last_sent.replace(point);
         self.result.switches += u64::from(before.is_some_and(|before| before != point));
-        // The wire's whole milliseconds.
-        let time_left = Duration::from_millis(time_left.as_millis() as u64);
+        let time_left = whole_millis(time_left);
         let upload = Upload { key, point, layer_ends, time_left, answer_by };
         self.transport.send(self.now, upload);
     }
@@ -509,6 +527,10 @@ impl<'a, 'o> World<'a, 'o> {
                 Carried::Replied { key, reply } => {
                     let frame = FrameId(key.frame);
                     self.tell(key.camera, Input::Reply { frame, reply });
+                }
+                Carried::Echoed { key, feedback } => {
+                    let frame = FrameId(key.frame);
+                    self.tell(key.camera, Input::Echo { frame, feedback });
                 }
                 Carried::Lost { key } => {
                     self.tell(key.camera, Input::Lost { frame: FrameId(key.frame) });

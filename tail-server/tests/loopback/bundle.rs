@@ -48,7 +48,7 @@ async fn check(setup: &crate::device::Setup, directory: &Path) -> usize {
         });
         let coded = Coded { stream: golden.stream, layer_ends: ends.collect() };
         let mut frame = Vec::new();
-        Envelope { frame: 1, time_left: LONG }.write(&mut frame);
+        Envelope { frame: 1, time_left: LONG, probe: false }.write(&mut frame);
         write_packet(&mut frame, 0, &bundle.digest(), point, &coded);
         let reply = device.ask(&frame).await;
         let logits = &answer(&reply).logits;

@@ -15,7 +15,7 @@ use isthmus_proto::wire::{
 };
 use isthmus_proto::{
     ALPN, BundleDigest, Coded, Envelope, Framer, ImageFormat, MAX_CONTROL_BYTES, OperatingPoint,
-    PROTOCOL_VERSION, write_image_packet, write_packet,
+    PROTOCOL_VERSION, write_image_packet, write_packet, write_padding,
 };
 use isthmus_tail_server::model::{Model, ModelError, Uncut};
 use isthmus_tail_server::{Counters, Registry, Server, ServerConfig, TlsConfig};
@@ -120,9 +120,22 @@ pub fn picture(format: ImageFormat, side: u32) -> Vec<u8> {
 /// The wire form of a frame with a compressed picture.
 pub fn image_frame(id: u16, format: ImageFormat, file: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Envelope { frame: id, time_left: LONG }.write(&mut bytes);
+    Envelope { frame: id, time_left: LONG, probe: false }.write(&mut bytes);
     write_image_packet(&mut bytes, 0, &DIGEST, format, file);
     bytes
+}
+
+/// The wire form of a probe.
+pub fn probe(id: u16, padding: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Envelope { frame: id, time_left: LONG, probe: true }.write(&mut bytes);
+    write_padding(&mut bytes, padding);
+    bytes
+}
+
+/// Whether the reply is a probe's.
+pub fn is_echo(reply: &Reply) -> bool {
+    matches!(reply.outcome, Some(reply::Outcome::Echo(_)))
 }
 
 /// A server and the folder of its certificate.
@@ -283,7 +296,7 @@ pub fn frame_of(
     coded: &Coded,
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Envelope { frame: id, time_left }.write(&mut bytes);
+    Envelope { frame: id, time_left, probe: false }.write(&mut bytes);
     write_packet(&mut bytes, bundle, &DIGEST, point, coded);
     bytes
 }
@@ -307,7 +320,7 @@ pub fn bad_frames() -> Vec<(Vec<u8>, Reason)> {
     let good = frame(1, LONG, 9);
     let header = good.len() - usize::from(POINT.layers) * LAYER_BYTES;
     let mut envelope = Vec::new();
-    Envelope { frame: 1, time_left: LONG }.write(&mut envelope);
+    Envelope { frame: 1, time_left: LONG, probe: false }.write(&mut envelope);
     let packet = envelope.len();
     let with = |at: usize, value: u8| {
         let mut bytes = good.clone();

@@ -14,8 +14,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::device::{
-    DIGEST, LONG, PANIC, SLOW, Setup, answer, bad_frames, frame, hello, reason, start, to_server,
-    underway,
+    DIGEST, LONG, PANIC, SLOW, Setup, answer, bad_frames, frame, hello, is_echo, probe, reason,
+    start, to_server, underway,
 };
 
 struct Call {
@@ -96,7 +96,11 @@ async fn frames_are_answered() {
     let cut = frame(3, LONG, 200);
     call.send_frame(cut[..cut.len() - 1].to_vec()).await;
     assert_eq!(answer(&call.reply().await).layers_used, 2);
-    assert_eq!(setup.settled().await.answered, 4);
+    call.send_frame(probe(4, 500)).await;
+    let echo = call.reply().await;
+    assert!(is_echo(&echo) && echo.frame == 4, "{echo:?}");
+    let counters = setup.settled().await;
+    assert_eq!((counters.answered, counters.echoed), (4, 1));
 }
 
 #[tokio::test]

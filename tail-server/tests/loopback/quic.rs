@@ -11,7 +11,7 @@ use quinn::ConnectionError;
 
 use crate::device::{
     DIGEST, LAYER_BYTES, LONG, PANIC, SLOW, UNDECODABLE, UNDERWAY, answer, bad_frames, frame,
-    hello, image_frame, picture, read_reply, reason, start, to_server, underway,
+    hello, image_frame, is_echo, picture, probe, read_reply, reason, start, to_server, underway,
 };
 
 #[tokio::test]
@@ -57,6 +57,20 @@ async fn compressed_pictures_are_answered_and_batched_by_themselves() {
     }
     let [(jpeg, 2), (webp, 2), (7.0, 1)] = batches[..] else { panic!("{batches:?}") };
     assert!(jpeg > 250.0 && webp > 250.0, "white is {jpeg} and {webp}");
+}
+
+#[tokio::test]
+async fn a_probe_is_echoed_while_the_worker_is_busy() {
+    let setup = start(SLOW, |_| {}).await;
+    let device = setup.device().await;
+    let (_first, mut first) = device.send(&frame(0, LONG, 1)).await;
+    underway().await;
+    let asked = Instant::now();
+    let reply = device.ask(&probe(9, 3_000)).await;
+    assert!(is_echo(&reply) && reply.frame == 9 && asked.elapsed() < SLOW / 2, "{reply:?}");
+    answer(&read_reply(&mut first).await);
+    let counters = setup.settled().await;
+    assert_eq!((counters.answered, counters.echoed), (1, 1));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use isthmus_head_client::ServerReply;
+use isthmus_proto::wire::Feedback;
 use isthmus_proto::{Bitrate, DataSize, OperatingPoint, Timestamp};
 
 use super::links::Links;
@@ -14,7 +15,7 @@ use super::{Event, Key, Received, Transport, Upload};
 use crate::link::LinkCounters;
 use crate::link::chance::scattered;
 use crate::world::agenda::Agenda;
-use crate::world::{HEADERS, PAYLOAD, WorldConfig, on_the_wire};
+use crate::world::{HEADERS, PAYLOAD, WorldConfig, on_the_wire, probe_len};
 
 /// A reply without headers (bytes).
 const REPLY: u32 = 48;
@@ -49,7 +50,8 @@ struct Packet {
     packets: u32,
     bytes: u32,
     time_left: Duration,
-    point: OperatingPoint,
+    /// `None` of a probe.
+    point: Option<OperatingPoint>,
     /// That it was sent from.
     address: u32,
 }
@@ -57,14 +59,21 @@ struct Packet {
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     key: Key,
-    reply: ServerReply,
+    said: Said,
+}
+
+/// What the server says to a frame or to a probe.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Reply(ServerReply),
+    Echo(Feedback),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Arriving {
     first: Timestamp,
     time_left: Duration,
-    point: OperatingPoint,
+    point: Option<OperatingPoint>,
     missing: u32,
     seen: u128,
 }
@@ -146,17 +155,30 @@ impl Ideal {
         arriving.seen |= bit;
         arriving.missing -= 1;
         // What was received stays noted, so that a second copy is no second frame.
-        if arriving.missing == 0 {
-            self.events.push_back(Event::Announced { key });
+        if arriving.missing > 0 {
+            return;
+        }
+        match point {
+            Some(_) => self.events.push_back(Event::Announced { key }),
+            None => {
+                let span = now.saturating_since(arriving.first);
+                let receive_span_us = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+                let said = Said::Echo(Feedback { receive_span_us, ..Feedback::default() });
+                self.arriving.remove(&key);
+                self.put_answer(now, Answer { key, said });
+            }
         }
     }
-}
 
-impl Transport for Ideal {
-    fn send(&mut self, now: Timestamp, upload: Upload) {
-        let Upload { key, point, layer_ends, time_left, .. } = upload;
-        let whole = layer_ends.last().and_then(|&bytes| u32::try_from(bytes).ok());
-        let mut rest = whole.unwrap_or(0);
+    fn put(
+        &mut self,
+        now: Timestamp,
+        key: Key,
+        bytes: usize,
+        point: Option<OperatingPoint>,
+        time_left: Duration,
+    ) {
+        let mut rest = u32::try_from(bytes).unwrap_or(u32::MAX);
         let (_, packets) = on_the_wire(rest);
         self.wanted.insert(key);
         for index in 0..packets {
@@ -169,13 +191,26 @@ impl Transport for Ideal {
             );
         }
     }
+}
+
+impl Transport for Ideal {
+    fn send(&mut self, now: Timestamp, upload: Upload) {
+        let Upload { key, point, layer_ends, time_left, .. } = upload;
+        let whole = layer_ends.last().copied().unwrap_or(0);
+        self.put(now, key, whole, Some(point), time_left);
+    }
+
+    fn probe(&mut self, now: Timestamp, key: Key, padding: usize, time_left: Duration) {
+        self.put(now, key, probe_len(padding), None, time_left);
+    }
 
     fn cancel(&mut self, _: Timestamp, key: Key) {
         self.wanted.remove(&key);
     }
 
     fn admit(&mut self, now: Timestamp, key: Key, _: Duration) {
-        let Some(&Arriving { first, time_left, point, .. }) = self.arriving.get(&key) else {
+        let Some(&Arriving { first, time_left, point: Some(point), .. }) = self.arriving.get(&key)
+        else {
             return;
         };
         self.events.push_back(Event::Received(Received {
@@ -191,7 +226,7 @@ impl Transport for Ideal {
         self.arriving.remove(&key);
         // Nobody listens for the answer to a stream that was reset.
         if self.wanted.contains(&key) {
-            self.put_answer(now, Answer { key, reply });
+            self.put_answer(now, Answer { key, said: Said::Reply(reply) });
         }
     }
 
@@ -211,9 +246,12 @@ impl Transport for Ideal {
         while let Some(arrived) = self.downlink.poll_delivered(now) {
             match arrived.corrupted {
                 false => {
-                    let Answer { key, reply } = arrived.content;
+                    let Answer { key, said } = arrived.content;
                     if self.wanted.remove(&key) {
-                        self.events.push_back(Event::Replied { key, reply });
+                        self.events.push_back(match said {
+                            Said::Reply(reply) => Event::Replied { key, reply },
+                            Said::Echo(feedback) => Event::Echoed { key, feedback },
+                        });
                     }
                 }
                 true => self.send_again(now + self.there, Lost::Answer(arrived.content)),

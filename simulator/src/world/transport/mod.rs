@@ -7,6 +7,7 @@ mod quic;
 use std::time::Duration;
 
 use isthmus_head_client::ServerReply;
+use isthmus_proto::wire::Feedback;
 use isthmus_proto::{Bitrate, DataSize, OperatingPoint, Timestamp};
 
 use crate::link::LinkCounters;
@@ -50,6 +51,8 @@ pub(super) enum Event {
     Unwanted { key: Key },
     /// A reply reached the device.
     Replied { key: Key, reply: ServerReply },
+    /// The echo of a probe reached the device.
+    Echoed { key: Key, feedback: Feedback },
     /// There will be none.
     Lost { key: Key },
 }
@@ -76,7 +79,11 @@ pub(super) trait Transport {
     /// A device sends a frame.
     fn send(&mut self, now: Timestamp, upload: Upload);
 
-    /// A device has given a frame up, or it has ended.
+    /// A device sends a probe with so many bytes of padding, which the server echoes; its number is
+    /// that of a frame which is not sent.
+    fn probe(&mut self, now: Timestamp, key: Key, padding: usize, time_left: Duration);
+
+    /// A device has given a frame or probe up, or it has ended.
     fn cancel(&mut self, now: Timestamp, key: Key);
 
     /// The server lets an announced frame in, which it expects to wait and run for so long.

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use isthmus_head_client::quic::{CANCELLED, priority};
+use isthmus_head_client::quic::{CANCELLED, PROBE_PRIORITY, priority};
 use isthmus_head_client::{Answer, FIRST_PAUSE, LONGEST_PAUSE, ServerReply};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, reply, to_device, to_server};
 use isthmus_proto::{
-    BundleDigest, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION, write_packet,
+    BundleDigest, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION, write_packet, write_padding,
 };
 use prost::Message;
 use quinn_proto::{
@@ -95,14 +95,22 @@ impl Device {
 
     pub(super) fn send(&mut self, now: Instant, upload: &Upload) {
         let Upload { key, point, ref layer_ends, time_left, answer_by } = *upload;
-        let Some(link) = &mut self.link else {
-            return self.events.push_back(Event::Lost { key });
-        };
-        let mut bytes = Vec::new();
-        let frame = (key.frame & 0xffff) as u16;
-        Envelope { frame, time_left, trace: None }.write(&mut bytes);
+        let mut bytes = envelope(key, time_left, false);
         write_packet(&mut bytes, 0, &DIGEST, point, &coded(layer_ends, key.frame));
-        link.waiting.push_back(Outgoing { key, bytes, priority: priority(answer_by) });
+        self.put(now, Outgoing { key, bytes, priority: priority(answer_by) });
+    }
+
+    pub(super) fn probe(&mut self, now: Instant, key: Key, padding: usize, time_left: Duration) {
+        let mut bytes = envelope(key, time_left, true);
+        write_padding(&mut bytes, padding);
+        self.put(now, Outgoing { key, bytes, priority: PROBE_PRIORITY });
+    }
+
+    fn put(&mut self, now: Instant, outgoing: Outgoing) {
+        let Some(link) = &mut self.link else {
+            return self.events.push_back(Event::Lost { key: outgoing.key });
+        };
+        link.waiting.push_back(outgoing);
         link.open_streams();
         self.drive(now);
     }
@@ -295,8 +303,8 @@ impl Link {
         }
         let Some(Exchange { key, reply, .. }) = self.exchanges.remove(&id) else { return };
         self.streams.remove(&key.frame);
-        match wire::Reply::decode(reply.as_slice()).ok().and_then(server_reply) {
-            Some(reply) => events.push_back(Event::Replied { key, reply }),
+        match wire::Reply::decode(reply.as_slice()).ok().and_then(|reply| event(key, reply)) {
+            Some(event) => events.push_back(event),
             None => {
                 abandon(&mut self.connection, id, VarInt::from_u32(0));
                 events.push_back(Event::Lost { key });
@@ -305,9 +313,17 @@ impl Link {
     }
 }
 
-fn server_reply(reply: wire::Reply) -> Option<ServerReply> {
+fn envelope(key: Key, time_left: Duration, probe: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Envelope { frame: (key.frame & 0xffff) as u16, time_left, probe }.write(&mut bytes);
+    bytes
+}
+
+/// What a reply that makes sense tells.
+fn event(key: Key, reply: wire::Reply) -> Option<Event> {
     let feedback = reply.feedback.unwrap_or_default();
     let outcome = match reply.outcome? {
+        reply::Outcome::Echo(_) => return Some(Event::Echoed { key, feedback }),
         reply::Outcome::Refusal(refusal) => {
             Err((refusal.reason(), Duration::from_millis(refusal.retry_after_ms.into())))
         }
@@ -318,5 +334,5 @@ fn server_reply(reply: wire::Reply) -> Option<ServerReply> {
             Ok((Answer { class, confidence: best.probability }, layers))
         }
     };
-    Some(ServerReply { outcome, feedback })
+    Some(Event::Replied { key, reply: ServerReply { outcome, feedback } })
 }

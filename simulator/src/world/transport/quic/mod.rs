@@ -147,6 +147,12 @@ impl Transport for Quic {
         self.settle_device(now, camera);
     }
 
+    fn probe(&mut self, now: Timestamp, key: Key, padding: usize, time_left: Duration) {
+        let at = self.clock.instant(now);
+        self.devices[key.camera as usize].probe(at, key, padding, time_left);
+        self.settle_device(now, key.camera);
+    }
+
     fn cancel(&mut self, now: Timestamp, Key { camera, frame }: Key) {
         self.devices[camera as usize].cancel(self.clock.instant(now), frame);
         self.settle_device(now, camera);

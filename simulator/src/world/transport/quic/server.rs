@@ -331,6 +331,11 @@ impl Server {
         if let Some(error) = taken.find_map(Result::err) {
             return self.refuse(handle, stream, error.into());
         }
+        if frame.receiver.is_probe() && frame.receiver.is_whole() {
+            frame.stage = Stage::Replied;
+            let reply = echo(&frame.receiver).encode_to_vec();
+            return write_last(&mut peer.connection, stream, &reply);
+        }
         let number = frame.receiver.envelope().map(|envelope| envelope.frame);
         match (frame.stage, number) {
             (Stage::Receiving, Some(number)) if frame.receiver.packet().is_some() => {
@@ -346,6 +351,19 @@ impl Server {
             }
             _ => {}
         }
+    }
+}
+
+/// The reply to a probe.
+fn echo(receiver: &Receiver) -> wire::Reply {
+    let span = receiver.receive_span();
+    wire::Reply {
+        frame: receiver.envelope().map_or(0, |envelope| envelope.frame.into()),
+        outcome: Some(reply::Outcome::Echo(wire::Echo {})),
+        feedback: Some(wire::Feedback {
+            receive_span_us: u64::try_from(span.as_micros()).unwrap_or(u64::MAX),
+            ..wire::Feedback::default()
+        }),
     }
 }
 
