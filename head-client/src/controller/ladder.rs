@@ -66,9 +66,6 @@ pub enum LadderError {
 pub struct Ladder {
     rungs: Vec<LadderRung>,
     exits: BTreeMap<(u8, u8), Calibration>,
-    /// Of each rung: mean accuracy with the exit answering where it is as good, and the share of
-    /// frames for which it is not.
-    policies: Vec<(f64, f64)>,
     /// Of each rung: mean accuracy of its head's exit.
     exit_means: Vec<f64>,
     /// Of each rung: the run that codes all that its head and depth may send.
@@ -97,7 +94,7 @@ impl Ladder {
             return Err(LadderError::Empty);
         }
         rungs.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.point.cmp(&b.point)));
-        let (mut policies, mut exit_means) = (Vec::new(), Vec::new());
+        let mut exit_means = Vec::new();
         for LadderRung { point, bytes, accuracy } in &rungs {
             let exit = exits.get(&(point.split, point.width)).ok_or(LadderError::NoExit(*point))?;
             let Calibration { upper, share, accuracy: exit_accuracy } = exit;
@@ -111,18 +108,10 @@ impl Ladder {
             if !(bytes.is_finite() && *bytes > 0.0) {
                 return Err(LadderError::Size(*point));
             }
-            let (mut mean, mut sent) = (0.0, 0.0);
-            for band in 0..count {
-                let network = accuracy[band.min(accuracy.len() - 1)];
-                let worth = network - exit_accuracy[band] > WORTH;
-                mean += share[band] * if worth { network } else { exit_accuracy[band] };
-                sent += if worth { share[band] } else { 0.0 };
-            }
-            policies.push((mean, sent));
             exit_means.push(share.iter().zip(exit_accuracy).map(|(s, a)| s * a).sum());
         }
         let runs = rungs.iter().map(|rung| widest_run(&rungs, rung.point)).collect();
-        Ok(Ladder { rungs, exits, policies, exit_means, runs })
+        Ok(Ladder { rungs, exits, exit_means, runs })
     }
 
     /// The measured points of a bundle that are worth a place, with what its manifest says of them
@@ -215,10 +204,19 @@ impl Ladder {
         }
     }
 
-    /// Mean accuracy of a rung where the exit answers the frames for which sending gains nothing,
-    /// and the share of frames that are sent.
-    pub(super) fn policy(&self, rung: usize) -> (f64, f64) {
-        self.policies[rung]
+    /// Mean accuracy of a rung where the exit answers the frames for which sending gains no more than
+    /// it `costs` (accuracy), and the share of frames that are sent.
+    pub(super) fn policy(&self, rung: usize, costs: f64) -> (f64, f64) {
+        let LadderRung { point, accuracy, .. } = &self.rungs[rung];
+        let exit = &self.exits[&(point.split, point.width)];
+        let (mut mean, mut sent) = (0.0, 0.0);
+        for (band, (share, exit)) in exit.share.iter().zip(&exit.accuracy).enumerate() {
+            let network = accuracy[band.min(accuracy.len() - 1)];
+            let worth = Ladder::is_worth(network - exit - costs);
+            mean += share * if worth { network } else { *exit };
+            sent += if worth { *share } else { 0.0 };
+        }
+        (mean, sent)
     }
 
     /// Whether a gain in accuracy is worth sending anything.
@@ -292,9 +290,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_policy_sends_only_where_that_gains() {
-        let (accuracy, sent) = ladder().policy(1);
+        let (accuracy, sent) = ladder().policy(1, 0.0);
         assert!((sent - 0.5).abs() < 1e-12);
         assert!((accuracy - (0.2 * 0.65 + 0.3 * 0.85 + 0.5 * 0.99)).abs() < 1e-12);
+        let (accuracy, sent) = ladder().policy(1, 0.2);
+        assert!((sent - 0.2).abs() < 1e-12);
+        assert!((accuracy - (0.2 * 0.65 + 0.3 * 0.7 + 0.5 * 0.99)).abs() < 1e-12);
     }
 
     #[test]

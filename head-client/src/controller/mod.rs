@@ -4,7 +4,9 @@ mod conformal;
 mod greedy;
 mod ladder;
 mod mpc;
+mod share;
 mod transfer;
+mod way;
 
 use std::time::Duration;
 

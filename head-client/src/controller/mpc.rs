@@ -1,11 +1,13 @@
 //! The best plan for this frame and the next few, by a prediction that knows its uncertainty.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::{FrameId, Timestamp};
 
+use super::share::Share;
+use super::way::{Passage, Sent, Way};
 use super::{
     Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, LinkEstimate,
     NetworkSample, NetworkTimeout, Prediction, SendDecision, SendView, Sending, TransferTime, Work,
@@ -37,19 +39,21 @@ impl Default for MpcConfig {
 /// from how much of that experience says is needed ([`Conformal`]). The plan for this frame and the
 /// next few with the greatest expected accuracy wins, where what an answer is worth depends on how
 /// unsure the exit is about this very frame ([`Ladder`]), being late costs a little, and bytes sent
-/// now delay the frames to come. If nothing is likely enough to be in time the exit answers, and
-/// once in a while a small frame asks whether things have changed.
+/// now delay the frames to come. If nothing is likely enough to be in time the exit answers, and a
+/// probe as large as the smallest frame asks whether that still holds: one at a time, so that its
+/// echo comes with the network's return.
 ///
-/// Several frames in a row without a reply are taken for an outage. Then only questions are sent,
-/// and if the first reply is as quick as before, what was learnt since is forgotten.
+/// Several frames in a row without a reply are taken for an outage. Then only probes are sent, and if
+/// the first reply is as quick as before, what was learnt since is forgotten.
 ///
 /// What to run is a wager on how long the head will take: it counts for as much as it is likely to
 /// leave time to send. A head that outlasts the frames' interval delays the next one or costs a
 /// frame, so a plan follows the device's backlog as it follows the link's. What it leaves over at
 /// the end costs what the device's time is worth when heads are mixed at their best.
 ///
-/// Where round trips are longer than they have been, a queue stands on the way, in which the frames
-/// of others wait as well: the longer it is, the more every byte costs.
+/// Others may use the same way. No more than a fair share of its time is taken: that share has a
+/// price, at which the frames go that gain most for their bytes. Where round trips are longer than
+/// they have been, a queue stands on the way, and the price rises with it.
 #[derive(Debug)]
 pub struct Mpc {
     config: MpcConfig,
@@ -70,11 +74,12 @@ pub struct Mpc {
     interval: Smoothed,
     /// The most time left that a frame had: what the frames to come will have.
     full: Duration,
-    sent: VecDeque<Sent>,
-    /// When the way will be free of what was sent.
-    clear_at: Timestamp,
-    sent_at: Timestamp,
-    retry: Duration,
+    way: Way,
+    share: Share,
+    prices: Prices,
+    /// When the next probe may be sent, and the pause after its echo.
+    probe_at: Timestamp,
+    pause: Duration,
     last: Option<usize>,
 }
 
@@ -87,18 +92,6 @@ struct Doubt {
     /// How many, and the size of the largest (bytes).
     frames: u32,
     lost: usize,
-}
-
-/// A frame that was sent, and what was expected of it.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    frame: FrameId,
-    /// Behind one's own earlier frames (ms).
-    wait: f64,
-    mean: f64,
-    deviation: f64,
-    /// Whether it was expected in time: a question's end says nothing about the margin.
-    in_time: bool,
 }
 
 /// What one rung costs, in ms, and what it is worth.
@@ -119,7 +112,7 @@ struct Cost {
 }
 
 /// What a millisecond is worth, as accuracy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Prices {
     /// Of the device.
     device: f64,
@@ -139,9 +132,9 @@ struct Backlog {
 /// A change of operating point must gain so much accuracy: what it costs to be wrong twice.
 const SWITCH: f64 = 0.002;
 
-/// First and longest pause between questions whether the network has become faster.
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LONGEST_RETRY: Duration = Duration::from_secs(1);
+/// First and longest pause after an echo that told of a network which is there and too slow.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// So many frames in a row without a reply are taken for an outage until one comes.
 const OUTAGE: u32 = 3;
@@ -158,11 +151,11 @@ const MOST_LATE: f64 = 0.3;
 /// By what share the shortest round trip is forgotten with every reply.
 const FORGOTTEN: f64 = 1e-3;
 
-/// Halvings of the interval in which the device's price is sought.
-const PRICE_STEPS: usize = 10;
+/// Halvings of the interval in which a price is sought.
+const PRICE_STEPS: usize = 12;
 
-/// Frames remembered while they are on their way.
-const REMEMBERED: usize = 64;
+/// A frame that took so much of the time it had longer than predicted has met a queue.
+const QUEUE: f64 = 0.15;
 
 impl Mpc {
     /// A controller that knows nothing of the network yet. Values of `config` outside their ranges
@@ -183,34 +176,40 @@ impl Mpc {
             started: None,
             interval: Smoothed::default(),
             full: Duration::ZERO,
-            sent: VecDeque::with_capacity(REMEMBERED),
-            clear_at: Timestamp::ZERO,
-            sent_at: Timestamp::ZERO,
-            retry: FIRST_RETRY,
+            way: Way::new(Timestamp::ZERO, None),
+            share: Share::new(Timestamp::ZERO),
+            prices: Prices::default(),
+            probe_at: Timestamp::ZERO,
+            pause: FIRST_PAUSE,
             last: None,
         }
     }
 
-    /// What each rung costs now.
-    fn costs(&self, now: Timestamp) -> Vec<Cost> {
+    /// What each rung costs now, where a millisecond of the way costs `price`.
+    fn costs(&self, now: Timestamp, price: f64) -> Vec<Cost> {
         let cost = |(at, rung): (usize, &LadderRung)| {
             let bytes = rung.bytes.ceil() as usize;
             let head = (rung.point.split, rung.point.width);
             let device = self.device.get(&head).copied().unwrap_or_default();
-            let (accuracy, sent) = self.ladder.policy(at);
             let (mean, deviation) = self.predict(now, bytes);
-            Cost {
+            let cost = Cost {
                 mean,
                 deviation,
                 busy: ms(self.transfer.serialisation(bytes)),
                 device: device.mean.unwrap_or(0.0),
                 spread: device.standard_deviation().max(1e-3),
-                accuracy,
-                sent,
                 exit: self.ladder.exit_accuracy(at, None),
-            }
+                ..Cost::default()
+            };
+            self.at_price(at, cost, price)
         };
         self.ladder.rungs().iter().enumerate().map(cost).collect()
+    }
+
+    /// The same with accuracy and share of frames sent as they are where the way costs `price`.
+    fn at_price(&self, rung: usize, cost: Cost, price: f64) -> Cost {
+        let (accuracy, sent) = self.ladder.policy(rung, price * cost.busy);
+        Cost { accuracy, sent, ..cost }
     }
 
     /// Mean and standard deviation of the time in the network and on the server (ms).
@@ -237,17 +236,42 @@ impl Mpc {
         (1.0 - late) * (cost.accuracy - cost.exit) - late * cost.sent * MISS
     }
 
-    /// The device's price is the multiplier of the best mixture of rungs that keeps pace in the
-    /// mean: it minimises the mixture's Lagrangian dual, which is convex. The link's rises with the
-    /// queue that stands on it, to an accuracy of 1 for all of it where that takes the whole
-    /// deadline.
-    fn prices(&self, costs: &[Cost]) -> Prices {
+    /// Gain of a rung for a frame that has all its time (share of frames right).
+    fn usual_gain(&self, cost: &Cost) -> f64 {
+        let slack = ms(self.full) - cost.device - cost.mean;
+        let gain = Self::gain(cost, self.late(slack, cost.deviation.hypot(cost.spread)));
+        gain.max(0.0)
+    }
+
+    /// The way's price: the one at which the best rung takes no more than one's share of its time,
+    /// or with a queue on it at least that part of an accuracy of ½ for all of it which the queue
+    /// takes of the deadline.
+    fn link_price(&self, now: Timestamp) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full).max(1.0));
-        let worth = |cost: &Cost| {
-            let deviation = cost.deviation.hypot(cost.spread);
-            let late = self.late(full - cost.device - cost.mean, deviation);
-            (cost.device, cost.exit + Self::gain(cost, late).max(0.0))
+        let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
+        let least = 0.5 * (queue / full).min(1.0) / interval;
+        let costs = self.costs(now, 0.0);
+        let keeps_share = |price: f64| {
+            let (mut best, mut used) = (f64::MIN, 0.0);
+            for (rung, cost) in costs.iter().enumerate() {
+                let cost = self.at_price(rung, *cost, price);
+                let busy = cost.sent * cost.busy;
+                let gain = (self.usual_gain(&cost) - price * busy).max(0.0);
+                let value = cost.exit + gain - self.prices.device * cost.device;
+                if value > best {
+                    (best, used) = (value, if gain > 0.0 { busy } else { 0.0 });
+                }
+            }
+            used <= self.share.get() * interval
         };
+        least_price(1.0, keeps_share).max(least)
+    }
+
+    /// The device's price is the multiplier of the best mixture of rungs that keeps pace in the
+    /// mean: it minimises the mixture's Lagrangian dual, which is convex.
+    fn device_price(&self, costs: &[Cost]) -> f64 {
+        let interval = self.interval();
+        let worth = |cost: &Cost| (cost.device, cost.exit + self.usual_gain(cost));
         let worths: Vec<(f64, f64)> = costs.iter().map(worth).collect();
         // Above its minimum the dual rises: there the best rung takes less than the interval. To
         // drop the frame takes nothing.
@@ -260,16 +284,7 @@ impl Mpc {
                 .fold(dropped, |best, it| if value(it) > value(best) { it } else { best });
             best.0 <= interval
         };
-        let (mut low, mut high) = (0.0, 1.0 / interval);
-        if keeps_pace(low) {
-            high = low;
-        }
-        for _ in 0..PRICE_STEPS {
-            let middle = f64::midpoint(low, high);
-            if keeps_pace(middle) { high = middle } else { low = middle }
-        }
-        let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
-        Prices { device: high, link: (queue / full).min(1.0) / interval }
+        least_price(1.0 / interval, keeps_pace)
     }
 
     /// Expected accuracy of `frames` frames, the first of which was captured `age` (ms) ago and takes
@@ -320,8 +335,8 @@ impl Mpc {
         costs.iter().map(plan).fold(0.0, f64::max)
     }
 
-    fn wait(&self, at: Timestamp) -> f64 {
-        ms(self.clear_at.saturating_since(at))
+    fn wait(&self, now: Timestamp) -> f64 {
+        self.way.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0))
     }
 
     /// What slows one head slows all: the others are taken to be as much slower as this one.
@@ -335,23 +350,20 @@ impl Mpc {
         }
     }
 
-    fn take_sent(&mut self, frame: FrameId) -> Option<Sent> {
-        let at = self.sent.iter().position(|sent| sent.frame == frame)?;
-        let sent = self.sent.remove(at);
-        // Frames leave in order: those before it have left the way too, answered or not.
-        self.sent.drain(..at);
-        sent
-    }
-
     /// A reply as quick as before says that there was an outage, which tells nothing about the
-    /// network as it is now.
-    fn settle_doubt(&mut self, now: Timestamp, bytes: usize, took: Duration) {
+    /// network as it is now. One that perhaps waited for what was given up says nothing unless it was.
+    fn settle_doubt(&mut self, now: Timestamp, bytes: usize, own: Duration, at_most: bool) {
         if 2 * bytes >= self.unproven {
             self.unproven = 0;
         }
+        let Some(doubt) = &self.doubt else { return };
+        let Prediction { mean, deviation } = doubt.before.predict(now, bytes);
+        let as_before = ms(own) <= ms(mean) + AS_BEFORE * ms(deviation);
+        if at_most && !as_before {
+            return;
+        }
         let Some(Doubt { before, margin, frames, lost }) = self.doubt.take() else { return };
-        let Prediction { mean, deviation } = before.predict(now, bytes);
-        if ms(took) <= ms(mean) + AS_BEFORE * ms(deviation) {
+        if as_before {
             self.transfer = before;
             // No margin helps against an outage; against a late reply it does.
             if frames >= OUTAGE {
@@ -361,15 +373,10 @@ impl Mpc {
         }
     }
 
-    fn note_send(&mut self, now: Timestamp, frame: FrameId, bytes: usize, in_time: bool) {
+    fn note_send(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: bool) {
         let wait = self.wait(now);
         let (mean, deviation) = self.predict(now, bytes);
-        if self.sent.len() == REMEMBERED {
-            self.sent.pop_front();
-        }
-        self.sent.push_back(Sent { frame, wait, mean, deviation, in_time });
-        self.clear_at = self.clear_at.max(now) + self.transfer.serialisation(bytes);
-        self.sent_at = now;
+        self.way.send(Sent { frame, at: now, bytes, wait, mean, deviation, probe });
     }
 }
 
@@ -378,9 +385,8 @@ impl Controller for Mpc {
         self.transfer = TransferTime::new(round_trip);
         (self.doubt, self.unproven, self.shortest) = (None, 0, f64::INFINITY);
         self.conformal = Conformal::new(self.config.target_miss);
-        self.sent.clear();
-        self.clear_at = now;
-        self.retry = FIRST_RETRY;
+        (self.way, self.share) = (Way::new(now, round_trip), Share::new(now));
+        (self.probe_at, self.pause) = (now, FIRST_PAUSE);
     }
 
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
@@ -388,10 +394,13 @@ impl Controller for Mpc {
             self.interval.update(ms(now.saturating_since(before)));
         }
         self.full = self.full.max(view.time_left);
-        let costs = self.costs(now);
+        self.share.raise(now);
+        let link = self.link_price(now);
+        let costs = self.costs(now, link);
+        let prices = Prices { device: self.device_price(&costs), link };
+        self.prices = prices;
         let age = ms(self.full - view.time_left);
         let free = Backlog { device: 0.0, link: self.wait(now) };
-        let prices = self.prices(&costs);
         let value = |rung: usize| {
             let first = &costs[rung];
             let frames = self.config.horizon;
@@ -417,13 +426,10 @@ impl Controller for Mpc {
         if let Some((started, run)) = self.started {
             self.learn_device((run.split, run.width), ms(now.saturating_since(started)));
         }
-        if view.link.in_flight == 0 {
-            self.clear_at = self.clear_at.min(now);
-        }
-        let costs = self.costs(now);
+        let prices = self.prices;
+        let costs = self.costs(now, prices.link);
         let (wait, budget) = (self.wait(now), ms(view.time_left));
         let age = ms(self.full.saturating_sub(view.time_left));
-        let prices = self.prices(&costs);
         let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age, prices);
         let HeadRun { split, width, bits, .. } = view.run;
         let of_run = |rung: &usize| {
@@ -465,75 +471,105 @@ impl Controller for Mpc {
             }
         }
         let smallest = rungs.iter().copied().min_by_key(|&rung| size(rung));
-        let ask = now.saturating_since(self.sent_at) >= self.retry && wait == 0.0;
+        let ask = now >= self.probe_at && !self.way.is_probed();
         let (rung, reason) = match (best, smallest) {
             (Some(rung), _) => (Some(rung), Choice::InTime),
             (None, Some(smallest)) if !feasible && ask => {
-                self.retry = (self.retry * 2).min(LONGEST_RETRY);
-                (Some(smallest), Choice::Probe)
+                let bytes = size(smallest);
+                self.note_send(now, view.frame, bytes, true);
+                let sending = Sending::Probe(bytes);
+                return SendDecision { sending, reason: Choice::Probe };
             }
             (None, _) if !feasible => (None, Choice::TooSlow),
             (None, _) if worth => (None, Choice::Spared),
             (None, _) => (None, Choice::ExitSuffices),
         };
         let Some(rung) = rung else { return SendDecision { sending: Sending::Exit, reason } };
-        let in_time = reason == Choice::InTime;
-        self.note_send(now, view.frame, size(rung), in_time);
-        if in_time {
-            self.last = Some(rung);
-        }
+        self.note_send(now, view.frame, size(rung), false);
+        self.last = Some(rung);
         SendDecision { sending: Sending::Layers(self.ladder.rungs()[rung].point.layers), reason }
     }
 
     fn on_reply(&mut self, now: Timestamp, sample: &NetworkSample) {
-        let Some(sent) = self.take_sent(sample.frame) else { return };
-        let (network, server) = (ms(sample.network), ms(sample.server));
-        let own = Duration::from_secs_f64((network - sent.wait).max(0.0) / 1e3);
-        self.settle_doubt(now, sample.bytes, own);
-        match sent.in_time {
-            true => {
-                let score = (network + server - sent.wait - sent.mean) / sent.deviation;
-                self.conformal.on_score(score, false);
+        let NetworkSample { frame, bytes, network, receive_span, server, .. } = *sample;
+        let Some(Passage { sent, own, at_most }) = self.way.on_reply(frame, network) else {
+            return;
+        };
+        self.settle_doubt(now, bytes, own, at_most);
+        let expected = sent.wait + sent.mean;
+        let took = ms(network) + ms(server);
+        match sent.probe {
+            false => {
+                self.conformal.on_score((took - expected) / sent.deviation, false);
+                if took > expected + QUEUE * ms(self.full) {
+                    self.share.on_queue(now, self.full);
+                }
+                self.server.update(ms(server));
+                (self.probe_at, self.pause) = (now, FIRST_PAUSE);
             }
-            false => self.conformal.on_unexpected(),
+            // The network is back, or slow: the next one tells.
+            true if at_most => self.probe_at = now,
+            true => {
+                self.probe_at = now + self.pause;
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                // It was the margin that spoke against a frame.
+                if ms(network) + self.server.mean.unwrap_or(0.0) <= expected {
+                    self.conformal.on_unexpected();
+                }
+            }
         }
-        self.transfer.on_sample(now, sample.bytes, own);
+        if !at_most || own < self.transfer.predict(now, bytes).mean {
+            self.transfer.on_sample(now, bytes, own);
+        }
         let round_trip = ms(self.transfer.round_trip());
         self.shortest = (self.shortest * (1.0 + FORGOTTEN)).min(round_trip);
-        self.transfer.on_dispersion(now, sample.bytes, sample.receive_span);
-        self.server.update(server);
-        if self.sent.is_empty() {
-            self.clear_at = self.clear_at.min(now);
-        }
-        self.retry = FIRST_RETRY;
+        self.transfer.on_dispersion(now, bytes, receive_span);
     }
 
     fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout) {
-        let Some(sent) = self.take_sent(timeout.frame) else { return };
+        let NetworkTimeout { frame, bytes, waited } = *timeout;
+        let Some(sent) = self.way.give_up(frame) else { return };
+        if sent.probe {
+            self.probe_at = now;
+            return;
+        }
         match &mut self.doubt {
             Some(doubt) => {
                 doubt.frames += 1;
-                doubt.lost = doubt.lost.max(timeout.bytes);
+                doubt.lost = doubt.lost.max(bytes);
             }
             // An outage was suspected already, and that did not hold: it is the rate.
             None if self.unproven > 0 => {}
             None => {
                 let (before, margin) = (self.transfer.clone(), self.conformal.clone());
-                self.doubt = Some(Doubt { before, margin, frames: 1, lost: timeout.bytes });
+                self.doubt = Some(Doubt { before, margin, frames: 1, lost: bytes });
             }
         }
-        let waited = ms(timeout.waited);
-        if sent.in_time {
-            let score = (waited - sent.wait - sent.mean) / sent.deviation;
-            self.conformal.on_score(score, true);
+        self.conformal.on_score((ms(waited) - sent.wait - sent.mean) / sent.deviation, true);
+        self.share.on_late(now, self.full);
+        // What is next to leave keeps all behind it waiting.
+        if let Some((bytes, waited)) = self.way.next(now) {
+            self.transfer.on_timeout(now, bytes, waited);
         }
-        let own = Duration::from_secs_f64((waited - sent.wait).max(0.0) / 1e3);
-        self.transfer.on_timeout(now, timeout.bytes, own);
     }
 
     fn estimate(&self) -> Option<LinkEstimate> {
         Some(self.transfer.estimate())
     }
+}
+
+/// The least price, up to `most`, at which `is_kept` what is to be kept. It is kept at every price
+/// above one at which it is.
+fn least_price(most: f64, is_kept: impl Fn(f64) -> bool) -> f64 {
+    let (mut low, mut high) = (0.0, most);
+    if is_kept(low) {
+        return low;
+    }
+    for _ in 0..PRICE_STEPS {
+        let middle = f64::midpoint(low, high);
+        if is_kept(middle) { high = middle } else { low = middle }
+    }
+    high
 }
 
 /// A mean and a deviation, smoothed as RFC 6298 smooths round trips.
@@ -617,8 +653,12 @@ mod tests {
                 link,
             };
             let decision = self.mpc.decide_send(now, &view);
-            if let Sending::Layers(layers) = decision.sending {
-                let bytes = ENDS[usize::from(layers) - 1];
+            let sent = match decision.sending {
+                Sending::Exit => None,
+                Sending::Layers(layers) => Some(ENDS[usize::from(layers) - 1]),
+                Sending::Probe(padding) => Some(padding),
+            };
+            if let Some(bytes) = sent {
                 let network =
                     Duration::from_secs_f64((40.0 + bytes as f64 * 8.0 / self.kbits) / 1e3);
                 let server = ms(5);
@@ -649,7 +689,7 @@ mod tests {
 
     fn layers(decision: SendDecision) -> u8 {
         match decision.sending {
-            Sending::Exit => 0,
+            Sending::Exit | Sending::Probe(_) => 0,
             Sending::Layers(layers) => layers,
         }
     }
@@ -740,11 +780,11 @@ mod tests {
         let cost = |device, exit| Cost { device, exit, accuracy: exit, ..Cost::default() };
         // The second keeps pace, but of 13 ms and 38 ms in turn more comes.
         let costs = [cost(13.0, 0.5), cost(31.0, 0.6), cost(38.0, 0.75)];
-        let price = mpc.prices(&costs).device;
+        let price = mpc.device_price(&costs);
         assert!((price - 0.25 / 25.0).abs() < 1e-4, "{price}");
-        assert_eq!(mpc.prices(&costs[..2]).device, 0.0, "time to spare");
+        assert_eq!(mpc.device_price(&costs[..2]), 0.0, "time to spare");
         // Beside the head nothing but dropping a frame takes less.
-        let price = mpc.prices(&costs[2..]).device;
+        let price = mpc.device_price(&costs[2..]);
         assert!((price - 0.75 / 38.0).abs() < 1e-4, "{price}");
     }
 

@@ -64,19 +64,19 @@ const FIRST_SLOWNESS: f64 = 8.0;
 const FIRST_ROUND_TRIP: f64 = 100.0;
 
 /// Drift of the round trip (ms² a second) and of the rate's logarithm (a second).
-const ROUND_TRIP_DRIFT: f64 = 4.0;
+const ROUND_TRIP_DRIFT: f64 = 0.5;
 const SLOWNESS_DRIFT: f64 = 0.05;
 
 /// Bounds of the slowness: 80 Gbit/s and 80 bit/s.
 const SLOWNESS: std::ops::RangeInclusive<f64> = 1e-4..=1e5;
 
 /// Weight of the latest residual in the noise, and the least noise: wire and timers (ms²).
-const NOISE_GAIN: f64 = 1.0 / 16.0;
+const NOISE_GAIN: f64 = 1.0 / 32.0;
 const LEAST_NOISE: f64 = 0.25;
 
 /// From how many deviations on a slower reply is a change, and a faster one.
 const SLOWER: f64 = 3.0;
-const FASTER: f64 = -4.0;
+const FASTER: f64 = -3.0;
 
 /// How far beyond the worst that was no change a reply must be to count as one, and how fast the
 /// worst fades, a reply.
@@ -85,6 +85,9 @@ const WORST_FADES: f64 = 1.0 / 64.0;
 
 /// A packet of QUIC on most paths (bytes); dispersion is told by frames of four and more.
 const PACKET: usize = 1_200;
+
+/// What a packet adds: IPv4 and UDP 28 bytes, QUIC's header, stream frame and tag about 32.
+const HEADERS: usize = 60;
 
 impl TransferTime {
     /// An estimate that knows at most a round trip of small packets.
@@ -228,8 +231,9 @@ fn from_ms(ms: f64) -> Duration {
     Duration::from_micros((ms.clamp(0.0, 86_400_000.0) * 1e3) as u64)
 }
 
+/// What the way carries of a frame or probe, headers included.
 fn kilobytes(bytes: usize) -> f64 {
-    bytes as f64 / 1e3
+    (bytes + HEADERS * bytes.div_ceil(PACKET).max(1)) as f64 / 1e3
 }
 
 #[cfg(test)]

@@ -1,0 +1,98 @@
+//! How much of a way to take that others may use as well.
+
+use std::time::Duration;
+
+use isthmus_proto::Timestamp;
+
+/// The share of a way's time that one allows oneself.
+///
+/// It rises steadily, and falls by a factor when a frame has met a queue or was late: additive
+/// increase, multiplicative decrease, which leads those who share a way to equal parts of it (Chiu and
+/// Jain 1989). Once a while is over in which frames sent before the fall may still be late, it may
+/// fall again.
+#[derive(Clone, Debug)]
+pub(super) struct Share {
+    share: f64,
+    raised: Timestamp,
+    lowered: Timestamp,
+}
+
+/// The most and the least of the way's time, and how much more every second.
+const MOST: f64 = 0.8;
+const LEAST: f64 = 0.01;
+const A_SECOND: f64 = 0.03;
+
+/// What is left of it after a frame met a queue, and after one was late.
+const AFTER_QUEUE: f64 = 0.6;
+const AFTER_LATE: f64 = 0.5;
+
+impl Share {
+    /// All of a way that nobody else is known to use.
+    pub(super) fn new(now: Timestamp) -> Self {
+        Share { share: MOST, raised: now, lowered: now }
+    }
+
+    /// The share at `now`.
+    pub(super) fn raise(&mut self, now: Timestamp) -> f64 {
+        let seconds = now.saturating_since(self.raised).as_secs_f64();
+        self.raised = now;
+        self.share = (self.share + A_SECOND * seconds).min(MOST);
+        self.share
+    }
+
+    /// The share as it was last raised or lowered.
+    pub(super) fn get(&self) -> f64 {
+        self.share
+    }
+
+    /// A frame met a queue.
+    pub(super) fn on_queue(&mut self, now: Timestamp, pause: Duration) {
+        self.lower(now, pause, AFTER_QUEUE);
+    }
+
+    /// A frame was late.
+    pub(super) fn on_late(&mut self, now: Timestamp, pause: Duration) {
+        self.lower(now, pause, AFTER_LATE);
+    }
+
+    fn lower(&mut self, now: Timestamp, pause: Duration, factor: f64) {
+        if now.saturating_since(self.lowered) >= pause {
+            self.share = (self.share * factor).max(LEAST);
+            self.lowered = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_share_a_way_come_to_equal_parts() {
+        let at = |ms: u64| Timestamp::from_micros(ms * 1_000);
+        let pause = Duration::from_millis(100);
+        let mut shares = [Share::new(at(0)), Share::new(at(0))];
+        shares[1].share = 0.05;
+        for step in 1..2_000 {
+            let now = at(step * 100);
+            let sum: f64 = shares.iter_mut().map(|share| share.raise(now)).sum();
+            if sum > 1.0 {
+                shares.iter_mut().for_each(|share| share.on_late(now, pause));
+            }
+        }
+        let [a, b] = shares.map(|share| share.get());
+        assert!((a - b).abs() < 0.02 && a > 0.2, "{a} {b}");
+    }
+
+    #[test]
+    fn what_was_late_together_counts_once() {
+        let at = |ms: u64| Timestamp::from_micros(ms * 1_000);
+        let mut share = Share::new(at(0));
+        let pause = Duration::from_millis(100);
+        share.on_late(at(200), pause);
+        share.on_late(at(250), pause);
+        assert_eq!(share.get(), MOST * AFTER_LATE);
+        share.on_queue(at(300), pause);
+        assert!((share.get() - MOST * AFTER_LATE * AFTER_QUEUE).abs() < 1e-12);
+    }
+}
