@@ -475,8 +475,7 @@ impl Network {
     ) -> Result<(Vec<usize>, Vec<Vec<f32>>), ImportError> {
         let latents = self.head.run(0, 0, input)?.latents;
         let mut envelope = Vec::new();
-        Envelope { frame: frame as u16, time_left: TIME_LEFT, probe: false }
-            .write(&mut envelope);
+        Envelope { frame: frame as u16, time_left: TIME_LEFT, probe: false }.write(&mut envelope);
         let (mut sizes, mut arrived) = (Vec::new(), Vec::new());
         let mut packet = Vec::new();
         for &(point, _) in points {

@@ -93,8 +93,10 @@ mod tests {
 
     fn envelopes() -> impl Strategy<Value = Envelope> {
         let fields = (any::<u16>(), 0u64..1 << 40, any::<bool>());
-        fields.prop_map(|(frame, millis, probe)| {
-            Envelope { frame, time_left: Duration::from_millis(millis), probe }
+        fields.prop_map(|(frame, millis, probe)| Envelope {
+            frame,
+            time_left: Duration::from_millis(millis),
+            probe,
         })
     }
 

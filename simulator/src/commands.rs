@@ -14,8 +14,8 @@ use isthmus_simulator::profile::BUILT_IN;
 use isthmus_simulator::results::{self, Comparison, Results, ResultsError};
 use isthmus_simulator::scenario::{self, Line};
 use isthmus_simulator::sweep::{self, Selection, Shard, Subject, Tally};
-use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, report};
 use isthmus_simulator::world::TransportKind;
+use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, report};
 use serde_json::json;
 
 /// What `list` is told.

@@ -19,7 +19,7 @@ pub(crate) fn of_frame(
     let Feedback { receive_span_us, queue_us, decode_us, tail_us, batch_size } = *feedback;
     let answered = matches!(verdict, Verdict::Answered { .. });
     let error = match verdict {
-        Verdict::Answered { .. } => None,
+        Verdict::Answered { .. } | Verdict::Echoed => None,
         Verdict::Refused(reason) => Some(reason),
         Verdict::Dropped(cause) => Some(cause.reason()),
     };

@@ -248,8 +248,7 @@ impl Bench {
             let codec = self.bundle.codec(split, width, bits).context("a point without codec")?;
             let coded = codec.encode(&codec.quantise(latents, layers.into())?)?;
             let mut frame = Vec::new();
-            Envelope { frame: 0, time_left: TIME_LEFT, probe: false }
-                .write(&mut frame);
+            Envelope { frame: 0, time_left: TIME_LEFT, probe: false }.write(&mut frame);
             write_packet(&mut frame, 0, &self.bundle.digest(), point, &coded);
             trials[at].bytes = frame.len() as u32;
             sent.push((at, point, self.model.decode(point, &coded.stream, layers.into())?));

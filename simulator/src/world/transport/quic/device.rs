@@ -10,7 +10,8 @@ use isthmus_head_client::{Answer, FIRST_PAUSE, LONGEST_PAUSE, ServerReply};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, reply, to_device, to_server};
 use isthmus_proto::{
-    BundleDigest, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION, write_packet, write_padding,
+    BundleDigest, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION, write_packet,
+    write_padding,
 };
 use prost::Message;
 use quinn_proto::{
