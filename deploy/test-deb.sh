@@ -3,7 +3,11 @@
 #
 #     deploy/test-deb.sh HEAD_CLIENT MANUAL        (as deploy/package-deb.sh takes them)
 #
-# Needs root, mmdebstrap, and tail-server and simulator (BIN, default target/release).
+# The Debian has the program's architecture. Of this machine's it is booted, and the service is started
+# by its own systemd; of another's, which Linux runs through binfmt_misc with qemu-user, the service's
+# command is run.
+#
+# Needs root, mmdebstrap, systemd-nspawn, and tail-server and simulator (BIN, default target/release).
 set -euo pipefail
 
 BIN=$(realpath "${BIN:-target/release}")
@@ -12,11 +16,13 @@ FRAMES=20
 
 program=$(realpath "$1") manual=$(realpath "$2")
 cd "$(dirname "$0")/.."
+source deploy/board.sh
 work=$(mktemp -d)
 root=$work/root
 server=
 
 finish() {
+    board_halt
     if [[ -n $server ]]; then kill "$server"; fi
     rm -rf "$work"
 }
@@ -32,7 +38,8 @@ deploy/package-deb.sh "$work" "$program" "$manual" models/bundles/street
 deb=$(echo "$work"/isthmus-head_*.deb)
 (($(stat -c %s "$deb") <= MAX_BYTES)) || fail "the package is larger than $MAX_BYTES bytes"
 
-mmdebstrap --quiet --variant=minbase --include=systemd bookworm "$root"
+arch=$(dpkg-deb --field "$deb" Architecture)
+mmdebstrap --quiet --variant=minbase --architectures="$arch" --include=systemd,dbus bookworm "$root"
 cp "$work"/*.deb "$root/tmp"
 
 # Install.
@@ -66,11 +73,45 @@ printf '#!/bin/sh\nexec cat /stream.mjpeg\n' > "$root/etc/isthmus/camera"
     grep -v '^\(every_frame\|deadline_ms\) ' "$root/etc/isthmus/client.toml"
 } > "$work/client.toml"
 cp "$work/client.toml" "$root/etc/isthmus/client.toml"
-command=$(sed -n "s|^ExecStart=/bin/sh -c '\(.*\)'$|\1|p" "$root/usr/lib/systemd/system/isthmus-head.service")
-chroot --userspec=65534:65534 "$root" sh -c "$command" > "$work/answers"
-answers=$(grep -c '"arm":"split"' "$work/answers" || true)
-((answers == FRAMES)) || fail "the server answered $answers of $FRAMES frames"
-echo "ran the service's command: $answers of $FRAMES frames answered by the server"
+if [[ $arch == "$(dpkg --print-architecture)" ]]; then
+    # The stream again and again, as the service is started again and again.
+    mkdir -p "$root/etc/systemd/system/isthmus-head.service.d"
+    printf '[Service]\nWatchdogSec=5\nRestartSec=1\n' > "$root/etc/systemd/system/isthmus-head.service.d/test.conf"
+    printf '#!/bin/sh\ncat /stream.mjpeg\nexec sleep infinity\n' > "$root/etc/isthmus/camera"
+    board_boot "$root"
+    on_board systemctl start isthmus-head || fail "the service does not start"
+    journal() { on_board journalctl --output cat --unit isthmus-head; }
+    answers() { journal | grep -c '"arm":"split"' || true; }
+    # wait_for SECONDS WHAT COMMAND…
+    wait_for() {
+        local until=$((SECONDS + $1)) what=$2
+        shift 2
+        until "$@"; do
+            ((SECONDS < until)) || { journal | tail -20 >&2; fail "$what"; }
+            sleep 0.2
+        done
+    }
+    all_answered() { (($(answers) >= FRAMES)); }
+    wait_for 60 "the server answered $(answers) of $FRAMES frames" all_answered
+    echo "the service: $(answers) of $FRAMES frames answered by the server"
+    # The camera says nothing more: neither does the client, and both are started again.
+    bitten() { journal | grep -q 'Watchdog timeout'; }
+    wait_for 60 "the watchdog does not bite" bitten
+    again() { (($(answers) >= 2 * FRAMES)); }
+    wait_for 60 "the service was not started again" again
+    echo "a still camera: the watchdog started the service again"
+    on_board systemctl stop isthmus-head
+    [[ $(on_board systemctl show --property Result --value isthmus-head) =~ ^(success|watchdog)$ ]] ||
+        fail "the service does not stop well"
+    board_halt
+    rm -r "$root/etc/systemd/system/isthmus-head.service.d"
+else
+    command=$(sed -n "s|^ExecStart=/bin/sh -c '\(.*\)'$|\1|p" "$root/usr/lib/systemd/system/isthmus-head.service")
+    chroot --userspec=65534:65534 "$root" sh -c "$command" > "$work/answers"
+    answers=$(grep -c '"arm":"split"' "$work/answers" || true)
+    ((answers == FRAMES)) || fail "the server answered $answers of $FRAMES frames"
+    echo "ran the service's command: $answers of $FRAMES frames answered by the server"
+fi
 
 # Upgrade to a package that ships another configuration: the user's is kept.
 dpkg-deb --raw-extract "$deb" "$work/next"
