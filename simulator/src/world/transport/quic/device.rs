@@ -222,11 +222,7 @@ impl Link {
         match event {
             QuicEvent::Connected => self.say_hello(),
             QuicEvent::Stream(StreamEvent::Readable { id }) if Some(id) == self.control => {
-                if self.is_welcomed() {
-                    self.welcome_by = None;
-                    let round_trip = self.connection.rtt();
-                    events.push_back(Event::Up { camera, round_trip });
-                }
+                events.extend(self.welcomed().map(|round_trip| Event::Up { camera, round_trip }));
             }
             QuicEvent::Stream(StreamEvent::Readable { id }) => {
                 let Some(exchange) = self.exchanges.get_mut(&id) else { return };
@@ -257,13 +253,13 @@ impl Link {
         let _ = self.connection.send_stream(stream).write(&bytes);
     }
 
-    fn is_welcomed(&mut self) -> bool {
-        let Some(control) = self.control else { return false };
-        let read = read(&mut self.connection, control);
+    /// The round trip seen so far, once the server has welcomed.
+    fn welcomed(&mut self) -> Option<Duration> {
+        let read = read(&mut self.connection, self.control?);
         read.chunks.iter().for_each(|chunk| self.framer.push(chunk));
-        let message = self.framer.next_message::<ToDevice>().ok().flatten();
-        let message = message.and_then(|message| message.message);
-        matches!(message, Some(to_device::Message::Welcome(_))) && self.welcome_by.is_some()
+        let message = self.framer.next_message::<ToDevice>().ok().flatten()?.message;
+        let welcome = matches!(message, Some(to_device::Message::Welcome(_)));
+        self.welcome_by.take_if(|_| welcome).map(|_| self.connection.rtt())
     }
 
     /// Gives waiting frames a stream each, as long as the server allows some.

@@ -285,9 +285,8 @@ impl Server {
             QuicEvent::Stream(StreamEvent::Readable { id }) => self.on_readable(now, handle, id),
             QuicEvent::Stream(StreamEvent::Stopped { id, .. }) => self.let_go(handle, id),
             QuicEvent::Stream(StreamEvent::Finished { id }) => {
-                if peer.frames.remove(&id).is_some_and(|frame| !frame.ended) {
-                    let _ = peer.connection.recv_stream(id).stop(VarInt::from_u32(0));
-                }
+                let unread = peer.frames.remove(&id).filter(|frame| !frame.ended);
+                unread.map(|_| peer.connection.recv_stream(id).stop(VarInt::from_u32(0)));
             }
             QuicEvent::ConnectionLost { reason } => {
                 tracing::debug!(camera = peer.camera, %reason, "disconnected");
