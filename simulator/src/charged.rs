@@ -94,6 +94,8 @@ pub(crate) fn run(
         rate: Some(1.0 / interval),
         connect_timeout: Duration::from_secs(10),
         detail: Detail::Top,
+        metrics: None,
+        traces: None,
     };
     let compute = HeadOnPaper { config: config.clone(), record: Arc::clone(record) };
     let count = (config.duration.as_secs_f64() / interval).ceil() as u64;

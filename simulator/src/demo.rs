@@ -117,7 +117,8 @@ impl DemoConfig {
         let rate = Rate::Trace(Playback { trace, offset: Duration::ZERO, at_end: AtEnd::Once });
         let start = Timestamp::ZERO + self.duration.mul_f64(OUTAGE.0);
         let outages = vec![Outage { start, length: self.duration.mul_f64(OUTAGE.1 - OUTAGE.0) }];
-        Ok(PathConfig { uplink: LinkConfig { rate, outages, ..steady.clone() }, downlink: steady })
+        let uplink = LinkConfig { rate, outages, ..steady.clone() };
+        Ok(PathConfig { uplink, downlink: steady, rebindings: Rebindings::default() })
     }
 
     fn frames(&self) -> usize {

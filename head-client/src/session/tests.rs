@@ -492,6 +492,7 @@ proptest! {
                     Output::RunHead { frame, .. } => prop_assert!(running.replace(frame.0).is_none()),
                     Output::Send { frame, .. } => prop_assert!(in_flight.insert(frame)),
                     Output::Cancel { frame } => prop_assert!(in_flight.contains(&frame)),
+                    Output::Probe { .. } => prop_assert!(false, "this controller does not ask"),
                     Output::Done(outcome) => {
                         in_flight.remove(&outcome.frame);
                         let took = outcome.finished.saturating_since(outcome.captured);

@@ -212,7 +212,8 @@ pub fn pictures(count: usize) -> impl Iterator<Item = SourceFrame> + Send + 'sta
     (0..count).map(|number| {
         let class = number % LABELS.len();
         let grey = [32u8, 96, 160, 224][class];
-        let picture = Picture::new(16, 12, vec![grey; 16 * 12 * 3]).map_err(|e| e.to_string());
+        let picture =
+            Picture::new(16, 12, vec![grey; 16 * 12 * 3]).map_err(|e| e.to_string().into());
         let truth = Some(LABELS[class].to_owned());
         SourceFrame { source: format!("grey:{number}"), truth, picture }
     })

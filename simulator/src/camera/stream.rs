@@ -124,7 +124,8 @@ mod tests {
             assert_eq!(read.truth.as_deref(), Some(frame.sign.label()));
             let picture = read.picture.unwrap_or_else(|error| panic!("{error}"));
             assert_eq!((picture.width(), picture.height()), (97, 64));
-            let pairs = picture.rgb().iter().zip(&frame.rgb);
+            let rgb = picture.rgb();
+            let pairs = rgb.iter().zip(&frame.rgb);
             let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
             let off = sum as f64 / frame.rgb.len() as f64;
             assert!(off <= mean, "{format:?} is off by {off}");

@@ -245,7 +245,8 @@ impl Link {
         self.control = Some(stream);
         let name = "simulated".to_owned();
         let bundles = vec![wire::BundleRef { name, digest: DIGEST.0.to_vec() }];
-        let hello = Hello { protocol: PROTOCOL_VERSION, bundles, detail: wire::Detail::Top.into() };
+        let detail = wire::Detail::Top.into();
+        let hello = Hello { protocol: PROTOCOL_VERSION, bundles, detail, tracing: None };
         let mut bytes = Vec::new();
         let message = Some(to_server::Message::Hello(hello));
         write_message(&mut bytes, &ToServer { message });
