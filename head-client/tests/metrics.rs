@@ -51,7 +51,7 @@ async fn scrape() -> String {
     let scraping = async {
         answered.notified().await;
         let (head, text) = get(address, "/metrics").await;
-        assert!(head.starts_with("HTTP/1.1 200") && head.contains("openmetrics-text"), "{head}");
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain"), "{head}");
         assert!(get(address, "/").await.0.starts_with("HTTP/1.1 404"));
         // The camera is gone, and the client ends.
         drop(camera);

@@ -37,7 +37,7 @@ impl TraceService for Collector {
         for spans in request.into_inner().resource_spans {
             let _ = self.0.send(spans);
         }
-        Ok(Response::default())
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 

@@ -460,7 +460,7 @@ fn log_ticks(ends: Option<(f64, f64)>) -> ((f64, f64), Vec<(f64, String)>) {
             .map(move |step| (step * 10f64.powi(power), usize::try_from(-power).unwrap_or(0)))
     });
     let below = |value: &f64| *value <= least * 1.000_001;
-    let from = round.clone().map(|tick| tick.0).filter(below).next_back().unwrap_or(least);
+    let from = round.clone().map(|tick| tick.0).rfind(below).unwrap_or(least);
     let mut ticks = Vec::new();
     for (value, decimals) in round.filter(|tick| tick.0 >= from) {
         ticks.push((value, number(value, decimals)));
