@@ -226,6 +226,10 @@ pub struct NetworkTimeout {
     pub waited: Duration,
 }
 
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 /// Always the same operating point.
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed(pub OperatingPoint);

@@ -11,6 +11,7 @@ use super::way::{Passage, Sent, Way};
 use super::{
     Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, LinkEstimate,
     NetworkSample, NetworkTimeout, Prediction, SendDecision, SendView, Sending, TransferTime, Work,
+    ms,
 };
 use crate::outcome::Choice;
 
@@ -107,6 +108,8 @@ struct Cost {
     /// Device, in the mean, and its standard deviation.
     device: f64,
     spread: f64,
+    /// Probability that a frame which has all its time is late.
+    usually_late: f64,
     /// Accuracy if sending is feasible, share of frames that are then sent, and accuracy if not.
     accuracy: f64,
     sent: f64,
@@ -187,31 +190,41 @@ impl Mpc {
         }
     }
 
-    /// What each rung costs now, where a millisecond of the way costs `price`.
-    fn costs(&self, now: Timestamp, price: f64) -> Vec<Cost> {
+    /// What each rung costs now, and what it is worth where the way costs nothing.
+    fn costs(&self, now: Timestamp) -> Vec<Cost> {
         let cost = |(at, rung): (usize, &LadderRung)| {
             let bytes = rung.bytes.ceil() as usize;
             let head = (rung.point.split, rung.point.width);
             let device = self.device.get(&head).copied().unwrap_or_default();
             let (mean, deviation) = self.predict(now, bytes);
-            let cost = Cost {
+            let device_mean = device.mean.unwrap_or(0.0);
+            let spread = device.standard_deviation().max(1e-3);
+            let slack = ms(self.full) - device_mean - mean;
+            let (accuracy, sent) = self.ladder.policy(at, 0.0);
+            Cost {
                 mean,
                 deviation,
                 busy: ms(self.transfer.serialisation(bytes)),
-                device: device.mean.unwrap_or(0.0),
-                spread: device.standard_deviation().max(1e-3),
+                device: device_mean,
+                spread,
+                usually_late: self.late(slack, deviation.hypot(spread)),
+                accuracy,
+                sent,
                 exit: self.ladder.exit_accuracy(at, None),
-                ..Cost::default()
-            };
-            self.at_price(at, cost, price)
+            }
         };
         self.ladder.rungs().iter().enumerate().map(cost).collect()
     }
 
     /// The same with accuracy and share of frames sent as they are where the way costs `price`.
-    fn at_price(&self, rung: usize, cost: Cost, price: f64) -> Cost {
+    fn at_price(&self, rung: usize, cost: &Cost, price: f64) -> Cost {
         let (accuracy, sent) = self.ladder.policy(rung, price * cost.busy);
-        Cost { accuracy, sent, ..cost }
+        Cost { accuracy, sent, ..*cost }
+    }
+
+    /// All rungs where the way costs `price`.
+    fn at_prices(&self, costs: &[Cost], price: f64) -> Vec<Cost> {
+        costs.iter().enumerate().map(|(rung, cost)| self.at_price(rung, cost, price)).collect()
     }
 
     /// Mean and standard deviation of the time in the network and on the server (ms).
@@ -239,26 +252,23 @@ impl Mpc {
     }
 
     /// Gain of a rung for a frame that has all its time (share of frames right).
-    fn usual_gain(&self, cost: &Cost) -> f64 {
-        let slack = ms(self.full) - cost.device - cost.mean;
-        let gain = Self::gain(cost, self.late(slack, cost.deviation.hypot(cost.spread)));
-        gain.max(0.0)
+    fn usual_gain(cost: &Cost) -> f64 {
+        Self::gain(cost, cost.usually_late).max(0.0)
     }
 
     /// The way's price: the one at which the best rung takes no more than one's share of its time,
     /// or with a queue on it at least that part of an accuracy of ½ for all of it which the queue
     /// takes of the deadline.
-    fn link_price(&self, now: Timestamp) -> f64 {
+    fn link_price(&self, costs: &[Cost]) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full).max(1.0));
         let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
         let least = 0.5 * (queue / full).min(1.0) / interval;
-        let costs = self.costs(now, 0.0);
         let keeps_share = |price: f64| {
             let (mut best, mut used) = (f64::MIN, 0.0);
             for (rung, cost) in costs.iter().enumerate() {
-                let cost = self.at_price(rung, *cost, price);
+                let cost = self.at_price(rung, cost, price);
                 let busy = cost.sent * cost.busy;
-                let gain = (self.usual_gain(&cost) - price * busy).max(0.0);
+                let gain = (Self::usual_gain(&cost) - price * busy).max(0.0);
                 let value = cost.exit + gain - self.prices.device * cost.device;
                 if value > best {
                     (best, used) = (value, if gain > 0.0 { busy } else { 0.0 });
@@ -273,7 +283,7 @@ impl Mpc {
     /// mean: it minimises the mixture's Lagrangian dual, which is convex.
     fn device_price(&self, costs: &[Cost]) -> f64 {
         let interval = self.interval();
-        let worth = |cost: &Cost| (cost.device, cost.exit + self.usual_gain(cost));
+        let worth = |cost: &Cost| (cost.device, cost.exit + Self::usual_gain(cost));
         let worths: Vec<(f64, f64)> = costs.iter().map(worth).collect();
         // Above its minimum the dual rises: there the best rung takes less than the interval. To
         // drop the frame takes nothing.
@@ -400,8 +410,9 @@ impl Controller for Mpc {
         }
         self.full = self.full.max(view.time_left);
         self.share.raise(now);
-        let link = self.link_price(now);
-        let costs = self.costs(now, link);
+        let free_of_charge = self.costs(now);
+        let link = self.link_price(&free_of_charge);
+        let costs = self.at_prices(&free_of_charge, link);
         let prices = Prices { device: self.device_price(&costs), link };
         self.prices = prices;
         let age = ms(self.full - view.time_left);
@@ -432,7 +443,7 @@ impl Controller for Mpc {
             self.learn_device((run.split, run.width), ms(now.saturating_since(started)));
         }
         let prices = self.prices;
-        let costs = self.costs(now, prices.link);
+        let costs = self.at_prices(&self.costs(now), prices.link);
         let (wait, budget) = (self.wait(now), ms(view.time_left));
         let age = ms(self.full.saturating_sub(view.time_left));
         let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age, prices);
@@ -608,10 +619,6 @@ fn normal_cdf(z: f64) -> f64 {
         return f64::from(u8::from(z > 0.0));
     }
     1.0 / (1.0 + (-1.702 * z).exp())
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use isthmus_proto::{Bitrate, Timestamp};
 
-use super::LinkEstimate;
+use super::{LinkEstimate, ms};
 
 /// Predicts a frame's time in the network from its size, with its uncertainty.
 ///
@@ -220,10 +220,6 @@ impl TransferTime {
         let new_bb = c * c * rr + 2.0 * c * d * rb + d * d * bb + gain[1] * gain[1] * noise;
         self.covariance = [[new_rr, new_rb], [new_rb, new_bb]];
     }
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 /// At most a day, at least nothing.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isthmus_proto::{FrameId, Timestamp};
 
-use super::TransferTime;
+use super::{TransferTime, ms};
 
 /// A frame or probe that was sent, and what was expected of it.
 #[derive(Clone, Copy, Debug)]
@@ -119,10 +119,6 @@ impl Way {
     fn position(&self, frame: FrameId) -> Option<usize> {
         self.sent.iter().position(|sent| sent.frame == frame)
     }
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 fn from_ms(ms: f64) -> Duration {
