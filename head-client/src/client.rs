@@ -352,27 +352,20 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
             {
                 return;
             }
-            Event::Reply(
-                frame,
-                wire::Reply { outcome: Some(reply::Outcome::Echo(_)), feedback, .. },
-            ) => Input::Echo { frame, feedback: feedback.unwrap_or_default() },
-            Event::Reply(frame, reply) => match self.checked_reply(frame, reply) {
-                Some(reply) => Input::Reply { frame, reply },
-                None => {
-                    tracing::warn!(%frame, "the reply makes no sense");
-                    Input::Lost { frame }
-                }
-            },
+            Event::Reply(frame, reply) => self.checked_reply(frame, reply).unwrap_or_else(|| {
+                tracing::warn!(%frame, "the reply makes no sense");
+                Input::Lost { frame }
+            }),
         };
         self.handle(input);
         self.tell_session();
     }
 
     /// A reply that was checked; `None` if it makes no sense.
-    fn checked_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<ServerReply> {
+    fn checked_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<Input> {
         let feedback = reply.feedback.unwrap_or_default();
         let outcome = match reply.outcome? {
-            reply::Outcome::Echo(_) => return None,
+            reply::Outcome::Echo(_) => return Some(Input::Echo { frame, feedback }),
             reply::Outcome::Refusal(refusal) => {
                 let reason = wire::Reason::try_from(refusal.reason).unwrap_or_default();
                 tracing::debug!(%frame, ?reason, detail = refusal.detail, "refused");
@@ -392,7 +385,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 Ok((Answer { class, confidence: best.probability }, layers_used))
             }
         };
-        Some(ServerReply { outcome, feedback })
+        Some(Input::Reply { frame, reply: ServerReply { outcome, feedback } })
     }
 
     /// Carries out what the session orders.

@@ -501,10 +501,22 @@ impl Session {
         };
         let mut timing = Timing::default();
         let server = split_round(now.saturating_since(sent), feedback, &mut timing);
+        self.learn(now, (frame, bytes), &timing, server, false);
+    }
+
+    /// What a round of so many bytes, which spent `server` there, tells of the network.
+    fn learn(
+        &mut self,
+        now: Timestamp,
+        (frame, bytes): (FrameId, usize),
+        timing: &Timing,
+        server: Duration,
+        refused: bool,
+    ) {
         let network = timing.network.unwrap_or_default();
         let receive_span = timing.receive_span.unwrap_or_default();
         self.network.on_sample(network.saturating_sub(receive_span));
-        let sample = NetworkSample { frame, bytes, network, receive_span, server, refused: false };
+        let sample = NetworkSample { frame, bytes, network, receive_span, server, refused };
         self.controller.on_reply(now, &sample);
     }
 
@@ -523,13 +535,8 @@ impl Session {
         };
         let timing = &mut sent.coded.timing;
         let server = split_round(now.saturating_since(sent.sent), &reply.feedback, timing);
-        let network = timing.network.unwrap_or_default();
-        let receive_span = timing.receive_span.unwrap_or_default();
-        self.network.on_sample(network.saturating_sub(receive_span));
         let refused = reply.outcome.is_err();
-        let bytes = sent.bytes;
-        let sample = NetworkSample { frame, bytes, network, receive_span, server, refused };
-        self.controller.on_reply(now, &sample);
+        self.learn(now, (frame, sent.bytes), &sent.coded.timing, server, refused);
         match reply.outcome {
             Ok((answer, layers_used)) => {
                 let reason = Reason::Chosen(sent.reason);
