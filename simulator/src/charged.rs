@@ -185,9 +185,8 @@ impl Model for Tail {
         thread::sleep(self.config.server.decode);
         let picture = picture(self.config.seed, 0, tag_of(stream), self.record.played());
         let layers = u8::try_from(layers).unwrap_or(point.layers);
-        let known = |layers| self.record.outcome(OperatingPoint { layers, ..point }, picture);
-        let outcome = (1..=layers).rev().find_map(known);
-        let outcome = outcome.ok_or_else(|| ModelError::new(format!("no record of {point}")))?;
+        let known = self.record.outcome_of_layers(point, layers, picture);
+        let (outcome, _) = known.ok_or_else(|| ModelError::new(format!("no record of {point}")))?;
         let class = self.record.label(picture) + usize::from(!outcome.right);
         Ok(vec![(class % self.labels.max(1)) as f32, outcome.confidence])
     }

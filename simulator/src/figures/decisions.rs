@@ -87,10 +87,15 @@ pub(super) fn recovery_frames(lab: &Lab) -> anyhow::Result<Measurement> {
     Ok(Measurement { broken: slowest > SOON, ..measured })
 }
 
+/// What the bundle's points make of recorded frames.
+pub(super) fn record(lab: &Lab) -> anyhow::Result<Record> {
+    Ok(Record::new(&Outcomes::unpack(&lab.bundle().read(OUTCOMES)?)?)?)
+}
+
 /// One camera at 10 frames a second on a mobile link, for ten minutes.
 pub(super) fn one_camera(lab: &Lab) -> anyhow::Result<(WorldConfig, Record)> {
     let bundle = lab.bundle();
-    let record = Record::new(&Outcomes::unpack(&bundle.read(OUTCOMES)?)?)?;
+    let record = record(lab)?;
     let trial = Trial::of_one_camera(bundle.dir())?;
     let seed = trial.scenario.seeds.first().copied().unwrap_or_default();
     let config = trial.scenario.prepare("one camera".as_ref())?.world(seed)?;

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use isthmus_head_client::{Fixed, Histogram};
-use isthmus_models::Outcomes;
 use isthmus_proto::OperatingPoint;
 
 use super::Measurement;
-use super::decisions::{one_camera, speed};
+use super::decisions::{one_camera, record, speed};
 use super::footprint::status_field;
 use super::lab::Lab;
 use crate::charged;
-use crate::scenario::OUTCOMES;
 use crate::trials::Trial;
 use crate::world::{self, Record, RunResult, TransportKind, WorldConfig};
 
@@ -110,10 +108,6 @@ fn compare(lab: &Lab) -> anyhow::Result<Fidelity> {
     let real = charged::run(&config, &record, lab.head()?, Box::new(Fixed(point)))?;
     ensure!(real.frames >= 2_000, "only {} frames were captured", real.frames);
     Ok(Fidelity { virtual_time, ideal, real_time: real.latency, frames: real.frames })
-}
-
-fn record(lab: &Lab) -> anyhow::Result<Record> {
-    Ok(Record::new(&Outcomes::unpack(&lab.bundle().read(OUTCOMES)?)?)?)
 }
 
 fn best(record: &Record) -> anyhow::Result<OperatingPoint> {

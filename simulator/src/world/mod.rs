@@ -631,10 +631,7 @@ impl<'a, 'o> World<'a, 'o> {
                 batch_size: count,
             };
             let picture = self.picture(key.camera, key.frame);
-            let known = |layers| self.record.outcome(OperatingPoint { layers, ..point }, picture);
-            // What was not recorded of a frame cut short is as good as the next less that was.
-            let outcome = match (1..=layers).rev().find_map(|layers| Some((known(layers)?, layers)))
-            {
+            let outcome = match self.record.outcome_of_layers(point, layers, picture) {
                 Some((it, layers)) => Ok((self.answer(picture, it.right, it.confidence), layers)),
                 None => Err((wire::Reason::UnknownPoint, Duration::ZERO)),
             };
@@ -644,7 +641,7 @@ impl<'a, 'o> World<'a, 'o> {
     }
 
     fn refuse(&mut self, key: Key, span: Duration, reason: wire::Reason, retry_after: Duration) {
-        let feedback = Feedback { receive_span_us: micros(span), ..Feedback::default() };
+        let feedback = received_only(span);
         let reply = ServerReply { outcome: Err((reason, retry_after)), feedback };
         self.transport.reply(self.now, key, reply);
     }
@@ -721,6 +718,11 @@ impl<'a, 'o> World<'a, 'o> {
         let class = self.record.label(picture) + usize::from(!right);
         Answer { class, confidence }
     }
+}
+
+/// What the server tells of something of which it computed nothing.
+fn received_only(span: Duration) -> Feedback {
+    Feedback { receive_span_us: micros(span), ..Feedback::default() }
 }
 
 fn micros(time: Duration) -> u64 {

@@ -209,6 +209,18 @@ impl Record {
         self.points.get(&point).map(|frames| frames[2 * at + 1])
     }
 
+    /// What came of it where the first `layers` of a point arrived, and on how many it rests: what
+    /// was not recorded is as good as the next less that was.
+    pub fn outcome_of_layers(
+        &self,
+        point: OperatingPoint,
+        layers: u8,
+        at: usize,
+    ) -> Option<(Outcome, u8)> {
+        let known = |layers| Some((self.outcome(OperatingPoint { layers, ..point }, at)?, layers));
+        (1..=layers).rev().find_map(known)
+    }
+
     /// What a head's exit made of it.
     pub fn exit(&self, split: u8, width: u8, at: usize) -> Option<Outcome> {
         self.exits.get(&(split, width)).map(|frames| frames[2 * at + 1])

@@ -15,7 +15,7 @@ use super::{Event, Key, Received, Transport, Upload};
 use crate::link::LinkCounters;
 use crate::link::chance::scattered;
 use crate::world::agenda::Agenda;
-use crate::world::{HEADERS, PAYLOAD, WorldConfig, on_the_wire, probe_len};
+use crate::world::{HEADERS, PAYLOAD, WorldConfig, on_the_wire, probe_len, received_only};
 
 /// A reply without headers (bytes).
 const REPLY: u32 = 48;
@@ -162,8 +162,7 @@ impl Ideal {
             Some(_) => self.events.push_back(Event::Announced { key }),
             None => {
                 let span = now.saturating_since(arriving.first);
-                let receive_span_us = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-                let said = Said::Echo(Feedback { receive_span_us, ..Feedback::default() });
+                let said = Said::Echo(received_only(span));
                 self.arriving.remove(&key);
                 self.put_answer(now, Answer { key, said });
             }

@@ -24,8 +24,8 @@ use quinn_proto::{
 
 use super::device::DIGEST;
 use super::end::{Clock, Read, datagrams, read, reconcile, transmit, write_last};
-use crate::world::MAX_FRAME;
 use crate::world::transport::{Event, Key, Received};
+use crate::world::{MAX_FRAME, received_only};
 
 /// Longest time that a frame may stay, whatever its time left says.
 const MAX_STAY: Duration = Duration::from_secs(10);
@@ -224,19 +224,12 @@ impl Server {
     fn refuse(&mut self, handle: usize, stream: StreamId, refused: Refused) {
         let Some(peer) = self.peers.get_mut(&handle) else { return };
         let Some(frame) = peer.frames.get_mut(&stream) else { return };
-        let span = frame.receiver.receive_span();
-        let number = frame.receiver.envelope().map_or(0, |envelope| envelope.frame.into());
         frame.stage = Stage::Replied;
         if let Some(key) = frame.key {
             self.places.remove(&key);
             self.events.push_back(Event::Unwanted { key });
         }
-        let feedback = wire::Feedback {
-            receive_span_us: u64::try_from(span.as_micros()).unwrap_or(u64::MAX),
-            ..wire::Feedback::default()
-        };
-        let outcome = Some(reply::Outcome::Refusal(refused.into()));
-        let reply = wire::Reply { frame: number, outcome, feedback: Some(feedback) };
+        let reply = reply_at_once(&frame.receiver, reply::Outcome::Refusal(refused.into()));
         let _ = peer.connection.recv_stream(stream).stop(code::REFUSED.into());
         write_last(&mut peer.connection, stream, &reply.encode_to_vec());
     }
@@ -332,8 +325,8 @@ impl Server {
         }
         if frame.receiver.is_probe() && frame.receiver.is_whole() {
             frame.stage = Stage::Replied;
-            let reply = echo(&frame.receiver).encode_to_vec();
-            return write_last(&mut peer.connection, stream, &reply);
+            let reply = reply_at_once(&frame.receiver, reply::Outcome::Echo(wire::Echo {}));
+            return write_last(&mut peer.connection, stream, &reply.encode_to_vec());
         }
         let number = frame.receiver.envelope().map(|envelope| envelope.frame);
         match (frame.stage, number) {
@@ -353,16 +346,12 @@ impl Server {
     }
 }
 
-/// The reply to a probe.
-fn echo(receiver: &Receiver) -> wire::Reply {
-    let span = receiver.receive_span();
+/// The reply to something of which nothing is to be computed.
+fn reply_at_once(receiver: &Receiver, outcome: reply::Outcome) -> wire::Reply {
     wire::Reply {
         frame: receiver.envelope().map_or(0, |envelope| envelope.frame.into()),
-        outcome: Some(reply::Outcome::Echo(wire::Echo {})),
-        feedback: Some(wire::Feedback {
-            receive_span_us: u64::try_from(span.as_micros()).unwrap_or(u64::MAX),
-            ..wire::Feedback::default()
-        }),
+        outcome: Some(outcome),
+        feedback: Some(received_only(receiver.receive_span())),
     }
 }
 
