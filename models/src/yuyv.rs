@@ -27,9 +27,8 @@ pub(crate) fn row_to_rgb(row: &[u8], width: usize) -> impl Iterator<Item = [u8; 
     let pairs = row.as_chunks::<4>().0.iter();
     let pixels = pairs.flat_map(|&[left, cb, right, cr]| {
         [left, right].map(|luma| {
-            let [luma, cb, cr] = [luma, cb, cr].map(|level| i16::from(level) << LEVEL_BITS);
-            let [[red], [green], [blue]] = to_rgb([luma], [cb], [cr]);
-            [red, green, blue]
+            let levels = [luma, cb, cr].map(|level| i16::from(level) << LEVEL_BITS);
+            to_rgb(levels).map(|level| level as u8)
         })
     });
     pixels.take(width)
@@ -54,30 +53,62 @@ pub(crate) fn resize(
     let across: Vec<Column> =
         across.iter().map(|it| Column::new(it, columns.start, from)).collect();
     let down = Taps::all(rows.len(), height);
-    let mut sums = vec![0; strip.len()];
     let mut tile = vec![[0; LANES]; strip.len()];
+    let mut planes: [_; 3] = std::array::from_fn(|_| vec![[0; LANES]; width]);
     let mut resized = vec![[0; 3]; width * height];
     for (down, resized) in down.chunks(LANES).zip(resized.chunks_mut(LANES * width)) {
-        for (lane, taps) in down.iter().enumerate() {
-            sums.fill(1 << (WEIGHT_BITS - LEVEL_BITS - 1));
-            for (y, weight) in (rows.start + taps.first..).zip(narrow(&taps.weights)) {
-                let row = &bytes[y * stride..][strip.clone()];
-                for (sum, &level) in sums.iter_mut().zip(row) {
-                    *sum += i32::from(i16::from(level)) * i32::from(weight);
-                }
-            }
-            for (levels, sum) in tile.iter_mut().zip(&sums) {
-                levels[lane] = (sum >> (WEIGHT_BITS - LEVEL_BITS)) as i16;
-            }
+        let line = |taps: &Taps| -> Line<'_> {
+            let rows = bytes[(rows.start + taps.first) * stride..].chunks(stride);
+            let weighted = narrow(&taps.weights).zip(rows);
+            weighted.map(|(weight, row)| (&row[strip.clone()], weight)).collect()
+        };
+        fill(&mut tile, &down.iter().map(line).collect::<Vec<_>>());
+        let [luma, cb, cr] = &mut planes;
+        for (((column, luma), cb), cr) in across.iter().zip(&mut *luma).zip(&mut *cb).zip(&mut *cr)
+        {
+            [*luma, *cb, *cr] = column.of(&tile);
         }
-        for (x, column) in across.iter().enumerate() {
-            let [red, green, blue] = column.of(&tile);
-            for (lane, row) in resized.chunks_exact_mut(width).enumerate() {
-                row[x] = [red[lane], green[lane], blue[lane]];
+        let [luma, cb, cr] = [luma, cb, cr].map(|plane| plane.as_flattened_mut());
+        for ((luma, cb), cr) in luma.iter_mut().zip(cb).zip(cr) {
+            [*luma, *cb, *cr] = to_rgb([*luma, *cb, *cr]);
+        }
+        let [red, green, blue] = &planes;
+        for (lane, row) in resized.chunks_exact_mut(width).enumerate() {
+            for (((pixel, red), green), blue) in row.iter_mut().zip(red).zip(green).zip(blue) {
+                *pixel = [red[lane], green[lane], blue[lane]].map(|level| level as u8);
             }
         }
     }
     resized
+}
+
+/// The source rows of one target row, with their weights.
+type Line<'a> = Vec<(&'a [u8], i16)>;
+
+/// Fills `tile`, a column for each byte of a row, with a lane of each of `lines`.
+fn fill(tile: &mut [[i16; LANES]], lines: &[Line<'_>]) {
+    let (blocks, rest) = tile.as_chunks_mut::<16>();
+    let filled = 16 * blocks.len();
+    for (at, block) in blocks.iter_mut().enumerate() {
+        fill_block(block, lines, 16 * at);
+    }
+    for (at, pair) in rest.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        fill_block(pair, lines, filled + 4 * at);
+    }
+}
+
+#[inline]
+fn fill_block<const N: usize>(block: &mut [[i16; LANES]; N], lines: &[Line<'_>], at: usize) {
+    let mut levels = [[0; N]; LANES];
+    for (levels, line) in levels.iter_mut().zip(lines) {
+        let mut sums = [1 << (WEIGHT_BITS - LEVEL_BITS - 1); N];
+        for (row, weight) in line {
+            let Some(bytes) = row.get(at..).and_then(<[u8]>::first_chunk) else { break };
+            add(&mut sums, bytes, *weight);
+        }
+        *levels = sums.map(|sum| (sum >> (WEIGHT_BITS - LEVEL_BITS)) as i16);
+    }
+    *block = std::array::from_fn(|column| std::array::from_fn(|lane| levels[lane][column]));
 }
 
 /// The source pixels of one target column.
@@ -104,47 +135,47 @@ impl Column {
         Column { pixel, pair, luma, chroma }
     }
 
-    /// The column's pixels in all lanes.
-    fn of(&self, tile: &[[i16; LANES]]) -> [[u8; LANES]; 3] {
+    /// Luma, Cb and Cr of the column's pixels in all lanes.
+    fn of(&self, tile: &[[i16; LANES]]) -> [[i16; LANES]; 3] {
         let [mut luma, mut cb, mut cr] = [[1 << (WEIGHT_BITS - 1); LANES]; 3];
         let (pixels, _) = tile[2 * self.pixel..].as_chunks::<2>();
-        for ([level, _], &weight) in pixels.iter().zip(&self.luma) {
+        for (at, &weight) in self.luma.iter().enumerate() {
+            let Some([level, _]) = pixels.get(at) else { break };
             add(&mut luma, level, weight);
         }
         let (pairs, _) = tile[4 * self.pair..].as_chunks::<4>();
-        for ([_, blue, _, red], &weight) in pairs.iter().zip(&self.chroma) {
+        for (at, &weight) in self.chroma.iter().enumerate() {
+            let Some([_, blue, _, red]) = pairs.get(at) else { break };
             add(&mut cb, blue, weight);
             add(&mut cr, red, weight);
         }
-        let [luma, cb, cr] = [luma, cb, cr].map(|sums| sums.map(|sum| (sum >> WEIGHT_BITS) as i16));
-        to_rgb(luma, cb, cr)
+        [luma, cb, cr].map(|sums| sums.map(|sum| (sum >> WEIGHT_BITS) as i16))
     }
 }
 
+/// Adds a tap to sums that are kept side by side.
+///
+/// The loops over taps around it end early where a tap were missing: what may end early the
+/// compiler leaves in order, and computes the sums of a tap at once rather than taps of a sum,
+/// which lie apart.
 #[inline]
-fn add(sums: &mut [i32; LANES], levels: &[i16; LANES], weight: i16) {
+fn add<const N: usize>(sums: &mut [i32; N], levels: &[impl Copy + Into<i16>; N], weight: i16) {
     for (sum, &level) in sums.iter_mut().zip(levels) {
-        *sum += i32::from(level) * i32::from(weight);
+        *sum += i32::from(level.into()) * i32::from(weight);
     }
 }
 
-/// RGB of levels with [`LEVEL_BITS`] fractional bits, 0 to 255 each.
+/// RGB, 0 to 255, of luma, Cb and Cr with [`LEVEL_BITS`] fractional bits.
 #[inline]
-fn to_rgb<const N: usize>(luma: [i16; N], cb: [i16; N], cr: [i16; N]) -> [[u8; N]; 3] {
+fn to_rgb([luma, cb, cr]: [i16; 3]) -> [i16; 3] {
     let [scale, cr_red, cb_green, cr_green, cb_blue] = MATRIX.map(i32::from);
     let less = |level: i16, zero: i16| i32::from(level - (zero << LEVEL_BITS));
+    let (luma, cb, cr) = (less(luma, 16) * scale, less(cb, 128), less(cr, 128));
     let half = 1 << (MATRIX_BITS + LEVEL_BITS - 1);
-    let channel = |lane: usize, cb_part: i32, cr_part: i32| {
-        let sum = less(luma[lane], 16) * scale
-            + less(cb[lane], 128) * cb_part
-            + less(cr[lane], 128) * cr_part;
-        ((sum + half) >> (MATRIX_BITS + LEVEL_BITS)).clamp(0, 255) as u8
-    };
-    [
-        std::array::from_fn(|lane| channel(lane, 0, cr_red)),
-        std::array::from_fn(|lane| channel(lane, cb_green, cr_green)),
-        std::array::from_fn(|lane| channel(lane, cb_blue, 0)),
-    ]
+    [cr * cr_red, cb * cb_green + cr * cr_green, cb * cb_blue].map(|chroma| {
+        let level = (luma + chroma + half) >> (MATRIX_BITS + LEVEL_BITS);
+        (level as i16).clamp(0, 255)
+    })
 }
 
 /// Weights in [`WEIGHT_BITS`], of any number of taps: what rounding takes from one it gives to the
@@ -167,8 +198,9 @@ mod tests {
 
     use super::*;
 
-    /// A picture with slopes and an edge, whose rows have four bytes of padding. Its colours are all
-    /// within RGB: what is cut off there is cut off before or behind the resize.
+    /// A picture with slopes and an edge, whose rows have four bytes of padding and the last one more
+    /// bytes behind it. Its colours are all within RGB: what is cut off there is cut off before or
+    /// behind the resize.
     fn picture(width: u32, height: u32) -> Picture {
         let stride = row_bytes(width as usize) + 4;
         let bytes = (0..height).flat_map(|y| {
@@ -182,7 +214,8 @@ mod tests {
                 }
             } as u8)
         });
-        Picture::yuyv(width, height, stride, bytes.collect()).expect("as many bytes")
+        let behind = [255; 3];
+        Picture::yuyv(width, height, stride, bytes.chain(behind).collect()).expect("as many bytes")
     }
 
     fn preprocessor(width: u32, height: u32) -> Preprocessor {
