@@ -1,5 +1,7 @@
 //! [`Engine`] by tract: pure Rust, no system library.
 
+mod convolution;
+
 use std::hint::black_box;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -8,6 +10,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::model::TypedModelPatch;
 use tract_onnx::tract_core::ops::cast::Cast;
 
+use self::convolution::{BAND, band_convolutions};
 use crate::engine::{Engine, EngineError, Graph, Tensor, TensorView};
 
 /// The embedded engine.
@@ -85,6 +88,9 @@ fn prepare(onnx: &[u8]) -> TractResult<Arc<TypedSimplePlan>> {
     let model = tract_onnx::onnx().model_for_read(&mut Cursor::new(onnx))?;
     let mut model = model.into_typed()?;
     widen_weights(&mut model)?;
+    // Only then has a convolution taken in what else it can: a padding, a factor for each channel.
+    let mut model = model.into_decluttered()?;
+    band_convolutions(&mut model, BAND)?;
     model.into_optimized()?.into_runnable()
 }
 
