@@ -152,6 +152,7 @@ impl Watch {
                 let failed = |source| ConnectError::Listen { address, source };
                 let listener = TcpListener::bind(address).await.map_err(failed)?;
                 let local = listener.local_addr().map_err(failed)?;
+                tracing::info!(address = %local, "metrics");
                 let metrics = Arc::new(Metrics::new());
                 let told = Arc::clone(&metrics);
                 pages.spawn(http::serve(listener, move |path: &str| match path {

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, error }) => {
-            eprintln!("head-client: {error:#}");
+            eprintln!("head-client: {}", log::causes(&*error));
             ExitCode::from(code)
         }
     }

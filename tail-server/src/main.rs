@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tail-server: {error:#}");
+            eprintln!("tail-server: {}", log::causes(&*error));
             exit_code(&error)
         }
     }

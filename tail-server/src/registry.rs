@@ -121,8 +121,11 @@ fn bundles_of(repository: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     let mut bundles = Vec::new();
     for entry in entries {
         let path = entry.map_err(unreadable)?.path();
-        if path.join(MANIFEST).is_file() {
-            bundles.push(path);
+        match path.is_dir().then(|| path.join(MANIFEST).try_exists()) {
+            None => {}
+            Some(Ok(false)) => tracing::warn!(path = %path.display(), "no {MANIFEST}: not served"),
+            // What cannot be looked into is told of when it is opened.
+            Some(Ok(true) | Err(_)) => bundles.push(path),
         }
     }
     bundles.sort();

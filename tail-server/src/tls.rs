@@ -181,7 +181,11 @@ fn keep(dir: &Path, path: &Path, generated: Generated) -> Result<String, TlsErro
     fs::create_dir_all(dir).map_err(|source| failed(dir, source))?;
     let draft = dir.join(format!("{IDENTITY_FILE}.{}", std::process::id()));
     let identity = generated.certificate.clone() + &generated.key;
-    write_private(&draft, &identity).map_err(|source| failed(&draft, source))?;
+    write_private(&draft, &identity).map_err(|source| {
+        // A full disk is not to keep what it has of a key.
+        let _ = fs::remove_file(&draft);
+        failed(&draft, source)
+    })?;
     let linked = fs::hard_link(&draft, path);
     fs::remove_file(&draft).map_err(|source| failed(&draft, source))?;
     match linked {

@@ -35,6 +35,7 @@ fn exit_codes_tell_failures_apart() {
     assert!(code == Some(2) && said.contains("max_batch"), "{said}");
     let (code, said) = run(&["--model-repository", &path("none")]);
     assert!(code == Some(3) && said.contains("none"), "{said}");
+    assert_eq!(said.matches("os error").count(), 1, "{said}");
 
     let file = path("server.toml");
     fs::write(&file, "max_bach = 3\n").expect("written");
@@ -46,6 +47,8 @@ fn exit_codes_tell_failures_apart() {
     let (code, said) = run(&["--model-repository", &empty]);
     assert!(code == Some(3) && said.contains("manifest.toml"), "{said}");
     fs::create_dir(path("empty/broken")).expect("made");
+    let (code, said) = run(&["--model-repository", &empty]);
+    assert!(code == Some(3) && said.contains("broken") && said.contains("not served"), "{said}");
     fs::write(path("empty/broken/manifest.toml"), "format = 1\nrubbish").expect("written");
     let (code, said) = run(&["--model-repository", &empty]);
     assert!(code == Some(3) && said.contains("broken") && said.contains("manifest.toml"), "{said}");

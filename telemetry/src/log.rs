@@ -1,6 +1,8 @@
 //! The log, to standard error.
 
+use std::error::Error;
 use std::io::{self, IsTerminal};
+use std::iter;
 
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -30,4 +32,43 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), ParseError> {
     };
     tracing_subscriber::registry().with(lines).with(filter).init();
     Ok(())
+}
+
+/// An error and its causes in one line, but for those that it tells itself: a program's last words.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let chain = iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    chain.fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        _ if line.ends_with(&cause) => line,
+        _ => format!("{line}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt;
+
+    #[derive(Debug)]
+    struct Failed(&'static str, Option<Box<Failed>>);
+
+    impl fmt::Display for Failed {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Failed {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|source| source as _)
+        }
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let system = Failed("no such file", None);
+        let file = Failed("a.toml: no such file", Some(Box::new(system)));
+        let bundle = Failed("--bundle", Some(Box::new(file)));
+        assert_eq!(causes(&bundle), "--bundle: a.toml: no such file");
+    }
 }
