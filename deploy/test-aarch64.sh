@@ -5,7 +5,9 @@
 #
 #     deploy/cross.sh aarch64-unknown-linux-gnu
 #     cargo build --release
-#     deploy/test-aarch64.sh [FRAMES]
+#     deploy/test-aarch64.sh [FRAMES [PICTURES]]
+#
+# FRAMES pictures (512) are the built-in camera's, or from the folder PICTURES, spread evenly over it.
 #
 # Needs qemu-user-static, or a RUNNER of its own; the programs are in BIN (target/release) and CROSS
 # (target/aarch64-unknown-linux-gnu/release). It takes long: emulated speed says nothing of a board's.
@@ -16,6 +18,7 @@ BIN=${BIN:-target/release}
 CROSS=${CROSS:-target/aarch64-unknown-linux-gnu/release}
 RUNNER=${RUNNER-qemu-aarch64-static}
 FRAMES=${1:-512}
+PICTURES=${2-}
 ROUND_TRIPS=32
 
 work=$(mktemp -d)
@@ -46,7 +49,8 @@ for bundle in models/bundles/*/; do emulated bundle verify "$bundle"; done
 # The same features, and the same pictures.
 native simulator camera --out "$work/frames" --count "$FRAMES" > /dev/null
 for bundle in models/bundles/*/; do
-    native bundle record "$bundle" --images "$work/frames" --out "$work/record" > /dev/null
+    native bundle record "$bundle" --images "${PICTURES:-$work/frames}" --limit "$FRAMES" \
+        --out "$work/record" > /dev/null
     started=$SECONDS
     emulated bundle replay "$bundle" "$work/record"
     echo "$(basename "$bundle"): replayed in $((SECONDS - started)) s"
