@@ -54,13 +54,12 @@ impl OnnxRuntime {
     /// none can.
     pub fn load(providers: &[OrtProvider]) -> Result<OnnxRuntime, OnnxRuntimeError> {
         let library = env::var_os(LIBRARY_VARIABLE).map_or_else(|| LIBRARY.into(), PathBuf::from);
-        let failed = |error: ort::Error| OnnxRuntimeError::Library(error.to_string());
-        let environment = ort::init_from(library).map_err(failed)?;
+        let environment = ort::init_from(library).map_err(unusable)?;
         // False where an earlier call has made it already.
         environment.commit();
         let mut present = Vec::new();
         for known in OrtProvider::ALL {
-            if is_present(known).map_err(failed)? {
+            if is_present(known).map_err(unusable)? {
                 present.push(known);
             }
         }
@@ -81,6 +80,10 @@ impl Engine for OnnxRuntime {
             .map_err(|reason| EngineError::Load { name: name.to_owned(), reason })?;
         Ok(Arc::new(Prepared { name: name.to_owned(), session: Mutex::new(session) }))
     }
+}
+
+fn unusable(error: impl std::fmt::Display) -> OnnxRuntimeError {
+    OnnxRuntimeError::Library(error.to_string())
 }
 
 fn session(onnx: &[u8], providers: &[OrtProvider]) -> Result<Session, String> {

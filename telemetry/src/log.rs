@@ -36,7 +36,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), ParseError> {
 
 /// An error and its causes in one line, but for those that it tells itself: a program's last words.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
-    let chain = iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    let chain = iter::successors(Some(error), |&error| error.source()).map(ToString::to_string);
     chain.fold(String::new(), |line, cause| match line.as_str() {
         "" => cause,
         _ if line.ends_with(&cause) => line,
