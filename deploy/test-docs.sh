@@ -72,7 +72,9 @@ run_block() {
     local i
     for ((i = 0; i < 10 * PATIENCE; i++)); do
         if grep -qE "$until" "$block.out"; then
-            sed -n 's/^certificate sha256 //p' "$block.out" | grep . > "$work/fingerprint" || true
+            if grep -q '^certificate sha256 ' "$block.out"; then
+                sed -n 's/^certificate sha256 //p' "$block.out" > "$work/fingerprint"
+            fi
             return
         fi
         kill -0 "$!" 2> /dev/null || break
