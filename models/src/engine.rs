@@ -172,15 +172,16 @@ impl std::str::FromStr for OrtProvider {
 impl EngineKind {
     /// The engine; an ONNX Runtime computes by `providers`, the first that can.
     ///
-    /// `Auto` always has an engine, but where providers are named that has to be an ONNX Runtime
-    /// with them.
+    /// `Auto` always has an engine, and logs why it is tract, but where providers are named that has
+    /// to be an ONNX Runtime with them.
     pub fn open(self, providers: &[OrtProvider]) -> Result<Box<dyn Engine>, EngineKindError> {
         match self {
             EngineKind::Tract if providers.is_empty() => Ok(Box::new(crate::Tract)),
             EngineKind::Tract => Err(EngineKindError::ProvidersOfTract),
-            EngineKind::Auto if providers.is_empty() => {
-                onnx_runtime(providers).or_else(|_| EngineKind::Tract.open(providers))
-            }
+            EngineKind::Auto if providers.is_empty() => onnx_runtime(providers).or_else(|error| {
+                tracing::warn!(%error, "tract runs the network in place of an ONNX Runtime");
+                EngineKind::Tract.open(providers)
+            }),
             EngineKind::Auto | EngineKind::Ort => onnx_runtime(providers),
         }
     }

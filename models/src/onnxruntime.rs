@@ -1,10 +1,12 @@
 //! [`Engine`] by an ONNX Runtime that is installed on the machine and loaded when it is asked for.
 
 use std::env;
+use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ort::LoadDynamicError;
 use ort::ep::{CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT, XNNPACK};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
@@ -22,8 +24,9 @@ const LIBRARY: &str = "libonnxruntime.so";
 pub enum OnnxRuntimeError {
     /// It is not installed, or too old.
     #[error(
-        "no ONNX Runtime: {0}; install version 1.17 or newer, or name its library in \
-         {LIBRARY_VARIABLE}"
+        "no ONNX Runtime: {0}; install version 1.17 or newer for {arch}, or name its library in \
+         {LIBRARY_VARIABLE}",
+        arch = env::consts::ARCH
     )]
     Library(String),
     /// The library was built without a provider.
@@ -54,12 +57,12 @@ impl OnnxRuntime {
     /// none can.
     pub fn load(providers: &[OrtProvider]) -> Result<OnnxRuntime, OnnxRuntimeError> {
         let library = env::var_os(LIBRARY_VARIABLE).map_or_else(|| LIBRARY.into(), PathBuf::from);
-        let environment = ort::init_from(library).map_err(unusable)?;
+        let environment = ort::init_from(library).map_err(not_loaded)?;
         // False where an earlier call has made it already.
         environment.commit();
         let mut present = Vec::new();
         for known in OrtProvider::ALL {
-            if is_present(known).map_err(unusable)? {
+            if is_present(known).map_err(|error| OnnxRuntimeError::Library(error.to_string()))? {
                 present.push(known);
             }
         }
@@ -82,8 +85,14 @@ impl Engine for OnnxRuntime {
     }
 }
 
-fn unusable(error: impl std::fmt::Display) -> OnnxRuntimeError {
-    OnnxRuntimeError::Library(error.to_string())
+fn not_loaded(error: LoadDynamicError) -> OnnxRuntimeError {
+    OnnxRuntimeError::Library(match &error {
+        // What the system's loader says, with the path.
+        LoadDynamicError::Dlopen { error: failed, .. } => {
+            failed.source().map_or_else(|| error.to_string(), ToString::to_string)
+        }
+        _ => error.to_string(),
+    })
 }
 
 fn session(onnx: &[u8], providers: &[OrtProvider]) -> Result<Session, String> {
