@@ -11,7 +11,7 @@ use std::thread;
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
-use isthmus_models::{Head, Picture};
+use isthmus_models::{Full, Head, Picture};
 use isthmus_proto::wire::{self, BundleRef, Hello, reply};
 use isthmus_proto::{
     Coded, Content, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, TraceContext,
@@ -94,8 +94,16 @@ impl Client {
         let sampled = config.traces.as_ref().map(|traces| traces.sampled);
         let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
         let link = Link::connect(dialer).await?;
-        let compute = Box::new(Bench::new(Arc::clone(&head)));
+        let compute = Box::new(Bench::new(Arc::clone(&head), None));
         Ok(Client { config, head, compute, controller, link, watch })
+    }
+
+    /// Lets the controller answer frames by the uncut network on the device; without it, such frames
+    /// are dropped as ones whose head failed.
+    #[must_use]
+    pub fn with_full(self, full: Arc<Full>) -> Client {
+        let compute = Box::new(Bench::new(Arc::clone(&self.head), Some(full)));
+        Client { compute, ..self }
     }
 
     /// Has `compute` stand for the head and the codecs, such as to charge another device's time.

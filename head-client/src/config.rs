@@ -16,7 +16,7 @@ use isthmus_proto::{ImageFormat, OperatingPoint};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::controller::{
-    Controller, Fixed, FixedImage, Greedy, ImageRun, Ladder, LadderError, Mpc, MpcConfig,
+    Arms, BundleLadderError, Controller, Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig, Run,
 };
 use crate::session::Pace;
 use crate::source::CameraSpec;
@@ -59,14 +59,16 @@ pub struct Options {
     /// or mpc (a plan by predicted transfer times) [default: fixed]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_CONTROLLER")]
     pub controller: Option<ControllerKind>,
-    /// What the fixed controller sends: split (the features of --point) or image (the picture,
-    /// compressed, for the server to run the uncut network on) [default: split]
-    #[arg(long, value_name = "NAME", env = "ISTHMUS_ARM")]
-    pub arm: Option<ArmKind>,
-    /// How --arm image compresses: jpeg or webp [default: webp]
+    /// Ways to answer: split (features to the server, or the head's exit), image (the picture,
+    /// compressed, for the server to run the uncut network on), local (the uncut network on this
+    /// device). The fixed controller takes one, the others choose among them, pictures as the bundle
+    /// recorded them [default: split for fixed, else split,image]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ARM")]
+    pub arm: Option<Vec<ArmKind>>,
+    /// How the fixed controller compresses: jpeg or webp [default: webp]
     #[arg(long, value_name = "FORMAT", env = "ISTHMUS_IMAGE_FORMAT")]
     pub image_format: Option<ImageFormat>,
-    /// The codec's quality for --arm image, 1 to 100 [default: 50]
+    /// The codec's quality for it, 1 to 100 [default: 50]
     #[arg(long, value_name = "Q", env = "ISTHMUS_IMAGE_QUALITY")]
     pub image_quality: Option<u8>,
     /// Longer side of the compressed picture (pixels), at most four times that of the network's
@@ -123,15 +125,16 @@ pub struct Options {
     pub format: Option<Format>,
 }
 
-/// What is sent to the server, by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+/// A way to answer a frame, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ArmKind {
-    /// A head's features.
-    #[default]
+    /// A head's features to the server, or its exit.
     Split,
-    /// The compressed picture.
+    /// The compressed picture to the server.
     Image,
+    /// The uncut network on the device.
+    Local,
 }
 
 /// A controller by name.
@@ -148,16 +151,17 @@ pub enum ControllerKind {
 }
 
 impl ControllerKind {
-    /// The controller for `bundle`: `point` is what `fixed` runs, the rest is for `mpc`.
+    /// The controller for `bundle`: `point` is what `fixed` runs, the rest is for those that choose.
     pub fn to_controller(
         self,
         bundle: &Bundle,
         point: OperatingPoint,
         config: MpcConfig,
-    ) -> Result<Box<dyn Controller>, LadderError> {
-        let ladder = || Ladder::of_bundle(bundle).map(Arc::new);
+        arms: Arms,
+    ) -> Result<Box<dyn Controller>, BundleLadderError> {
+        let ladder = || Ladder::of_bundle(bundle, arms).map(Arc::new);
         Ok(match self {
-            ControllerKind::Fixed => Box::new(Fixed(point)),
+            ControllerKind::Fixed => Box::new(Fixed::new(point)),
             ControllerKind::Greedy => Box::new(Greedy::new(ladder()?)),
             ControllerKind::Mpc => Box::new(Mpc::new(config, ladder()?)),
         })
@@ -265,15 +269,18 @@ pub enum ConfigError {
     /// No fingerprint.
     #[error("--server-fingerprint: {0}")]
     Fingerprint(#[from] FingerprintError),
-    /// The image arm under a controller that chooses among operating points.
-    #[error("--arm image needs --controller fixed: greedy and mpc choose among operating points")]
-    ImageIsFixed,
+    /// Nothing to choose for a controller that does not choose, or several things.
+    #[error("--controller fixed takes one --arm; greedy and mpc choose among several")]
+    OneArm,
+    /// Arms without the one whose exits stand by.
+    #[error("--arm has to name split for greedy and mpc: its exits stand by for the others")]
+    NoSplit,
     /// A collector for a program that cannot reach one.
     #[error("--otlp-endpoint needs a program that is built with the cargo feature `otel`")]
     WithoutOtel,
     /// No ladder for a controller that needs one.
     #[error("--controller: {0}")]
-    Ladder(#[from] LadderError),
+    Ladder(#[from] BundleLadderError),
     /// A number out of its range.
     #[error("{name} must be {range}, not {value}")]
     Range {
@@ -430,17 +437,39 @@ impl Options {
         point: OperatingPoint,
     ) -> Result<Box<dyn Controller>, ConfigError> {
         let kind = self.controller.unwrap_or_default();
-        match (self.arm.unwrap_or_default(), kind) {
-            (ArmKind::Split, kind) => {
-                Ok(kind.to_controller(bundle, point, self.to_mpc_config())?)
+        if kind != ControllerKind::Fixed {
+            let arms = self.arms();
+            if !arms.contains(&ArmKind::Split) {
+                return Err(ConfigError::NoSplit);
             }
-            (ArmKind::Image, ControllerKind::Fixed) => {
+            let (image, local) = (arms.contains(&ArmKind::Image), arms.contains(&ArmKind::Local));
+            let config = self.to_mpc_config();
+            return Ok(kind.to_controller(bundle, point, config, Arms { image, local })?);
+        }
+        let run = match self.arms() {
+            [ArmKind::Split] => point.into(),
+            [ArmKind::Image] => {
                 let image = self.to_image_spec(&bundle.manifest().input)?;
                 let exit = self.image_exit.unwrap_or(false).then_some((point.split, point.width));
-                Ok(Box::new(FixedImage(ImageRun { image, exit })))
+                Run::Image(ImageRun { image, exit })
             }
-            (ArmKind::Image, _) => Err(ConfigError::ImageIsFixed),
+            [ArmKind::Local] => Run::Local,
+            _ => return Err(ConfigError::OneArm),
+        };
+        Ok(Box::new(Fixed::new(run)))
+    }
+
+    fn arms(&self) -> &[ArmKind] {
+        match (&self.arm, self.controller.unwrap_or_default()) {
+            (Some(arms), _) => arms,
+            (None, ControllerKind::Fixed) => &[ArmKind::Split],
+            (None, _) => &[ArmKind::Split, ArmKind::Image],
         }
+    }
+
+    /// Whether the device has to have the uncut network.
+    pub fn runs_locally(&self) -> bool {
+        self.arms().contains(&ArmKind::Local)
     }
 
     /// How a picture is compressed for a network with `input`.
@@ -625,7 +654,7 @@ mod tests {
             assert!(spec(bad).is_err(), "{bad}");
         }
         assert!(toml::from_str::<Options>("image_format = 'png'").is_err());
-        assert!(toml::from_str::<Options>("arm = 'exit'").is_err());
+        assert!(toml::from_str::<Options>("arm = ['exit']").is_err());
     }
 
     #[test]

@@ -25,10 +25,10 @@ mod report;
 mod session;
 
 pub use controller::{
-    Calibration, Conformal, Controller, Fixed, FixedExit, FixedImage, Greedy, HeadDecision,
-    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinkEstimate, LinkView, Mpc,
-    MpcConfig, NetworkSample, NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending,
-    TransferTime, Work,
+    Arms, BundleLadderError, Calibration, Conformal, Controller, Fixed, Greedy, HeadDecision,
+    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinkEstimate, LinkView, Load,
+    Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout, Prediction, Run, SendDecision,
+    SendView, Sending, TransferTime,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;

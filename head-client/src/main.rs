@@ -12,7 +12,7 @@ use clap::Parser;
 use isthmus_head_client::cli::{Cli, Command, ProfileArgs, RunArgs};
 use isthmus_head_client::config::{Format, Options};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
-use isthmus_models::{Bundle, Head, Profile};
+use isthmus_models::{Bundle, Full, Head, Profile};
 use isthmus_telemetry::log;
 use serde::Serialize;
 use service::ServiceManager;
@@ -56,6 +56,8 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
     let controller = options.to_controller(&bundle, point).or_fail(2)?;
     let engine = options.to_engine().context("--engine").or_fail(8)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
+    let full = options.runs_locally().then(|| Full::load(Arc::clone(&bundle), &*engine));
+    let full = full.transpose().or_fail(3)?.map(Arc::new);
     let source = source::open(input, bundle.labels(), options.rate).or_fail(7)?;
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -67,6 +69,10 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
         let connected = Client::connect(client_config, head, controller).await;
         let client =
             connected.map_err(|error| Failure { code: code_of(&error), error: error.into() })?;
+        let client = match full {
+            Some(full) => client.with_full(full),
+            None => client,
+        };
         manager.ready();
         let mut printer = Printer::new(options.format.unwrap_or_default());
         printer.start();

@@ -8,7 +8,7 @@ use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 
 use crate::controller::{
     Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample, NetworkTimeout, Run,
-    SendView, Sending, Work,
+    SendDecision, SendView, Sending,
 };
 use crate::estimator::NetworkTime;
 use crate::outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
@@ -99,12 +99,12 @@ pub enum Input {
 /// What a head, or an image codec, gave.
 #[derive(Clone, Debug, Default)]
 pub struct HeadOutcome {
-    /// The exit's answer.
+    /// The exit's answer, or that of the uncut network where it was run here.
     pub exit: Option<Answer>,
     /// Bytes of the coded stream up to and with each layer; not decreasing. A compressed picture is
     /// one layer.
     pub layer_ends: Vec<usize>,
-    /// Time that preprocessing and the head took; zero if none was run.
+    /// Time that preprocessing and the head, or the uncut network, took; zero if none was run.
     pub head: Duration,
     /// Time that quantising and coding took, or compressing the picture.
     pub encode: Duration,
@@ -210,7 +210,7 @@ pub struct Counters {
 ///     in_flight: 2,
 ///     pace: Pace::Live,
 /// };
-/// let mut session = Session::new(config, Box::new(Fixed(point)));
+/// let mut session = Session::new(config, Box::new(Fixed::new(point)));
 /// let frame = FrameId(0);
 ///
 /// session.handle_input(Timestamp::ZERO, Input::Captured { frame });
@@ -252,6 +252,7 @@ struct Captured {
 
 struct Running {
     frame: FrameId,
+    started: Timestamp,
     /// `None` once the frame has ended: only the compute thread is still busy with it.
     captured: Option<Captured>,
     run: Run,
@@ -407,29 +408,35 @@ impl Session {
             }
             let time_left = self.answer_by(captured).saturating_since(now);
             let view = HeadView { time_left, link: self.view() };
-            let HeadDecision { work, reason } = self.controller.decide_head(now, &view);
-            let run = match work {
-                Work::Head(run) => Run::Head(run),
-                Work::Image(run) => Run::Image(run),
-                Work::Nothing => {
-                    self.drop_frame(now, captured, None, DropCause::Skipped);
-                    continue;
-                }
+            let HeadDecision { run, reason } = self.controller.decide_head(now, &view);
+            let Some(run) = run else {
+                self.drop_frame(now, captured, None, DropCause::Skipped);
+                continue;
             };
             let frame = captured.frame;
-            self.running = Some(Running { frame, captured: Some(captured), run, reason });
+            let (started, captured) = (now, Some(captured));
+            self.running = Some(Running { frame, started, captured, run, reason });
             self.outputs.push_back(Output::RunHead { frame, run });
         }
     }
 
     fn on_head_done(&mut self, now: Timestamp, frame: FrameId, outcome: HeadOutcome) {
+        if let Some(Running { started, run, .. }) =
+            self.running.as_ref().filter(|it| it.frame == frame)
+        {
+            self.controller.on_run(now, *run, now.saturating_since(*started));
+        }
         let Some((captured, run, reason)) = self.take_running(frame) else { return };
         let HeadOutcome { exit, layer_ends, head, encode } = outcome;
         let mut rest = now.saturating_since(captured.at);
-        let head = run.head().map(|_| take(&mut rest, head));
+        let network = run.head().is_some() || run == Run::Local;
+        let head = network.then(|| take(&mut rest, head));
         let encode = Some(take(&mut rest, encode));
         let timing = Timing { wait: rest, head, encode, ..Timing::default() };
         let coded = Coded { captured, run, exit, timing };
+        if run == Run::Local {
+            return self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
+        }
         let time_left = self.answer_by(captured).saturating_since(now);
         let Some(link) = self.link else {
             return self.answer_by_exit(now, coded, None, Reason::Fallback(Fallback::LinkDown));
@@ -446,33 +453,33 @@ impl Session {
         if let Some(fallback) = obstacle {
             return self.answer_by_exit(now, coded, None, Reason::Fallback(fallback));
         }
-        let (content, layers, reason) = match run {
-            Run::Image(run) => (Content::Image(run.image.format), 1, reason),
-            Run::Head(run) => {
-                let view = SendView {
-                    frame,
-                    run,
-                    exit_confidence: exit.map(|exit| exit.confidence),
-                    layer_ends: &layer_ends,
-                    time_left,
-                    link: self.view(),
-                };
-                let decision = self.controller.decide_send(now, &view);
-                let layers = match decision.sending {
-                    Sending::Exit => {
-                        let reason = Reason::Chosen(decision.reason);
-                        return self.answer_by_exit(now, coded, None, reason);
-                    }
-                    Sending::Probe(bytes) => {
-                        let reason = Reason::Chosen(decision.reason);
-                        self.answer_by_exit(now, coded, None, reason);
-                        return self.probe(now, captured, bytes.min(link.frame_bytes / 2));
-                    }
-                    // A controller that asks for layers which were not coded gets those that were.
-                    Sending::Layers(layers) => layers.clamp(1, run.layers),
-                };
-                (Content::Features(run.point(layers)), layers, decision.reason)
+        let view = SendView {
+            frame,
+            run,
+            exit_confidence: exit.map(|exit| exit.confidence),
+            layer_ends: &layer_ends,
+            time_left,
+            link: self.view(),
+        };
+        let SendDecision { sending, reason } = self.controller.decide_send(now, &view);
+        let asked = match sending {
+            Sending::Exit => {
+                return self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
             }
+            Sending::Probe(bytes) => {
+                self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
+                return self.probe(now, captured, bytes.min(link.frame_bytes / 2));
+            }
+            Sending::Layers(layers) => layers,
+        };
+        let (content, layers) = match run {
+            // A controller that asks for layers which were not coded gets those that were.
+            Run::Head(run) => {
+                let layers = asked.clamp(1, run.layers);
+                (Content::Features(run.point(layers)), layers)
+            }
+            Run::Image(run) => (Content::Image(run.image.format), 1),
+            Run::Local => return,
         };
         let last = usize::from(layers).min(layer_ends.len()).saturating_sub(1);
         let bytes = layer_ends.get(last).copied().unwrap_or(0);
@@ -624,7 +631,10 @@ impl Session {
             *self.counters.fallbacks.entry(fallback).or_default() += 1;
         }
         let verdict = match coded.exit {
-            Some(answer) => Verdict::Answered { arm: Arm::Exit, answer, reason },
+            Some(answer) => {
+                let arm = if coded.run == Run::Local { Arm::Local } else { Arm::Exit };
+                Verdict::Answered { arm, answer, reason }
+            }
             None => Verdict::Dropped(DropCause::NoExit),
         };
         let (run, timing) = (Some(coded.run), coded.timing);

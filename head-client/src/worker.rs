@@ -1,4 +1,5 @@
-//! The compute thread: picture → features → bytes, or picture → compressed picture.
+//! The compute thread: picture → features → bytes, picture → compressed picture, or picture →
+//! answer.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isthmus_models::{Bundle, Head, HeadOutput, ImageEncoder, Picture, Preprocessor, top_k};
+use isthmus_models::{Bundle, Full, Head, HeadOutput, ImageEncoder, Picture, Preprocessor, top_k};
 use isthmus_proto::{Coded, FrameId};
 use tokio::sync::mpsc as tokio_mpsc;
 
@@ -27,11 +28,11 @@ pub(crate) struct Done {
 /// What the compute thread made of a picture.
 #[derive(Clone, Debug)]
 pub struct Computed {
-    /// The exit's answer, where a head ran that has one.
+    /// The exit's answer, where a head ran that has one, or the uncut network's where that ran.
     pub exit: Option<Answer>,
-    /// The layers; a compressed picture is one.
+    /// The layers; a compressed picture is one, and what the uncut network makes has none.
     pub coded: Coded,
-    /// Time that preprocessing and the head took.
+    /// Time that preprocessing and the head, or the uncut network, took.
     pub head: Duration,
     /// Time that quantising and coding took, or compressing the picture.
     pub encode: Duration,
@@ -80,6 +81,7 @@ impl Worker {
 pub(crate) struct Bench {
     bundle: Arc<Bundle>,
     head: Arc<Head>,
+    full: Option<Arc<Full>>,
     preprocessor: Preprocessor,
     input: Vec<f32>,
 }
@@ -96,24 +98,27 @@ impl Compute for Bench {
 }
 
 impl Bench {
-    pub(crate) fn new(head: Arc<Head>) -> Self {
+    /// Without `full`, the uncut network cannot be run.
+    pub(crate) fn new(head: Arc<Head>, full: Option<Arc<Full>>) -> Self {
         let bundle = Arc::clone(head.bundle());
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
-        Bench { bundle, head, preprocessor, input: Vec::new() }
+        Bench { bundle, head, full, preprocessor, input: Vec::new() }
     }
 
     fn work(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
         let start = Instant::now();
         let output = run.head().map(|head| self.run_head(picture, head)).transpose()?;
+        let local = (run == Run::Local).then(|| self.run_full(picture)).transpose()?;
         let ran = Instant::now();
         let coded = match (run, &output) {
             (Run::Head(run), Some(output)) => self.encode(run, &output.latents)?,
             (Run::Head(_), None) => return Err("a head gave nothing".into()),
             (Run::Image(run), _) => self.compress(run, picture)?,
+            (Run::Local, _) => Coded::default(),
         };
         let (head, encode) = (ran - start, ran.elapsed());
-        let exit = output.and_then(|output| output.exit);
-        let exit = exit.and_then(|logits| top_k(&logits, 1).first().copied());
+        let logits = local.or(output.and_then(|output| output.exit));
+        let exit = logits.and_then(|logits| top_k(&logits, 1).first().copied());
         let exit = exit
             .filter(|(_, confidence)| confidence.is_finite())
             .map(|(class, confidence)| Answer { class, confidence });
@@ -127,6 +132,13 @@ impl Bench {
     ) -> Result<HeadOutput, String> {
         self.preprocessor.run(picture, &mut self.input);
         self.head.run(split, width, &self.input).map_err(|error| error.to_string())
+    }
+
+    fn run_full(&mut self, picture: &Picture) -> Result<Vec<f32>, String> {
+        let full = self.full.as_ref().ok_or("the uncut network was not loaded")?;
+        self.preprocessor.run(picture, &mut self.input);
+        let logits = full.run(&[&self.input]).map_err(|error| error.to_string())?;
+        logits.into_iter().next().ok_or_else(|| "the uncut network gave nothing".into())
     }
 
     fn encode(&self, run: HeadRun, latents: &[f32]) -> Result<Coded, String> {

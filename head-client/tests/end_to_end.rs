@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::source::{NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
-use isthmus_head_client::{Client, ConnectError, FixedImage, FrameReport, ImageRun, Pace, Summary};
+use isthmus_head_client::{Client, ConnectError, Fixed, FrameReport, ImageRun, Pace, Run, Summary};
 use isthmus_models::ImageSpec;
 use isthmus_proto::ImageFormat;
 use isthmus_proto::wire::Detail;
@@ -76,9 +76,9 @@ async fn every_frame_is_answered_by_the_server_over_both_transports() {
 }
 
 /// Sends pictures of 8 pixels a side; the head's exit stands by if it is to.
-fn pictures_as(format: ImageFormat, exit: bool) -> Box<FixedImage> {
+fn pictures_as(format: ImageFormat, exit: bool) -> Box<Fixed> {
     let image = ImageSpec { format, side: 8, quality: 80 };
-    Box::new(FixedImage(ImageRun { image, exit: exit.then_some((0, 0)) }))
+    Box::new(Fixed::new(Run::Image(ImageRun { image, exit: exit.then_some((0, 0)) })))
 }
 
 #[tokio::test]
@@ -117,6 +117,27 @@ async fn compressed_pictures_are_answered_by_the_uncut_network_over_both_transpo
     assert_eq!(summary.answered.get("split"), Some(&4));
     let counters = server.shutdown().await;
     assert_eq!((counters.arrived, counters.answered), (52, 52));
+}
+
+#[tokio::test]
+async fn the_uncut_network_answers_on_the_device_where_it_was_loaded() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    for loaded in [true, false] {
+        let config = tiny::config(&server, Transport::Quic);
+        let controller = Box::new(Fixed::new(Run::Local));
+        let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
+        let client = if loaded { client.with_full(tiny::full(&bundle)) } else { client };
+        let (reports, summary) = run(client, tiny::pictures(8)).await;
+        for report in &reports {
+            let expected = if loaded { (Some("local"), "fixed") } else { (None, "head failed") };
+            assert_eq!((report.arm, report.reason.as_str()), expected, "{report:?}");
+            assert_eq!((report.bytes, report.label.is_some()), (None, loaded));
+        }
+        assert_eq!(summary.accuracy, loaded.then_some(1.0));
+    }
+    let counters = server.shutdown().await;
+    assert_eq!(counters.arrived, 0);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -204,6 +204,36 @@ impl Bundle {
         Ok(bytes)
     }
 
+    /// Writes `bytes` in the place of one of its files, and the manifest that fixes them, with another
+    /// `version`: it is another bundle then, with a digest of its own. Gives it opened.
+    pub fn replace(&self, file: &str, bytes: &[u8], version: &str) -> Result<Bundle, BundleError> {
+        let path = self.dir.join(file);
+        let mut manifest = self.manifest.clone();
+        let Some(spec) = manifest.files.get_mut(file) else {
+            return Err(BundleError::Unlisted { file: path });
+        };
+        let sha256 = BundleDigest(Sha256::digest(bytes).into()).to_string();
+        *spec = FileSpec { bytes: bytes.len() as u64, sha256 };
+        version.clone_into(&mut manifest.version);
+        let manifest_path = self.dir.join(MANIFEST);
+        let text = toml::to_string(&manifest)
+            .map_err(|error| ManifestError::Syntax(error.to_string()))
+            .and_then(|text| Manifest::parse(&text).map(|_| text))
+            .map_err(|source| BundleError::Manifest { file: manifest_path.clone(), source })?;
+        // Both are whole before either takes its place.
+        let placed = [(path, bytes), (manifest_path, text.as_bytes())].map(|(file, bytes)| {
+            let mut partial = file.clone().into_os_string();
+            partial.push(".partial");
+            let written = fs::write(&partial, bytes).map(|()| partial);
+            (written, file)
+        });
+        for (partial, file) in placed {
+            let moved = partial.and_then(|partial| fs::rename(partial, &file));
+            moved.map_err(|source| BundleError::Io { file, source })?;
+        }
+        Bundle::open(&self.dir)
+    }
+
     /// Its files of reference values; [`read`](Bundle::read) each and
     /// [parse](crate::Golden::parse) it.
     pub fn golden_files(&self) -> impl Iterator<Item = &str> {
@@ -234,6 +264,14 @@ impl Bundle {
         let layer = find("channel count", channels.to_string(), names(&split.channels, |c| c))?;
         find("bit depth", bits.to_string(), names(quantisers, |q| &q.bits))?;
         Ok(OperatingPoint { split: at_split, width: at_width, layers: layer + 1, bits: bits as u8 })
+    }
+
+    /// Positions of a split and of a width within it, by their names.
+    pub fn find_head(&self, split: &str, width: &str) -> Option<(u8, u8)> {
+        let at_split = self.manifest.splits.iter().position(|it| it.name == split)?;
+        let widths = &self.manifest.splits[at_split].widths;
+        let at_width = widths.iter().position(|it| it.name == width)?;
+        Some((at_split as u8, at_width as u8))
     }
 
     /// A point in the bundle's words; a part that the bundle does not have is shown as `?` or 0.

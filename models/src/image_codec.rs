@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::Cursor;
+use std::str::FromStr;
 
 use image::ImageReader;
 use isthmus_proto::ImageFormat;
@@ -45,6 +46,30 @@ impl fmt::Display for ImageSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ImageSpec { format, side, quality } = self;
         write!(f, "{}/{side}/q{quality}", format.name())
+    }
+}
+
+/// A text that says no way to compress a picture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a compressed picture is named by format, longer side and quality (1 to 100), as \
+     webp/160/q35, not {0:?}"
+)]
+pub struct ImageSpecError(String);
+
+impl FromStr for ImageSpec {
+    type Err = ImageSpecError;
+
+    fn from_str(text: &str) -> Result<Self, ImageSpecError> {
+        let parse = || {
+            let mut parts = text.split('/');
+            let format = parts.next()?.parse().ok()?;
+            let side = parts.next()?.parse().ok().filter(|&side| side > 0)?;
+            let quality = parts.next()?.strip_prefix('q')?.parse().ok();
+            let quality = quality.filter(|quality| (1..=100).contains(quality))?;
+            parts.next().is_none().then_some(ImageSpec { format, side, quality })
+        };
+        parse().ok_or_else(|| ImageSpecError(text.to_owned()))
     }
 }
 
@@ -200,6 +225,10 @@ mod tests {
         assert_eq!(spec.size(&input(180, 320)), (56, 100));
         assert_eq!(ImageSpec { side: 1, ..spec }.size(&input(4096, 1)), (1, 1));
         assert_eq!(spec.to_string(), "jpeg/100/q50");
+        assert_eq!("jpeg/100/q50".parse(), Ok(spec));
+        for bad in ["jpeg/100", "gif/100/q50", "jpeg/0/q50", "jpeg/100/q0", "jpeg/100/q50/x"] {
+            assert_eq!(bad.parse::<ImageSpec>(), Err(ImageSpecError(bad.into())));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::manifest::{
     SplitSpec, WidthSpec, check_name,
 };
 use crate::network::Network;
+use crate::outcomes::OUTCOMES;
 use crate::photo::Photo;
 use crate::picture::PictureError;
 use crate::prepared::{LoadError, RunError};
@@ -238,7 +239,7 @@ impl Import {
         folder.put("goldens/000.safetensors".into(), &golden)?;
         let measured = network.measure(&self.measuring, log)?;
         if let Some(Measured { outcomes, accuracy, points, .. }) = &measured {
-            folder.put("outcomes.csv.zst".into(), outcomes)?;
+            folder.put(OUTCOMES.into(), outcomes)?;
             manifest.full.accuracy = *accuracy;
             manifest.points.clone_from(points);
         }
@@ -380,7 +381,7 @@ struct Measured {
     /// Of the uncut network.
     accuracy: f64,
     points: Vec<PointSpec>,
-    /// `outcomes.csv.zst`.
+    /// The bundle's file of outcomes.
     outcomes: Vec<u8>,
 }
 
@@ -459,8 +460,8 @@ impl Network {
             }
         };
         let outcomes = zstd::encode_all(rows.as_bytes(), 19);
-        let outcomes = outcomes
-            .map_err(|source| ImportError::Io { file: "outcomes.csv.zst".into(), source })?;
+        let outcomes =
+            outcomes.map_err(|source| ImportError::Io { file: OUTCOMES.into(), source })?;
         let points = tallies.into_iter().map(spec).collect();
         Ok(Some(Measured { frames, accuracy: share(full), points, outcomes }))
     }

@@ -54,7 +54,7 @@ pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
 #[cfg(feature = "image-encoders")]
 pub use image_codec::{ImageEncodeError, ImageEncoder};
-pub use image_codec::{ImageSpec, MAX_IMAGE_SCALE, decode_image, max_image_pixels};
+pub use image_codec::{ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, decode_image, max_image_pixels};
 #[cfg(feature = "shell")]
 pub use import::{Import, ImportError};
 pub use manifest::{
@@ -63,7 +63,7 @@ pub use manifest::{
 };
 #[cfg(feature = "ort")]
 pub use onnxruntime::{OnnxRuntime, OnnxRuntimeError};
-pub use outcomes::{Outcome, Outcomes, OutcomesError, PointOutcomes, RecordedPoint};
+pub use outcomes::{OUTCOMES, Outcome, Outcomes, OutcomesError, PointOutcomes, RecordedPoint};
 pub use photo::{MAX_PICTURE_BYTES, Photo, PhotoError, find_photos};
 pub use picture::{MAX_PIXELS, Picture, PictureError};
 pub use prepared::{LoadError, RunError};

@@ -1,13 +1,17 @@
 //! What every operating point made of every validation frame.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::Read;
 use std::str::FromStr;
 
 use crate::bundle::PointName;
+use crate::image_codec::ImageSpec;
 
 /// The bundle's file of outcomes.
+pub const OUTCOMES: &str = "outcomes.csv.zst";
+
+/// First line of a record.
 const HEAD: &str = "frame,label,point,bytes,right,confidence";
 
 /// Most bytes of text that are unpacked: a small file must not fill the memory.
@@ -32,6 +36,9 @@ pub enum OutcomesError {
     Incomplete(String),
 }
 
+/// Level at which a record is packed: it is written once and kept in every clone.
+const LEVEL: i32 = 19;
+
 /// What a row of a record is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordedPoint {
@@ -44,7 +51,9 @@ pub enum RecordedPoint {
         /// The width's name.
         width: String,
     },
-    /// The whole network.
+    /// A picture compressed in this way, and the uncut network.
+    Image(ImageSpec),
+    /// The uncut network on the picture as it is.
     Full,
 }
 
@@ -169,6 +178,46 @@ impl Outcomes {
         }
     }
 
+    /// Records what `point` made of every frame, in place of what was recorded of it before.
+    pub fn record(
+        &mut self,
+        point: RecordedPoint,
+        frames: Vec<Outcome>,
+    ) -> Result<(), OutcomesError> {
+        if frames.len() != self.labels.len() {
+            let (some, all) = (frames.len(), self.labels.len());
+            let problem = format!("{point} has {some} of {all} frames");
+            return Err(OutcomesError::Incomplete(problem));
+        }
+        let at = self.points.binary_search_by(|known| known.point.cmp(&point));
+        let outcomes = PointOutcomes { point, frames };
+        match at {
+            Ok(at) => self.points[at] = outcomes,
+            Err(at) => self.points.insert(at, outcomes),
+        }
+        Ok(())
+    }
+
+    /// Forgets the points for which `keep` is false.
+    pub fn retain(&mut self, keep: impl Fn(&RecordedPoint) -> bool) {
+        self.points.retain(|outcomes| keep(&outcomes.point));
+    }
+
+    /// The record as [`unpack`](Outcomes::unpack) reads it, confidences to four digits. Equal records
+    /// give equal bytes.
+    pub fn pack(&self) -> std::io::Result<Vec<u8>> {
+        let mut text = format!("{HEAD}\n");
+        for PointOutcomes { point, frames } in &self.points {
+            for (frame, (outcome, label)) in frames.iter().zip(&self.labels).enumerate() {
+                let Outcome { bytes, right, confidence } = outcome;
+                let right = u8::from(*right);
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{frame},{label},{point},{bytes},{right},{confidence:.4}");
+            }
+        }
+        zstd::encode_all(text.as_bytes(), LEVEL)
+    }
+
     /// Frames.
     pub fn frames(&self) -> usize {
         self.labels.len()
@@ -198,6 +247,7 @@ impl fmt::Display for RecordedPoint {
         match self {
             RecordedPoint::Split(point) => point.fmt(f),
             RecordedPoint::Exit { split, width } => write!(f, "{split}/{width}/exit"),
+            RecordedPoint::Image(image) => write!(f, "image/{image}"),
             RecordedPoint::Full => f.write_str("full"),
         }
     }
@@ -207,6 +257,10 @@ impl FromStr for RecordedPoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(image) = text.strip_prefix("image/") {
+            let image = image.parse::<ImageSpec>().map_err(|error| error.to_string())?;
+            return Ok(RecordedPoint::Image(image));
+        }
         let number = |part: &str, letter| part.strip_prefix(letter)?.parse::<u16>().ok();
         let parts: Vec<&str> = text.split('/').collect();
         let point = match parts.as_slice() {
@@ -226,7 +280,10 @@ impl FromStr for RecordedPoint {
             _ => None,
         };
         point.ok_or_else(|| {
-            format!("expected a point like s16/w100/c16/b6, s16/w100/exit or full, found {text:?}")
+            format!(
+                "expected a point like s16/w100/c16/b6, s16/w100/exit, image/webp/160/q35 or full, \
+                 found {text:?}"
+            )
         })
     }
 }
@@ -244,15 +301,33 @@ mod tests {
         let text = format!(
             "{HEAD}\n0,1,full,0,1,0.5\n0,1,s8/w25/c4/b3,99,0,0.25\n1,2,s8/w25/c4/b3,80,1,1\n1,2,full,0,1,0\n"
         );
-        let packed = zstd::encode_all(text.as_bytes(), 3).expect("memory takes everything");
+        let written = Outcomes::parse(&text).expect("well formed");
+        let packed = written.pack().expect("memory takes everything");
         let outcomes = Outcomes::unpack(&packed).expect("well formed");
-        assert_eq!(outcomes, Outcomes::parse(&text).expect("well formed"));
+        assert_eq!(outcomes, written);
         assert_eq!(outcomes.labels(), [1, 2]);
         let names: Vec<String> = outcomes.points().iter().map(|it| it.point.to_string()).collect();
         assert_eq!(names, ["s8/w25/c4/b3", "full"]);
         assert_eq!(outcomes.points()[0].accuracy(), 0.5);
         assert!(Outcomes::unpack(&packed[..packed.len() / 2]).is_err());
         assert!(Outcomes::unpack(b"frame,label").is_err());
+    }
+
+    #[test]
+    fn a_point_is_recorded_for_every_frame_and_in_its_place() {
+        let mut outcomes = parse("0,1,s/w/c4/b3,9,1,1\n0,1,full,0,1,1\n").expect("well formed");
+        let point: RecordedPoint = "image/webp/160/q35".parse().expect("a picture");
+        let outcome = Outcome { bytes: 700, right: false, confidence: 0.5 };
+        assert!(outcomes.record(point.clone(), vec![outcome; 2]).is_err());
+        for bytes in [600, 700] {
+            let outcome = Outcome { bytes, ..outcome };
+            outcomes.record(point.clone(), vec![outcome]).expect("one frame");
+        }
+        let names: Vec<String> = outcomes.points().iter().map(|it| it.point.to_string()).collect();
+        assert_eq!(names, ["s/w/c4/b3", "image/webp/160/q35", "full"]);
+        assert_eq!(outcomes.points()[1].frames, [outcome]);
+        outcomes.retain(|point| !matches!(point, RecordedPoint::Image(_)));
+        assert_eq!(outcomes.points().len(), 2);
     }
 
     #[test]
@@ -264,6 +339,7 @@ mod tests {
             ("0,-1,full,0,1,1\n", "line 2: label"),
             ("0,1,half,0,1,1\n", "line 2: expected a point like"),
             ("0,1,s/w/c4/b999,0,1,1\n", "line 2: expected a point like"),
+            ("0,1,image/gif/9/q5,9,1,1\n", "line 2: a compressed picture is named by"),
             ("0,1,full,1.5,1,1\n", "line 2: bytes"),
             ("0,1,full,0,2,1\n", "line 2: right"),
             ("0,1,full,0,1,nan\n", "line 2: confidence: expected 0 to 1, found \"nan\""),

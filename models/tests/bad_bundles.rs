@@ -280,6 +280,21 @@ fn values_that_cannot_be_meant_are_named() {
 }
 
 #[test]
+fn a_replaced_file_makes_another_bundle_of_the_same_network() {
+    let dir = Maker::new().write();
+    let before = Bundle::open(dir.path()).expect("good");
+    let after = before.replace("onnx/full.onnx", b"another", "0.1.1").expect("listed");
+    assert_ne!(after.digest(), before.digest());
+    assert_eq!(after.manifest().version, "0.1.1");
+    assert_eq!(after.read("onnx/full.onnx").expect("listed"), b"another");
+    assert_eq!(after.points(), before.points());
+    let files = fs::read_dir(dir.path().join("onnx")).expect("the folder").count();
+    assert_eq!(files, 4, "nothing is left beside it");
+    let error = after.replace("onnx/none.onnx", b"", "0.1.2").expect_err("unlisted").to_string();
+    assert_says(&error, &["onnx/none.onnx", "not listed under [files]"]);
+}
+
+#[test]
 fn tables_that_are_no_distribution_are_named() {
     for (frequencies, problem) in [
         ([32768, 32769, 32768, 32768], "channel 0: frequencies sum to 65537"),

@@ -138,11 +138,11 @@ impl Compute for HeadOnPaper {
     fn compute(&mut self, frame: FrameId, _: &Picture, run: Run) -> Result<Computed, ComputeError> {
         let started = Instant::now();
         let Run::Head(run) = run else {
-            return Err(ComputeError("a record holds no compressed pictures".into()));
+            return Err(ComputeError("a charged device runs heads and nothing else".into()));
         };
         let WorldConfig { seed, ref device, .. } = self.config;
         let luck = luck(seed, 0, frame.0);
-        let (head, encode) = device.times(Timestamp::ZERO, (run.split, run.width), luck);
+        let (head, encode) = device.times(Timestamp::ZERO, Run::Head(run).load(), luck);
         let picture = picture(seed, 0, frame.0, self.record.played());
         let exit = self.record.exit(run.split, run.width, picture);
         let class = |right: bool| self.record.label(picture) + usize::from(!right);

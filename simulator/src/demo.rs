@@ -15,7 +15,7 @@ use isthmus_head_client::config::{ClientConfig, ControllerKind, ServerUrl, Trans
 use isthmus_head_client::source::{self, BoxedSource, NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{
-    Client, Controller, FixedImage, FrameReport, ImageRun, MpcConfig, Pace, Summary,
+    Arms, Client, Controller, Fixed, FrameReport, ImageRun, MpcConfig, Pace, Run, Summary,
 };
 use isthmus_models::{Bundle, Head, ImageSpec, Picture, Tract};
 use isthmus_proto::wire::Detail;
@@ -29,6 +29,9 @@ use crate::link::{AtEnd, LinkConfig, Outage, Playback, Rate};
 use crate::profile::{PathConfig, Rebindings};
 use crate::relay::{Counters, Forward, Relay, RelayConfig};
 use crate::trace::Trace;
+
+/// What the controller that adapts may choose beside the split network.
+const ARMS: Arms = Arms { image: true, local: false };
 
 /// Quality of the pictures that are uploaded: right about as often as the uncut network.
 const JPEG_QUALITY: u8 = 75;
@@ -184,15 +187,15 @@ fn contestants(
     };
     let mut contestants = Vec::new();
     if config.controller != ControllerKind::Fixed {
-        let controller = config.controller.to_controller(bundle, point, mpc);
+        let controller = config.controller.to_controller(bundle, point, mpc, ARMS);
         contestants.push((name, controller.context("--controller")?));
     }
-    let fixed = ControllerKind::Fixed.to_controller(bundle, point, mpc)?;
+    let fixed = ControllerKind::Fixed.to_controller(bundle, point, mpc, ARMS)?;
     contestants.push((format!("fixed {}", bundle.describe_point(point)), fixed));
     let input = &bundle.manifest().input;
     let side = input.width.max(input.height);
     let image = ImageSpec { format: ImageFormat::Jpeg, side, quality: JPEG_QUALITY };
-    let upload = FixedImage(ImageRun { image, exit: None });
+    let upload = Fixed::new(Run::Image(ImageRun { image, exit: None }));
     contestants.push((format!("upload {image}"), Box::new(upload)));
     Ok(contestants)
 }

@@ -19,6 +19,7 @@ pub mod figures;
 pub mod link;
 pub mod plot;
 pub mod profile;
+pub mod recorder;
 pub mod relay;
 pub mod report;
 pub mod results;

@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use isthmus_head_client::config::ControllerKind;
 use isthmus_head_client::text;
-use isthmus_models::{Bundle, Tract};
+use isthmus_models::{Bundle, ImageSpec, Tract};
 use isthmus_proto::Bitrate;
 use isthmus_simulator::camera::{
     Camera, CameraConfig, LabelledFrame, Stream, StreamFormat, dataset,
@@ -26,6 +26,7 @@ use isthmus_simulator::camera::{
 use isthmus_simulator::demo::{self, DemoConfig, DemoRun};
 use isthmus_simulator::figures::rate_accuracy::{self, RateAccuracyArgs};
 use isthmus_simulator::figures::{self, Lab};
+use isthmus_simulator::recorder;
 use isthmus_simulator::report;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -52,6 +53,9 @@ enum Command {
     /// Measure accuracy against bytes on pictures sorted by class: operating points through the real
     /// codec, JPEG and WebP through the same uncut network.
     RateAccuracy(RateAccuracyArgs),
+    /// Add compressed pictures to a bundle's record of outcomes: what JPEG and WebP make of the recorded
+    /// frames, through the uncut network.
+    RecordOutcomes(RecordArgs),
     /// Play a scenario in virtual time: devices, link and server, each controller against the oracle.
     Run(commands::RunArgs),
     /// Play scenarios in virtual time on all cores, and leave a file of results for each controller and
@@ -109,6 +113,23 @@ struct DemoArgs {
 }
 
 #[derive(Args)]
+struct RecordArgs {
+    /// Name of a bundle in models/bundles, or a bundle's folder; its record and manifest are replaced.
+    #[arg(long, value_name = "NAME|DIR")]
+    bundle: PathBuf,
+    /// Folder of pictures by class, among which are those that were recorded.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// How to compress them, such as webp/160/q35; may be given several times [default: what lies on
+    /// each codec's hull of accuracy over size]
+    #[arg(long = "image", value_name = "FORMAT/SIDE/qQUALITY")]
+    ways: Vec<ImageSpec>,
+    /// The bundle's new version: client and server need the same one.
+    #[arg(long, value_name = "VERSION")]
+    new_version: String,
+}
+
+#[derive(Args)]
 struct CameraArgs {
     /// New or empty folder to write to.
     #[arg(long, value_name = "DIR", required_unless_present = "stream")]
@@ -149,6 +170,7 @@ fn main() -> ExitCode {
         Command::Figures(options) => figures(&options),
         Command::CodecComparison(subject) => codec_comparison(&subject),
         Command::RateAccuracy(args) => rate_accuracy(&args),
+        Command::RecordOutcomes(args) => record_outcomes(&args),
         Command::Run(args) => commands::run(&args),
         Command::Sweep(args) => commands::sweep(&args),
         Command::Report(args) => commands::report(&args),
@@ -290,6 +312,14 @@ fn rate_accuracy(args: &RateAccuracyArgs) -> anyhow::Result<()> {
         figures::Format::Text => print!("{}", measured.text()),
         figures::Format::Json => println!("{}", serde_json::to_string(&measured)?),
     }
+    Ok(())
+}
+
+fn record_outcomes(args: &RecordArgs) -> anyhow::Result<()> {
+    let bundle = Arc::new(Bundle::open(&find_bundle(&args.bundle)?)?);
+    let (images, version) = (&args.images, &args.new_version);
+    let ways = recorder::record_images(&bundle, &Tract, images, &args.ways, version)?;
+    print!("{}", recorder::table(&ways));
     Ok(())
 }
 

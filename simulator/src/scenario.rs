@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_head_client::{Controller, Fixed, FixedExit, Greedy, HeadRun, Mpc, MpcConfig};
-use isthmus_models::{Bundle, BundleError, Outcomes, OutcomesError};
-use isthmus_proto::{OperatingPoint, Timestamp};
+use isthmus_head_client::{Controller, Fixed, Greedy, ImageRun, Mpc, MpcConfig, Run};
+use isthmus_models::{
+    Bundle, BundleError, ImageSpec, InputSpec, OUTCOMES, Outcomes, OutcomesError,
+};
+use isthmus_proto::Timestamp;
 use isthmus_tail_server::batcher::BatcherConfig;
 use serde::{Deserialize, Serialize};
 
@@ -16,15 +18,12 @@ use crate::profile::{LinkSpec, PathSpec, ProfileError, RebindingSpec};
 use crate::results::digest;
 use crate::world::oracle::{self, Knowledge, Plan};
 use crate::world::{
-    self, Device, DeviceError, DeviceSpec, Observer, Record, RecordError, RunResult, ServerConfig,
-    TransportKind, WorldConfig,
+    self, Device, DeviceError, DeviceSpec, Macs, Observer, Record, RecordError, RunResult,
+    ServerConfig, TransportKind, WorldConfig,
 };
 
 /// The name of the oracle among the controllers.
 pub const ORACLE: &str = "oracle";
-
-/// The bundle's file of outcomes.
-pub(crate) const OUTCOMES: &str = "outcomes.csv.zst";
 
 /// Why a scenario cannot be run. Every message names the file or the key.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +163,12 @@ pub struct ServerSpec {
     pub tail_ms: f64,
     /// What each frame of a batch adds (ms).
     pub tail_per_frame_ms: f64,
+    /// Decompressing a picture and preparing it (ms).
+    pub decompress_ms: f64,
+    /// A run of the uncut network on pictures, whatever its batch (ms).
+    pub full_ms: f64,
+    /// What each picture of a batch adds (ms).
+    pub full_per_frame_ms: f64,
 }
 
 impl Default for ServerSpec {
@@ -176,6 +181,9 @@ impl Default for ServerSpec {
             decode_ms: 0.3,
             tail_ms: 3.0,
             tail_per_frame_ms: 4.0,
+            decompress_ms: 1.0,
+            full_ms: 3.0,
+            full_per_frame_ms: 8.0,
         }
     }
 }
@@ -184,10 +192,14 @@ impl Default for ServerSpec {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ControllerSpec {
-    /// Always the same operating point.
+    /// Always the same.
     Fixed {
-        /// Its name; without one, every rung of the ladder by itself.
+        /// An operating point such as `s16/w100/c16/b6`, a compressed picture such as
+        /// `image/webp/160/q35`, or `local`, the uncut network on the device; without one, every rung
+        /// of the ladder and every exit of its heads, each by itself.
         point: Option<String>,
+        /// The head, such as `s16/w25`, whose exit stands by while a picture is sent.
+        exit: Option<String>,
     },
     /// The most accurate that fits the smoothed throughput.
     Greedy {},
@@ -231,6 +243,8 @@ pub struct Prepared {
     /// SHA-256 of the record's file.
     record_digest: String,
     contestants: Vec<Contestant>,
+    /// What the contestants may run, and the oracle.
+    runs: Vec<Run>,
 }
 
 /// A controller that is compared.
@@ -242,8 +256,7 @@ pub struct Contestant {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    Fixed(OperatingPoint),
-    FixedExit(HeadRun),
+    Fixed(Fixed),
     Greedy,
     Mpc(MpcConfig),
 }
@@ -331,23 +344,30 @@ impl Scenario {
             slowdowns.push((Timestamp::from_micros((from_s * 1e6) as u64), *factor));
         }
         slowdowns.sort_by_key(|(from, _)| *from);
-        let ServerSpec { workers, decode_ms, tail_ms, tail_per_frame_ms, .. } = self.server;
-        within("server.workers", workers as f64, 1.0, 65_536.0)?;
-        within("server.decode_ms", decode_ms, 0.0, 1e6)?;
-        within("server.tail_ms", tail_ms, 0.0, 1e6)?;
-        within("server.tail_per_frame_ms", tail_per_frame_ms, 0.0, 1e6)?;
+        within("server.workers", self.server.workers as f64, 1.0, 65_536.0)?;
+        for (name, time) in self.server.times() {
+            within(&format!("server.{name}"), time, 0.0, 1e6)?;
+        }
 
-        let (record, record_digest, macs) = self.read_record(&folder, &bad)?;
         let device = if self.device.ends_with(".toml") {
             folder.join(&self.device).to_string_lossy().into_owned()
         } else {
             self.device.clone()
         };
+        let device = DeviceSpec::find(&device).map_err(ScenarioError::Device)?;
+        let (record, record_digest, Sizes { macs, input }) =
+            self.read_record(&folder, &device, &bad)?;
         let head =
-            |(at, name): (&(u8, u8), &String)| (*at, (name.clone(), macs.get(name).copied()));
+            |(at, name): (&(u8, u8), &String)| (*at, (name.clone(), macs.heads.get(name).copied()));
         let heads = record.heads().iter().map(head).collect();
-        let device = DeviceSpec::find(&device)
-            .and_then(|spec| spec.to_device(&heads, slowdowns))
+        let pixels = |image: ImageSpec| {
+            let size = input.as_ref().map(|input| image.size(input));
+            let (width, height) = size.unwrap_or((image.side, image.side));
+            (image, u64::from(width) * u64::from(height))
+        };
+        let pixels = record.images().map(pixels).collect();
+        let device = device
+            .to_device(&heads, macs.full, &pixels, slowdowns)
             .map_err(ScenarioError::Device)?;
         let link = if self.link.ends_with(".toml") {
             folder.join(&self.link).to_string_lossy().into_owned()
@@ -366,6 +386,9 @@ impl Scenario {
             path.rebindings = rebindings.clone();
         }
         let mut contestants: Vec<Contestant> = Vec::new();
+        let ladder: Vec<Run> = record.ladder().rungs().iter().map(|rung| rung.run).collect();
+        let planned = record.ladder().planned().iter().map(|&rung| ladder[rung]);
+        let mut runs = ladder.clone();
         let mut add = |name: String, kind: Kind| {
             let alike = contestants.iter().filter(|other| other.name.starts_with(&name)).count();
             let name = if alike == 0 { name } else { format!("{name} ({})", alike + 1) };
@@ -374,22 +397,42 @@ impl Scenario {
         for (at, spec) in self.controllers.iter().enumerate() {
             let key = format!("controllers[{at}]");
             match spec {
-                ControllerSpec::Fixed { point: None } => {
-                    let points = record.ladder().rungs().iter().map(|rung| rung.point);
-                    let name = |point| format!("fixed {}", record.name(point));
-                    points.for_each(|point| add(name(point), Kind::Fixed(point)));
-                    let exits = record.ladder().exits();
-                    let name = |head| format!("fixed {}/exit", record.heads()[&head]);
-                    exits.for_each(|(head, run)| add(name(head), Kind::FixedExit(run)));
+                ControllerSpec::Fixed { point: None, exit: None } => {
+                    let name = |run| format!("fixed {}", record.name(run));
+                    planned.clone().for_each(|run| add(name(run), Kind::Fixed(Fixed::new(run))));
+                    for (head, run) in record.ladder_heads() {
+                        let name = format!("fixed {}/exit", record.heads()[&head]);
+                        add(name, Kind::Fixed(Fixed::exit(run)));
+                    }
                 }
-                ControllerSpec::Fixed { point: Some(name) } => {
-                    let point = record.point(name).ok_or_else(|| {
-                        let known: Vec<_> = record.points().map(|it| record.name(it)).collect();
-                        let problem =
-                            format!("{name} was not recorded; there is {}", known.join(", "));
-                        bad(&format!("{key}.point"), problem)
-                    })?;
-                    add(format!("fixed {name}"), Kind::Fixed(point));
+                ControllerSpec::Fixed { point: Some(name), exit } => {
+                    let unknown = |part: &str, name: &str, known: Vec<String>| {
+                        let known = known.join(", ");
+                        let problem = format!("{name} was not recorded; there is {known}");
+                        bad(&format!("{key}.{part}"), problem)
+                    };
+                    let run = record.run(name);
+                    let run = run.ok_or_else(|| unknown("point", name, record.run_names()))?;
+                    let run = match (run, exit) {
+                        (run, None) => run,
+                        (Run::Image(ImageRun { image, .. }), Some(exit)) => {
+                            let heads = record.heads();
+                            let head = heads.iter().find(|(_, known)| *known == exit);
+                            let known = || heads.values().cloned().collect();
+                            let head = head.ok_or_else(|| unknown("exit", exit, known()))?;
+                            Run::Image(ImageRun { image, exit: Some(*head.0) })
+                        }
+                        (Run::Head(_) | Run::Local, Some(_)) => {
+                            let problem = "is for a picture; only there a head may stand by";
+                            return Err(bad(&format!("{key}.exit"), problem.into()));
+                        }
+                    };
+                    add(format!("fixed {}", record.name(run)), Kind::Fixed(Fixed::new(run)));
+                    runs.push(run);
+                }
+                ControllerSpec::Fixed { point: None, exit: Some(_) } => {
+                    let problem = "needs the picture behind which it stands by as point";
+                    return Err(bad(&format!("{key}.exit"), problem.into()));
                 }
                 ControllerSpec::Greedy {} => {
                     add("greedy".into(), Kind::Greedy);
@@ -416,19 +459,22 @@ impl Scenario {
             record,
             record_digest,
             contestants,
+            runs,
         };
         // Every seed's link is built once, so that what is wrong shows before anything is run.
         prepared.world(prepared.scenario.seeds[0])?;
         Ok(prepared)
     }
 
-    /// The record, its file's digest, and the size of each head where it is known.
+    /// The record, its file's digest, and what only a bundle knows. The uncut network may run on a
+    /// `device` that is known to be done with it before the deadline.
     fn read_record(
         &self,
         folder: &Path,
+        device: &DeviceSpec,
         bad: &impl Fn(&str, String) -> ScenarioError,
-    ) -> Result<(Record, String, BTreeMap<String, u64>), ScenarioError> {
-        let (packed, macs, file) = match (&self.bundle, &self.record) {
+    ) -> Result<(Record, String, Sizes), ScenarioError> {
+        let (packed, mut sizes, file) = match (&self.bundle, &self.record) {
             (Some(bundle), None) => {
                 let near = folder.join(bundle);
                 let named = Path::new("models/bundles").join(bundle);
@@ -436,26 +482,60 @@ impl Scenario {
                 let unusable = |error| ScenarioError::Bundle(Box::new(error));
                 let bundle = Bundle::open(&dir).map_err(unusable)?;
                 let packed = bundle.read(OUTCOMES).map_err(unusable)?;
-                let splits = bundle.manifest().splits.iter();
-                let macs = splits.flat_map(|split| {
-                    let name = |width: &str| format!("{}/{width}", split.name);
-                    split.widths.iter().map(move |width| (name(&width.name), width.head_macs))
-                });
-                (packed, macs.collect(), dir.join(OUTCOMES))
+                (packed, Sizes::of_bundle(&bundle), dir.join(OUTCOMES))
             }
             (None, Some(record)) => {
                 let file = folder.join(record);
                 let packed = fs::read(&file)
                     .map_err(|cause| ScenarioError::Io { file: file.clone(), cause })?;
-                (packed, BTreeMap::new(), file)
+                (packed, Sizes::default(), file)
             }
             _ => return Err(bad("bundle", "exactly one of bundle and record is needed".into())),
         };
+        let local = device.full_time(sizes.macs.full);
+        match local.is_some_and(|time| time < self.deadline_ms) {
+            true => sizes.macs.full = sizes.macs.full.max(1),
+            false => sizes.macs.full = 0,
+        }
         let outcomes = Outcomes::unpack(&packed)
             .map_err(|cause| ScenarioError::Outcomes { file: file.clone(), cause })?;
-        let record = Record::new(&outcomes)
+        let record = Record::new(&outcomes, &sizes.macs)
             .map_err(|cause| ScenarioError::Record { file: file.clone(), cause })?;
-        Ok((record, digest(&packed), macs))
+        Ok((record, digest(&packed), sizes))
+    }
+}
+
+/// What a record does not tell, and its bundle does.
+#[derive(Default)]
+struct Sizes {
+    macs: Macs,
+    /// The networks' input; without it, pictures are taken to be square.
+    input: Option<InputSpec>,
+}
+
+impl Sizes {
+    fn of_bundle(bundle: &Bundle) -> Sizes {
+        let manifest = bundle.manifest();
+        let heads = manifest.splits.iter().flat_map(|split| {
+            let name = |width: &str| format!("{}/{width}", split.name);
+            split.widths.iter().map(move |width| (name(&width.name), width.head_macs))
+        });
+        let macs = Macs { heads: heads.collect(), full: manifest.full.macs };
+        Sizes { macs, input: Some(manifest.input.clone()) }
+    }
+}
+
+impl ServerSpec {
+    /// Its times by name (ms).
+    fn times(&self) -> [(&'static str, f64); 6] {
+        [
+            ("decode_ms", self.decode_ms),
+            ("tail_ms", self.tail_ms),
+            ("tail_per_frame_ms", self.tail_per_frame_ms),
+            ("decompress_ms", self.decompress_ms),
+            ("full_ms", self.full_ms),
+            ("full_per_frame_ms", self.full_per_frame_ms),
+        ]
     }
 }
 
@@ -497,9 +577,9 @@ impl Prepared {
         (seconds * frames_per_second).ceil() as u64 * u64::from(cameras)
     }
 
-    /// The name of an operating point.
-    pub fn point_name(&self, point: OperatingPoint) -> String {
-        self.record.name(point)
+    /// The name of what was run.
+    pub fn run_name(&self, run: Run) -> String {
+        self.record.name(run)
     }
 
     /// The name of the exit of a head, by split and width.
@@ -553,6 +633,9 @@ impl Prepared {
                 decode: ms(server.decode_ms),
                 tail: ms(server.tail_ms),
                 tail_per_frame: ms(server.tail_per_frame_ms),
+                decompress: ms(server.decompress_ms),
+                full: ms(server.full_ms),
+                full_per_frame: ms(server.full_per_frame_ms),
             },
             seed,
         })
@@ -573,8 +656,8 @@ impl Prepared {
             let mut total = RunResult::default();
             for (&seed, plan) in self.scenario.seeds.iter().zip(&plans) {
                 let run = self.play(contestant, seed, None)?;
-                // The oracle's share of frames sent makes luck cost least; without it, all are taken.
-                total.merge(&run.without_luck(plan.map_or(1.0, |plan| plan.share)));
+                // At the oracle's price for bytes luck says most; without one they cost nothing.
+                total.merge(&run.without_luck(plan.map_or(0, |plan| plan.luck_level)));
                 progress(&contestant.name);
             }
             lines.push(Line::of_run(&contestant.name, &total));
@@ -589,7 +672,7 @@ impl Prepared {
     /// The oracle's plan for one seed.
     pub fn plan(&self, seed: u64) -> Result<Plan, ScenarioError> {
         let world = self.world(seed)?;
-        Ok(oracle::plan(&world, &self.record, self.record.ladder(), Knowledge::Expected))
+        Ok(oracle::plan(&world, &self.record, &self.runs, Knowledge::Expected))
     }
 
     /// One run, seen by an observer.
@@ -602,8 +685,7 @@ impl Prepared {
         let ladder = || Arc::clone(self.record.ladder());
         let controller = |_| -> Box<dyn Controller> {
             match contestant.kind {
-                Kind::Fixed(point) => Box::new(Fixed(point)),
-                Kind::FixedExit(run) => Box::new(FixedExit(run)),
+                Kind::Fixed(fixed) => Box::new(fixed),
                 Kind::Greedy => Box::new(Greedy::new(ladder())),
                 Kind::Mpc(config) => Box::new(Mpc::new(config, ladder())),
             }
@@ -712,7 +794,7 @@ pub(crate) mod tests {
 
     const DEVICE: &str = "description = 'x'\nsource = 'made up'\n\
         heads = { 's16/w50' = 10, 's16/w100' = 20 }\npreprocess_ms = 1\nencode_ms = 1\n\
-        p95_over_p50 = 1.1\n";
+        image_ms_per_megapixel = { jpeg = 100, webp = 400 }\np95_over_p50 = 1.1\n";
 
     pub(crate) fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
@@ -784,6 +866,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn pictures_are_played_alone_or_behind_an_exit() {
+        let folder = folder();
+        let point = "point = 's16/w100/c16/b6'";
+        let names = |to: &str| -> Vec<String> {
+            let prepared = prepare(folder.path(), &SMALL.replace(point, to)).expect("valid");
+            prepared.contestants.into_iter().map(|contestant| contestant.name).collect()
+        };
+        assert_eq!(names("point = 'image/webp/160/q35'")[0], "fixed image/webp/160/q35");
+        let guarded = names("point = 'image/webp/160/q35'\nexit = 's16/w50'");
+        assert_eq!(guarded[0], "fixed image/webp/160/q35 or s16/w50/exit");
+        let all = names("");
+        assert!(all.iter().any(|name| name == "fixed s16/w50/exit"), "{all:?}");
+        assert!(all.iter().any(|name| name.starts_with("fixed image/")), "{all:?}");
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_named_with_its_file() {
         let folder = folder();
         for (from, to, expected) in [
@@ -795,6 +893,13 @@ pub(crate) mod tests {
             ("frames_per_second = 10", "frames_per_second = 0", "frames_per_second: 0"),
             ("seeds = [1, 2]", "seeds = []", "scenario.toml: seeds: at least one"),
             ("c16/b6", "c17/b6", "controllers[0].point: s16/w100/c17/b6 was not recorded"),
+            ("c16/b6'", "c16/b6'\nexit = 's16/w50'", "controllers[0].exit: is for a picture"),
+            ("s16/w100/c16/b6", "local", "controllers[0].point: local was not recorded"),
+            (
+                "s16/w100/c16/b6'",
+                "image/webp/160/q35'\nexit = 's16/w1'",
+                "controllers[0].exit: s16/w1 was not recorded; there is s16/w50, s16/w100",
+            ),
             ("kind = 'mpc'", "kind = 'mpc'\ntarget_miss = 2", "controllers[2].target_miss: 2"),
             ("kind = 'mpc'", "kind = 'mpc'\nspeed = 2", "unknown field `speed`"),
             ("kind = 'mpc'", "kind = 'best'", "unknown variant `best`"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use isthmus_proto::{Bitrate, Timestamp};
 
 use super::{
-    Controller, HeadDecision, HeadView, Ladder, LinkEstimate, NetworkSample, NetworkTimeout,
-    SendDecision, SendView, Sending, Work,
+    Controller, HeadDecision, HeadView, Ladder, LinkEstimate, NetworkSample, NetworkTimeout, Run,
+    SendDecision, SendView, Sending,
 };
 use crate::outcome::Choice;
 
@@ -17,7 +17,7 @@ use crate::outcome::Choice;
 /// time it was waited for. (Over the whole time, small frames would look slow and be all that fits.)
 ///
 /// It is the usual way of rate adaptation and the line to beat: it knows no uncertainty, no next
-/// frame and nothing about the picture.
+/// frame and nothing about the picture, and never runs the whole network on the device.
 #[derive(Debug)]
 pub struct Greedy {
     ladder: Arc<Ladder>,
@@ -25,7 +25,6 @@ pub struct Greedy {
     throughput: Option<f64>,
     round_trip: Duration,
     device: Duration,
-    head_at: Timestamp,
     sent_at: Timestamp,
 }
 
@@ -41,9 +40,9 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Greedy {
     /// A controller that knows nothing of the network yet, and starts with the smallest point.
     pub fn new(ladder: Arc<Ladder>) -> Self {
-        let (head_at, sent_at) = (Timestamp::ZERO, Timestamp::ZERO);
+        let sent_at = Timestamp::ZERO;
         let (round_trip, device) = (Duration::ZERO, Duration::ZERO);
-        Greedy { ladder, throughput: None, round_trip, device, head_at, sent_at }
+        Greedy { ladder, throughput: None, round_trip, device, sent_at }
     }
 
     fn fits(&self, bytes: f64, time: Duration) -> bool {
@@ -53,11 +52,12 @@ impl Greedy {
 
     /// The most accurate rung that fits `time`, or the smallest one.
     fn best(&self, time: Duration) -> usize {
-        let rungs = self.ladder.rungs().iter().enumerate();
-        let fitting = rungs.filter(|(_, rung)| self.fits(rung.bytes, time));
+        let rungs = self.ladder.planned().iter().map(|&at| (at, &self.ladder.rungs()[at]));
+        let fitting = rungs.filter(|(_, rung)| rung.bytes > 0.0 && self.fits(rung.bytes, time));
         let accuracy = |rung: usize| self.ladder.accuracy(rung, None);
         let best = fitting.max_by(|a, b| accuracy(a.0).total_cmp(&accuracy(b.0)));
-        best.map_or(0, |(at, _)| at)
+        let smallest = || self.ladder.rungs().iter().position(|rung| rung.bytes > 0.0).unwrap_or(0);
+        best.map_or_else(smallest, |(at, _)| at)
     }
 
     fn learn(&mut self, bytes: usize, time: Duration) {
@@ -76,24 +76,32 @@ impl Controller for Greedy {
         self.round_trip = round_trip.unwrap_or_default();
     }
 
-    fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
-        self.head_at = now;
+    fn decide_head(&mut self, _now: Timestamp, view: &HeadView) -> HeadDecision {
         let rung = self.best(view.time_left.saturating_sub(self.device));
-        let mut run = self.ladder.run_of(rung);
-        run.layers = self.ladder.rungs()[rung].point.layers;
-        HeadDecision { work: Work::Head(run), reason: Choice::InTime }
+        // What will not be sent need not be coded.
+        let run = self.ladder.rungs()[rung].run;
+        HeadDecision { run: Some(run), reason: Choice::InTime }
+    }
+
+    fn on_run(&mut self, _now: Timestamp, _run: Run, took: Duration) {
+        self.device = took;
     }
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
-        self.device = now.saturating_since(self.head_at);
-        let known = |layers: u8| self.ladder.position(view.run.point(layers)).is_some();
+        let layers_of = |rung: usize| match self.ladder.rungs()[rung].run {
+            Run::Head(run) => run.layers,
+            Run::Image(_) | Run::Local => 1,
+        };
         let size = |layers: u8| view.layer_ends.get(usize::from(layers).max(1) - 1).copied();
         let fits =
             |layers: u8| size(layers).is_some_and(|bytes| self.fits(bytes as f64, view.time_left));
         let probe = now.saturating_since(self.sent_at) >= RETRY || self.throughput.is_none();
-        let mut rungs = (1..=view.run.layers).filter(|&layers| known(layers));
-        let smallest = rungs.clone().next().unwrap_or(view.run.layers);
-        let (sending, reason) = match rungs.rfind(|&layers| fits(layers)) {
+        let coded = view.layer_ends.len();
+        let known = self.ladder.of_run(view.run).map(layers_of);
+        let mut known: Vec<u8> = known.filter(|&layers| usize::from(layers) <= coded).collect();
+        known.sort_unstable();
+        let smallest = known.first().copied().unwrap_or(1);
+        let (sending, reason) = match known.into_iter().rfind(|&layers| fits(layers)) {
             Some(layers) => (Sending::Layers(layers), Choice::InTime),
             None if probe => (Sending::Layers(smallest), Choice::Probe),
             None => (Sending::Exit, Choice::TooSlow),
@@ -136,7 +144,7 @@ mod tests {
         for frame in 0..12 {
             let now = Timestamp::from_micros(frame * 100_000);
             let head = greedy.decide_head(now, &HeadView { time_left, link });
-            let Work::Head(run) = head.work else { panic!("a head is always run") };
+            let run = head.run.expect("something is always run");
             let frame = FrameId(frame);
             let layer_ends = &[300, 600, 1_200, 2_400];
             let exit_confidence = None;

@@ -1,33 +1,23 @@
 //! What a controller may choose from, and what each choice is worth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_models::{Bundle, Rung};
-use isthmus_proto::OperatingPoint;
+use isthmus_proto::ImageFormat;
 
-use super::HeadRun;
+use super::calibration::Calibration;
+use super::{HeadRun, Run};
 
-/// How much an exit's confidence tells: for each band of confidence, how often the exit is right.
-/// Bands are in order of confidence and together cover it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Calibration {
-    /// Upper end of each band, increasing; the last one is 1 or more.
-    pub upper: Vec<f32>,
-    /// Share of frames in each band; they add up to 1.
-    pub share: Vec<f64>,
-    /// Share of each band's frames that the exit gets right.
-    pub accuracy: Vec<f64>,
-}
-
-/// One operating point and what it is worth.
+/// One way to answer a frame, and what it is worth.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LadderRung {
-    /// The point.
-    pub point: OperatingPoint,
-    /// Mean size of a frame (bytes).
+    /// What is run. All of it is sent: of a head, these layers.
+    pub run: Run,
+    /// Mean size of a frame (bytes); 0 where nothing is sent.
     pub bytes: f64,
     /// Share of frames that are right, for each band of the exit's confidence, or one for all.
     pub accuracy: Vec<f64>,
+    /// Multiply-accumulates of the networks that the device runs for it; 0 where they are not known.
+    pub macs: u64,
 }
 
 /// Why rungs and exits are no ladder.
@@ -36,26 +26,26 @@ pub enum LadderError {
     /// There is nothing to choose from.
     #[error("there is no measured operating point to choose from")]
     Empty,
-    /// A rung whose head has no exit listed.
-    #[error("the head of operating point {0} has no exit in the ladder")]
-    NoExit(OperatingPoint),
+    /// A rung that sends something, and no exit of its head is listed that could stand by.
+    #[error("{0} has no exit in the ladder")]
+    NoExit(Run),
     /// Bands that differ between a rung and its exit, or that are no bands.
-    #[error("the bands of confidence of operating point {0} do not fit its exit's")]
-    Bands(OperatingPoint),
+    #[error("the bands of confidence of {0} do not fit its exit's")]
+    Bands(Run),
     /// A size that is none.
-    #[error("operating point {0} has no size")]
-    Size(OperatingPoint),
+    #[error("{0} has no size")]
+    Size(Run),
 }
 
-/// The operating points that a controller chooses from, and the exits of their heads.
+/// What a controller chooses from, and the exits that stand by.
 ///
 /// ```
 /// use isthmus_head_client::{Calibration, Ladder, LadderRung};
 /// use isthmus_proto::OperatingPoint;
 ///
 /// let exit = Calibration { upper: vec![0.5, 1.0], share: vec![0.3, 0.7], accuracy: vec![0.4, 0.9] };
-/// let point = OperatingPoint { split: 0, width: 0, layers: 1, bits: 6 };
-/// let rung = LadderRung { point, bytes: 500.0, accuracy: vec![0.8, 0.95] };
+/// let run = OperatingPoint { split: 0, width: 0, layers: 1, bits: 6 }.into();
+/// let rung = LadderRung { run, bytes: 500.0, accuracy: vec![0.8, 0.95], macs: 0 };
 /// let ladder = Ladder::new(vec![rung], [((0, 0), exit)].into())?;
 /// // Where the exit is unsure, the network gains most.
 /// let gain = |confidence| ladder.accuracy(0, confidence) - ladder.exit_accuracy(0, confidence);
@@ -66,10 +56,13 @@ pub enum LadderError {
 pub struct Ladder {
     rungs: Vec<LadderRung>,
     exits: BTreeMap<(u8, u8), Calibration>,
-    /// Of each rung: mean accuracy of its head's exit.
+    /// Of each rung: mean accuracy of itself and, where nothing of it is sent in time, of what is left.
+    means: Vec<f64>,
     exit_means: Vec<f64>,
     /// Of each rung: the run that codes all that its head and depth may send.
-    runs: Vec<HeadRun>,
+    runs: Vec<Run>,
+    /// Positions of the rungs that are planned with.
+    planned: Vec<usize>,
 }
 
 /// Least expected gain in accuracy for which a frame is sent.
@@ -79,12 +72,18 @@ const WORTH: f64 = 0.002;
 /// looking at each.
 const MOST_RUNGS: usize = 12;
 
-/// What a rung must gain on cheaper ones to be worth a place. Less is within the error of
-/// accuracies that were measured on some hundred frames.
-const LEAST_GAIN: f64 = 0.005;
+/// What a rung must add, in the mean over devices and links, to be worth a place. Less is within the
+/// error of accuracies that were measured on some hundred frames.
+const LEAST_WORTH: f64 = 0.0005;
+
+/// Links for which a ladder is thinned: so many, from one that carries this part of the smallest rung in
+/// the time of a frame to one that carries so many times the largest.
+const LINKS: u32 = 32;
+const LEAST_PART: f64 = 1.0 / 16.0;
+const MOST_TIMES: f64 = 4.0;
 
 impl Ladder {
-    /// Checks that every rung's head has an exit, by split and width, with the same bands. Rungs
+    /// Checks that an exit stands by for every rung that sends something, with the same bands. Rungs
     /// are kept in order of size.
     pub fn new(
         mut rungs: Vec<LadderRung>,
@@ -93,75 +92,114 @@ impl Ladder {
         if rungs.is_empty() {
             return Err(LadderError::Empty);
         }
-        rungs.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.point.cmp(&b.point)));
-        let mut exit_means = Vec::new();
-        for LadderRung { point, bytes, accuracy } in &rungs {
-            let exit = exits.get(&(point.split, point.width)).ok_or(LadderError::NoExit(*point))?;
-            let Calibration { upper, share, accuracy: exit_accuracy } = exit;
-            let count = upper.len();
-            let whole = upper.last().is_some_and(|&last| last >= 1.0);
-            let increasing = upper.windows(2).all(|two| two[0] < two[1]);
-            let same = share.len() == count && exit_accuracy.len() == count;
-            if !whole || !increasing || !same || (accuracy.len() != count && accuracy.len() != 1) {
-                return Err(LadderError::Bands(*point));
+        rungs.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.run.cmp(&b.run)));
+        let (mut means, mut exit_means) = (Vec::new(), Vec::new());
+        for LadderRung { run, bytes, accuracy, .. } in &rungs {
+            let run = *run;
+            if run == Run::Local {
+                let &[mean] = accuracy.as_slice() else { return Err(LadderError::Bands(run)) };
+                means.push(mean);
+                exit_means.push(mean);
+                continue;
+            }
+            let exit = run.head().and_then(|head| exits.get(&head));
+            let exit = exit.ok_or(LadderError::NoExit(run))?;
+            let count = exit.upper.len();
+            if !exit.is_whole() || (accuracy.len() != count && accuracy.len() != 1) {
+                return Err(LadderError::Bands(run));
             }
             if !(bytes.is_finite() && *bytes > 0.0) {
-                return Err(LadderError::Size(*point));
+                return Err(LadderError::Size(run));
             }
-            exit_means.push(share.iter().zip(exit_accuracy).map(|(s, a)| s * a).sum());
+            means.push(exit.mean(accuracy));
+            exit_means.push(exit.mean(&exit.accuracy));
         }
-        let runs = rungs.iter().map(|rung| widest_run(&rungs, rung.point)).collect();
-        Ok(Ladder { rungs, exits, exit_means, runs })
+        let runs = rungs.iter().map(|rung| widest_run(&rungs, rung.run)).collect();
+        let planned = (0..rungs.len()).collect();
+        Ok(Ladder { rungs, exits, means, exit_means, runs, planned })
     }
 
-    /// The measured points of a bundle that are worth a place, with what its manifest says of them
-    /// and of the exits: one band for all frames.
-    pub fn of_bundle(bundle: &Bundle) -> Result<Ladder, LadderError> {
-        let mut exits = BTreeMap::new();
-        for (s, split) in (0..).zip(&bundle.manifest().splits) {
-            for (w, width) in (0..).zip(&split.widths) {
-                let (upper, share) = (vec![1.0], vec![1.0]);
-                let accuracy = vec![width.exit_accuracy];
-                exits.insert((s, w), Calibration { upper, share, accuracy });
-            }
-        }
-        let rung = |rung: &Rung| LadderRung {
-            point: rung.point,
-            bytes: rung.bytes_mean,
-            accuracy: vec![rung.accuracy],
-        };
-        Ok(Ladder::new(bundle.points().iter().map(rung).collect(), exits)?.thinned())
-    }
-
-    /// The same without the rungs that gain next to nothing on cheaper ones, and with at most
-    /// twelve. Cheaper is what takes no more bytes and, of the same split, no wider head; the exit
-    /// is cheaper than every rung of its head.
+    /// The same, to be planned with at most twelve rungs, without those that hardly anybody needs. What
+    /// has fewer layers of the same run stays: it may be all that can be sent in time.
+    ///
+    /// What a rung is worth is the accuracy that would be lost without it, in the mean over devices, each
+    /// of which can run the heads of a split up to some width and one image codec, and over links, every
+    /// order of magnitude as likely as another. On a link that cannot carry a rung for every frame it
+    /// answers as many as it can, and the exit the others. The uncut network on the device keeps its
+    /// place.
     #[must_use]
     pub fn thinned(&self) -> Ladder {
-        let mut rungs = self.rungs.clone();
-        while rungs.len() > 1 {
-            let gains = rungs.iter().map(|rung| self.gain(rung, &rungs)).enumerate();
-            let Some((at, least)) = gains.min_by(|a, b| a.1.total_cmp(&b.1)) else { break };
-            if least >= LEAST_GAIN && rungs.len() <= MOST_RUNGS {
+        let devices = self.devices();
+        let mut kept: Vec<usize> = (0..self.rungs.len()).collect();
+        let is_sent = |&&rung: &&usize| self.rungs[rung].bytes > 0.0;
+        while kept.iter().filter(is_sent).count() > 1 {
+            let mut worth = vec![0.0; self.rungs.len()];
+            devices.iter().for_each(|device| self.add_worth(device, &kept, &mut worth));
+            let sent = kept.iter().enumerate().filter(|(_, rung)| is_sent(rung));
+            let Some((at, &least)) = sent.min_by(|a, b| worth[*a.1].total_cmp(&worth[*b.1])) else {
+                break;
+            };
+            if worth[least] / devices.len() as f64 >= LEAST_WORTH && kept.len() <= MOST_RUNGS {
                 break;
             }
-            rungs.remove(at);
+            kept.remove(at);
         }
+        let runs: Vec<Run> = kept.iter().map(|&rung| self.rungs[rung].run).collect();
+        let stays = |rung: &&LadderRung| runs.iter().any(|&run| is_part(rung.run, run));
+        let rungs = self.rungs.iter().filter(stays).cloned().collect();
         // Rungs of a ladder are a ladder.
-        Ladder::new(rungs, self.exits.clone()).unwrap_or_else(|_| self.clone())
+        let Ok(thinned) = Ladder::new(rungs, self.exits.clone()) else { return self.clone() };
+        let planned = runs.iter().filter_map(|&run| thinned.position(run)).collect();
+        Ladder { planned, ..thinned }
     }
 
-    /// Mean accuracy that `rung` adds to the best of the cheaper ones among `rungs`.
-    fn gain(&self, rung: &LadderRung, rungs: &[LadderRung]) -> f64 {
-        let exit = &self.exits[&(rung.point.split, rung.point.width)].accuracy;
-        let cheaper = rungs.iter().filter(|other| {
-            let (it, other_point) = (rung.point, other.point);
-            let narrower = other_point.split == it.split && other_point.width <= it.width;
-            other_point != it && narrower && other.bytes <= rung.bytes
-        });
-        let cheaper = cheaper.map(|other| self.mean(other.point, &other.accuracy));
-        let best = cheaper.fold(self.mean(rung.point, exit), f64::max);
-        self.mean(rung.point, &rung.accuracy) - best
+    /// For every device the rungs that it can use, smallest first.
+    fn devices(&self) -> Vec<Vec<usize>> {
+        let heads: BTreeSet<(u8, u8)> =
+            self.rungs.iter().filter_map(|rung| rung.run.head()).collect();
+        let codec = |rung: &LadderRung| match rung.run {
+            Run::Image(run) => Some(run.image.format),
+            Run::Head(_) | Run::Local => None,
+        };
+        let codecs: BTreeSet<Option<ImageFormat>> = self.rungs.iter().map(codec).collect();
+        let mut devices = Vec::new();
+        for (split, width) in heads {
+            for &other in &codecs {
+                let usable = |rung: &LadderRung| {
+                    let head = rung.run.head();
+                    head.is_some_and(|head| head.0 == split && head.1 <= width)
+                        && codec(rung).is_none_or(|codec| Some(codec) == other)
+                };
+                let rungs = (0..self.rungs.len()).filter(|&rung| usable(&self.rungs[rung]));
+                devices.push(rungs.collect());
+            }
+        }
+        devices
+    }
+
+    /// Adds to each rung's worth what a device would lose without it, of those that are `kept`.
+    fn add_worth(&self, device: &[usize], kept: &[usize], worth: &mut [f64]) {
+        let exit = device.iter().map(|&rung| self.exit_means[rung]).fold(0.0, f64::max);
+        let smallest = self.rungs.iter().map(|rung| rung.bytes).find(|&bytes| bytes > 0.0);
+        let least = smallest.unwrap_or(1.0) * LEAST_PART;
+        let most = self.rungs[self.rungs.len() - 1].bytes * MOST_TIMES;
+        for link in 0..LINKS {
+            let carries = least * (most / least).powf(f64::from(link) / f64::from(LINKS - 1));
+            let (mut best, mut accuracy, mut without) = (None, exit, exit);
+            for &rung in device.iter().filter(|rung| kept.contains(rung)) {
+                let sent = (carries / self.rungs[rung].bytes).min(1.0);
+                let value =
+                    self.exit_means[rung] + sent * (self.means[rung] - self.exit_means[rung]);
+                if value > accuracy {
+                    (best, accuracy, without) = (Some(rung), value, accuracy);
+                } else {
+                    without = without.max(value);
+                }
+            }
+            if let Some(best) = best {
+                worth[best] += (accuracy - without) / f64::from(LINKS);
+            }
+        }
     }
 
     /// The rungs, in order of size.
@@ -169,46 +207,43 @@ impl Ladder {
         &self.rungs
     }
 
-    /// The heads of the rungs, by split and width, each with the run of its smallest rung.
-    pub fn exits(&self) -> impl Iterator<Item = ((u8, u8), HeadRun)> + '_ {
-        fn head(point: &OperatingPoint) -> (u8, u8) {
-            (point.split, point.width)
-        }
-        let first = move |(at, rung): (usize, &LadderRung)| {
-            let before = self.rungs[..at].iter().any(|it| head(&it.point) == head(&rung.point));
-            (!before).then(|| (head(&rung.point), rung.point.into()))
-        };
-        self.rungs.iter().enumerate().filter_map(first)
+    /// The positions of those that are planned with, in order of size.
+    pub fn planned(&self) -> &[usize] {
+        &self.planned
     }
 
-    /// Position of the rung of this point.
-    pub fn position(&self, point: OperatingPoint) -> Option<usize> {
-        self.rungs.iter().position(|rung| rung.point == point)
+    /// Position of the rung of this run.
+    pub fn position(&self, run: impl Into<Run>) -> Option<usize> {
+        let run = run.into();
+        self.rungs.iter().position(|rung| rung.run == run)
     }
 
     /// Expected accuracy of a rung for a frame of this exit confidence, or of any frame.
     pub fn accuracy(&self, rung: usize, confidence: Option<f32>) -> f64 {
-        let LadderRung { point, accuracy, .. } = &self.rungs[rung];
-        match self.band(*point, confidence) {
+        let accuracy = &self.rungs[rung].accuracy;
+        match self.band(rung, confidence) {
             Some(band) => accuracy[band.min(accuracy.len() - 1)],
-            None => self.mean(*point, accuracy),
+            None => self.means[rung],
         }
     }
 
-    /// Expected accuracy of the exit of a rung's head for a frame of this confidence, or of any.
+    /// Expected accuracy for a frame of this confidence, or of any, where nothing of a rung is sent:
+    /// of its head's exit, or of the uncut network where that is what was run.
     pub fn exit_accuracy(&self, rung: usize, confidence: Option<f32>) -> f64 {
-        let point = self.rungs[rung].point;
-        match self.band(point, confidence) {
-            Some(band) => self.exits[&(point.split, point.width)].accuracy[band],
-            None => self.exit_means[rung],
+        let exit = self.rungs[rung].run.head().and_then(|head| self.exits.get(&head));
+        match (exit, self.band(rung, confidence)) {
+            (Some(exit), Some(band)) => exit.accuracy[band],
+            _ => self.exit_means[rung],
         }
     }
 
     /// Mean accuracy of a rung where the exit answers the frames for which sending gains no more than
     /// it `costs` (accuracy), and the share of frames that are sent.
     pub(super) fn policy(&self, rung: usize, costs: f64) -> (f64, f64) {
-        let LadderRung { point, accuracy, .. } = &self.rungs[rung];
-        let exit = &self.exits[&(point.split, point.width)];
+        let LadderRung { run, accuracy, .. } = &self.rungs[rung];
+        let Some(exit) = run.head().and_then(|head| self.exits.get(&head)) else {
+            return (self.means[rung], 0.0);
+        };
         let (mut mean, mut sent) = (0.0, 0.0);
         for (band, (share, exit)) in exit.share.iter().zip(&exit.accuracy).enumerate() {
             let network = accuracy[band.min(accuracy.len() - 1)];
@@ -225,34 +260,50 @@ impl Ladder {
     }
 
     /// The run that codes every layer that a rung of its head and depth may send.
-    pub(super) fn run_of(&self, rung: usize) -> HeadRun {
+    pub(super) fn run_of(&self, rung: usize) -> Run {
         self.runs[rung]
     }
 
-    fn band(&self, point: OperatingPoint, confidence: Option<f32>) -> Option<usize> {
-        let upper = &self.exits[&(point.split, point.width)].upper;
-        let band = upper.partition_point(|&upper| upper < confidence.unwrap_or(0.0));
-        confidence.map(|_| band.min(upper.len() - 1))
+    /// Positions of the rungs that may be sent of a run.
+    pub(super) fn of_run(&self, run: Run) -> impl Iterator<Item = usize> + '_ {
+        let bits = |run: Run| if let Run::Head(run) = run { Some(run.bits) } else { None };
+        let same = move |other: Run| (other.load(), bits(other)) == (run.load(), bits(run));
+        (0..self.rungs.len()).filter(move |&rung| same(self.rungs[rung].run))
     }
 
-    fn mean(&self, point: OperatingPoint, accuracy: &[f64]) -> f64 {
-        let share = &self.exits[&(point.split, point.width)].share;
-        let by_band = share.iter().enumerate();
-        by_band.map(|(band, share)| share * accuracy[band.min(accuracy.len() - 1)]).sum()
+    fn band(&self, rung: usize, confidence: Option<f32>) -> Option<usize> {
+        let exit = self.exits.get(&self.rungs[rung].run.head()?)?;
+        Some(exit.band(confidence?))
     }
 }
 
-fn widest_run(rungs: &[LadderRung], point: OperatingPoint) -> HeadRun {
-    let OperatingPoint { split, width, bits, .. } = point;
-    let same = |it: &OperatingPoint| (it.split, it.width, it.bits) == (split, width, bits);
-    let points = rungs.iter().map(|rung| &rung.point).filter(|it| same(it));
-    let layers = points.map(|it| it.layers).max().unwrap_or(point.layers);
-    HeadRun { layers, ..point.into() }
+/// Whether a run is another one, or its first layers.
+fn is_part(run: Run, of: Run) -> bool {
+    match (run, of) {
+        (Run::Head(run), Run::Head(of)) => {
+            run.layers <= of.layers && run == HeadRun { layers: run.layers, ..of }
+        }
+        (run, of) => run == of,
+    }
+}
+
+/// The run that codes every layer that `rungs` may send of the head and depth of `run`.
+fn widest_run(rungs: &[LadderRung], run: Run) -> Run {
+    let Run::Head(HeadRun { split, width, bits, layers }) = run else { return run };
+    let of_head = rungs.iter().filter_map(|rung| match rung.run {
+        Run::Head(it) if (it.split, it.width, it.bits) == (split, width, bits) => Some(it.layers),
+        _ => None,
+    });
+    Run::Head(HeadRun { split, width, bits, layers: of_head.max().unwrap_or(layers) })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use isthmus_models::ImageSpec;
+    use isthmus_proto::OperatingPoint;
+
     use super::*;
+    use crate::controller::ImageRun;
 
     pub(in crate::controller) fn point(width: u8, layers: u8) -> OperatingPoint {
         OperatingPoint { split: 0, width, layers, bits: 6 }
@@ -268,7 +319,7 @@ pub(super) mod tests {
 
     pub(in crate::controller) fn rung(width: u8, layers: u8, bytes: f64, lift: f64) -> LadderRung {
         let accuracy = vec![0.6 + lift, 0.8 + lift, 0.99];
-        LadderRung { point: point(width, layers), bytes, accuracy }
+        LadderRung { run: point(width, layers).into(), bytes, accuracy, macs: 0 }
     }
 
     /// Four layers of one head: 300, 600, 1,200 and 2,400 bytes.
@@ -310,21 +361,52 @@ pub(super) mod tests {
         ];
         let exits: BTreeMap<_, _> = [((0, 0), exit()), ((0, 1), exit())].into();
         let thin = Ladder::new(rungs, exits).expect("a ladder").thinned();
-        let points: Vec<_> = thin.rungs().iter().map(|rung| rung.point).collect();
-        assert_eq!(points, [point(0, 1), point(1, 2), point(0, 3)]);
+        let runs: Vec<Run> = thin.planned().iter().map(|&at| thin.rungs()[at].run).collect();
+        assert_eq!(runs, [point(0, 1), point(1, 2), point(0, 3)].map(Run::from));
+    }
+
+    pub(in crate::controller) fn picture(width: u8, bytes: f64, lift: f64) -> LadderRung {
+        let image = ImageSpec { format: ImageFormat::Webp, side: 160, quality: 35 };
+        let run = Run::Image(ImageRun { image, exit: Some((0, width)) });
+        LadderRung { run, ..rung(width, 1, bytes, lift) }
+    }
+
+    pub(in crate::controller) fn local(accuracy: f64, macs: u64) -> LadderRung {
+        LadderRung { run: Run::Local, bytes: 0.0, accuracy: vec![accuracy], macs }
     }
 
     #[test]
-    fn a_long_ladder_keeps_the_twelve_rungs_that_gain_most() {
-        let rungs = (0..15u8).map(|at| LadderRung {
-            point: point(0, at + 1),
-            bytes: 100.0 * f64::from(at + 1),
-            accuracy: vec![0.77 + 0.001 * f64::from(at).powi(2); 3],
+    fn a_picture_has_its_place_behind_the_narrowest_head_that_asks_for_it() {
+        let rungs = vec![
+            rung(0, 1, 300.0, 0.0),
+            rung(1, 2, 500.0, 0.06),
+            picture(0, 3_000.0, 0.08),
+            picture(1, 3_000.0, 0.08),
+            local(0.5, 1_000),
+        ];
+        let exits: BTreeMap<_, _> = [((0, 0), exit()), ((0, 1), exit())].into();
+        let thin = Ladder::new(rungs, exits).expect("a ladder").thinned();
+        let runs: Vec<Run> = thin.planned().iter().map(|&at| thin.rungs()[at].run).collect();
+        let [first, second] = [point(0, 1), point(1, 2)].map(Run::from);
+        assert_eq!(runs, [Run::Local, first, second, picture(0, 0.0, 0.0).run]);
+        // Of a picture and of what the device answers by itself, nothing else can be sent.
+        assert_eq!(thin.of_run(runs[3]).collect::<Vec<_>>(), [3]);
+        assert_eq!(thin.of_run(Run::Local).collect::<Vec<_>>(), [0]);
+        assert_eq!((thin.policy(0, 0.0), thin.exit_accuracy(0, Some(0.9))), ((0.5, 0.0), 0.5));
+    }
+
+    #[test]
+    fn a_long_ladder_keeps_twelve_rungs_and_its_top() {
+        let rungs = (0..13u8).map(|at| LadderRung {
+            run: point(0, at + 1).into(),
+            bytes: 100.0 * 3f64.powi(at.into()),
+            accuracy: vec![0.78 + 0.0165 * f64::from(at); 3],
+            macs: 0,
         });
         let long = Ladder::new(rungs.collect(), [((0, 0), exit())].into()).expect("a ladder");
         let thin = long.thinned();
-        assert_eq!(thin.rungs().len(), 12);
-        assert_eq!(thin.rungs().last(), long.rungs().last());
+        assert_eq!((thin.planned().len(), thin.rungs().len()), (12, 13));
+        assert_eq!(thin.planned().last(), Some(&12));
         assert_eq!(thin.thinned(), thin);
     }
 
@@ -333,13 +415,16 @@ pub(super) mod tests {
         let exits: BTreeMap<_, _> = [((0, 0), exit())].into();
         assert_eq!(Ladder::new(vec![], exits.clone()), Err(LadderError::Empty));
         let other = vec![rung(1, 1, 100.0, 0.0)];
-        assert_eq!(Ladder::new(other, exits.clone()), Err(LadderError::NoExit(point(1, 1))));
+        assert_eq!(Ladder::new(other, exits.clone()), Err(LadderError::NoExit(point(1, 1).into())));
         let two = LadderRung { accuracy: vec![0.5; 2], ..rung(0, 1, 100.0, 0.0) };
-        assert_eq!(Ladder::new(vec![two], exits.clone()), Err(LadderError::Bands(point(0, 1))));
+        assert_eq!(
+            Ladder::new(vec![two], exits.clone()),
+            Err(LadderError::Bands(point(0, 1).into()))
+        );
         let nothing = vec![rung(0, 1, f64::NAN, 0.0)];
-        assert_eq!(Ladder::new(nothing, exits), Err(LadderError::Size(point(0, 1))));
+        assert_eq!(Ladder::new(nothing, exits), Err(LadderError::Size(point(0, 1).into())));
         let short = Calibration { upper: vec![0.4, 0.8, 0.9], ..exit() };
         let refused = Ladder::new(vec![rung(0, 1, 1.0, 0.0)], [((0, 0), short)].into());
-        assert_eq!(refused, Err(LadderError::Bands(point(0, 1))));
+        assert_eq!(refused, Err(LadderError::Bands(point(0, 1).into())));
     }
 }

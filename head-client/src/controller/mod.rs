@@ -1,5 +1,6 @@
 //! What to run and what to send: the two decisions about every frame.
 
+mod calibration;
 mod conformal;
 mod greedy;
 mod ladder;
@@ -8,6 +9,7 @@ mod share;
 mod transfer;
 mod way;
 
+use std::fmt;
 use std::time::Duration;
 
 use isthmus_models::ImageSpec;
@@ -15,9 +17,10 @@ use isthmus_proto::{Bitrate, FrameId, OperatingPoint, Timestamp};
 
 use crate::outcome::Choice;
 
+pub use calibration::{Arms, BundleLadderError, Calibration, Measured};
 pub use conformal::Conformal;
 pub use greedy::Greedy;
-pub use ladder::{Calibration, Ladder, LadderError, LadderRung};
+pub use ladder::{Ladder, LadderError, LadderRung};
 pub use mpc::{Mpc, MpcConfig};
 pub use transfer::{Prediction, TransferTime};
 
@@ -34,8 +37,11 @@ pub trait Controller: Send {
     /// What to run for the frame whose turn it is.
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision;
 
-    /// What to send of a head's features, knowing what the exit says and how large every layer
-    /// became. A compressed picture is sent without asking again.
+    /// What was run is done and took the device so long, also where its frame has ended meanwhile.
+    fn on_run(&mut self, _now: Timestamp, _run: Run, _took: Duration) {}
+
+    /// What to send of what was run, knowing what the exit says and how large every layer, or the
+    /// compressed picture, became. It is not asked about the uncut network's answer.
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision;
 
     /// A reply came, or a refusal.
@@ -88,10 +94,11 @@ pub struct SendView<'a> {
     /// The frame.
     pub frame: FrameId,
     /// What was run.
-    pub run: HeadRun,
-    /// Probability of the exit's best class, 0 to 1; `None` if the head has no usable exit.
+    pub run: Run,
+    /// Probability of the exit's best class, 0 to 1; `None` if no head with a usable exit was run.
     pub exit_confidence: Option<f32>,
-    /// Bytes of the coded stream up to and with each layer; not decreasing.
+    /// Bytes of the coded stream up to and with each layer; not decreasing. A compressed picture is
+    /// one layer.
     pub layer_ends: &'a [usize],
     /// Time until the frame has to be answered.
     pub time_left: Duration,
@@ -100,7 +107,7 @@ pub struct SendView<'a> {
 }
 
 /// A head to run, and how deep to quantise what it gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeadRun {
     /// Position of the split in the bundle.
     pub split: u8,
@@ -129,7 +136,7 @@ impl From<OperatingPoint> for HeadRun {
 }
 
 /// A picture to compress for the uncut network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageRun {
     /// How to compress it.
     pub image: ImageSpec,
@@ -139,12 +146,14 @@ pub struct ImageRun {
 }
 
 /// What is run on the device for a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Run {
     /// A head, for its features.
     Head(HeadRun),
     /// An image codec.
     Image(ImageRun),
+    /// The uncut network: its answer is the frame's, and nothing is sent.
+    Local,
 }
 
 impl Run {
@@ -153,28 +162,56 @@ impl Run {
         match self {
             Run::Head(run) => Some((run.split, run.width)),
             Run::Image(run) => run.exit,
+            Run::Local => None,
         }
     }
+
+    /// What it asks of the device.
+    pub fn load(self) -> Load {
+        match self {
+            Run::Head(HeadRun { split, width, .. }) => Load::Head(split, width),
+            Run::Image(run) => Load::Image(run),
+            Run::Local => Load::Local,
+        }
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Run::Head(run) => write!(f, "operating point {}", run.point(run.layers)),
+            Run::Image(ImageRun { image, .. }) => write!(f, "picture {image}"),
+            Run::Local => f.write_str("the network on the device"),
+        }
+    }
+}
+
+/// The run whose every layer is sent at this point.
+impl From<OperatingPoint> for Run {
+    fn from(point: OperatingPoint) -> Self {
+        Run::Head(point.into())
+    }
+}
+
+/// What runs have in common that take equally long: of a head's, coding more or less is no
+/// difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Load {
+    /// A head by split and width, and a coder.
+    Head(u8, u8),
+    /// An image codec, and perhaps a head.
+    Image(ImageRun),
+    /// The uncut network.
+    Local,
 }
 
 /// The decision before the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadDecision {
-    /// What to run.
-    pub work: Work,
+    /// What to run; nothing drops the frame, which is counted as skipped.
+    pub run: Option<Run>,
     /// Why.
     pub reason: Choice,
-}
-
-/// What to run for a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// A head.
-    Head(HeadRun),
-    /// An image codec; the picture is sent as it comes out.
-    Image(ImageRun),
-    /// Nothing: the frame is dropped and counted as skipped.
-    Nothing,
 }
 
 /// The decision after the head.
@@ -186,12 +223,12 @@ pub struct SendDecision {
     pub reason: Choice,
 }
 
-/// What to send of a coded frame.
+/// What to send of a frame once something was run for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
-    /// Nothing: the exit answers.
+    /// Nothing: what was run on the device answers.
     Exit,
-    /// The first layers, at least 1 and at most those coded.
+    /// The first layers, at least 1 and at most those coded; a compressed picture is one layer.
     Layers(u8),
     /// Nothing of the frame: the exit answers, and a probe with so many bytes of padding asks
     /// whether and how fast the network carries them.
@@ -230,59 +267,37 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Always the same operating point.
+/// Always the same.
 #[derive(Clone, Copy, Debug)]
-pub struct Fixed(pub OperatingPoint);
+pub struct Fixed {
+    run: Run,
+    sends: bool,
+}
+
+impl Fixed {
+    /// Always runs the same and sends all that comes of it: an operating point, or a compressed
+    /// picture.
+    pub fn new(run: impl Into<Run>) -> Fixed {
+        Fixed { run: run.into(), sends: true }
+    }
+
+    /// Always the exit of the same head.
+    pub fn exit(run: HeadRun) -> Fixed {
+        Fixed { run: Run::Head(run), sends: false }
+    }
+}
 
 impl Controller for Fixed {
     fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
 
     fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
-        HeadDecision { work: Work::Head(self.0.into()), reason: Choice::Fixed }
+        HeadDecision { run: Some(self.run), reason: Choice::Fixed }
     }
 
     fn decide_send(&mut self, _now: Timestamp, view: &SendView<'_>) -> SendDecision {
-        SendDecision { sending: Sending::Layers(view.run.layers), reason: Choice::Fixed }
-    }
-
-    fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
-
-    fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
-}
-
-/// Always the exit of the same head.
-#[derive(Clone, Copy, Debug)]
-pub struct FixedExit(pub HeadRun);
-
-impl Controller for FixedExit {
-    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
-
-    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
-        HeadDecision { work: Work::Head(self.0), reason: Choice::Fixed }
-    }
-
-    fn decide_send(&mut self, _now: Timestamp, _view: &SendView<'_>) -> SendDecision {
-        SendDecision { sending: Sending::Exit, reason: Choice::Fixed }
-    }
-
-    fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}
-
-    fn on_timeout(&mut self, _now: Timestamp, _timeout: &NetworkTimeout) {}
-}
-
-/// Always a picture, compressed in the same way.
-#[derive(Clone, Copy, Debug)]
-pub struct FixedImage(pub ImageRun);
-
-impl Controller for FixedImage {
-    fn on_link_up(&mut self, _now: Timestamp, _round_trip: Option<Duration>) {}
-
-    fn decide_head(&mut self, _now: Timestamp, _view: &HeadView) -> HeadDecision {
-        HeadDecision { work: Work::Image(self.0), reason: Choice::Fixed }
-    }
-
-    fn decide_send(&mut self, _now: Timestamp, _view: &SendView<'_>) -> SendDecision {
-        SendDecision { sending: Sending::Exit, reason: Choice::Fixed }
+        let layers = u8::try_from(view.layer_ends.len()).unwrap_or(u8::MAX);
+        let sending = if self.sends { Sending::Layers(layers) } else { Sending::Exit };
+        SendDecision { sending, reason: Choice::Fixed }
     }
 
     fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}

@@ -9,8 +9,8 @@ use isthmus_proto::{FrameId, Timestamp};
 use super::share::Share;
 use super::way::{Passage, Sent, Way};
 use super::{
-    Conformal, Controller, HeadDecision, HeadRun, HeadView, Ladder, LadderRung, LinkEstimate,
-    NetworkSample, NetworkTimeout, Prediction, SendDecision, SendView, Sending, TransferTime, Work,
+    Conformal, Controller, HeadDecision, HeadView, Ladder, LadderRung, LinkEstimate, Load,
+    NetworkSample, NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
     ms,
 };
 use crate::outcome::Choice;
@@ -69,9 +69,9 @@ pub struct Mpc {
     shortest: f64,
     conformal: Conformal,
     server: Smoothed,
-    /// From the decision before the head to the one after it, by split and width.
-    device: BTreeMap<(u8, u8), Smoothed>,
-    started: Option<(Timestamp, HeadRun)>,
+    /// Time of what was run.
+    device: BTreeMap<Load, Smoothed>,
+    started: Option<(Timestamp, Run)>,
     interval: Smoothed,
     /// The most time left that a frame had: what the frames to come will have.
     full: Duration,
@@ -100,6 +100,8 @@ struct Doubt {
 /// What one rung costs, in ms, and what it is worth.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
+    /// Which it is.
+    rung: usize,
     /// Network and server, in the mean, and the standard deviation.
     mean: f64,
     deviation: f64,
@@ -123,6 +125,16 @@ struct Prices {
     device: f64,
     /// Of the way.
     link: f64,
+    /// Of the way, beside that, beyond the `least` (ms) that any rung takes of it.
+    more: f64,
+    least: f64,
+}
+
+impl Prices {
+    /// What it costs to keep the way busy for so long (ms).
+    fn toll(&self, busy: f64) -> f64 {
+        self.link * busy + self.more * (busy - self.least).max(0.0)
+    }
 }
 
 /// Where a plan begins: times in ms from now on.
@@ -153,11 +165,18 @@ const AS_BEFORE: f64 = 3.0;
 const MISS: f64 = 0.3;
 const MOST_LATE: f64 = 0.3;
 
+/// What keeping the way busy all the time beyond the smallest rungs must gain at least (share of
+/// frames right): to send more is to risk a queue, which costs whole answers.
+const UPGRADE: f64 = 0.1;
+
 /// By what share the shortest round trip is forgotten with every reply.
 const FORGOTTEN: f64 = 1e-3;
 
 /// Halvings of the interval in which a price is sought.
 const PRICE_STEPS: usize = 12;
+
+/// Longer than any deadline (ms).
+const TOO_LONG: f64 = 1e7;
 
 /// A frame that took so much of the time it had longer than predicted has met a queue.
 const QUEUE: f64 = 0.15;
@@ -192,16 +211,17 @@ impl Mpc {
 
     /// What each rung costs now, and what it is worth where the way costs nothing.
     fn costs(&self, now: Timestamp) -> Vec<Cost> {
-        let cost = |(at, rung): (usize, &LadderRung)| {
+        let cost = |&at: &usize| {
+            let rung = &self.ladder.rungs()[at];
             let bytes = rung.bytes.ceil() as usize;
-            let head = (rung.point.split, rung.point.width);
-            let device = self.device.get(&head).copied().unwrap_or_default();
+            let device = self.device.get(&rung.run.load()).copied().unwrap_or_default();
             let (mean, deviation) = self.predict(now, bytes);
-            let device_mean = device.mean.unwrap_or(0.0);
+            let device_mean = device.mean.unwrap_or_else(|| self.untried(rung));
             let spread = device.standard_deviation().max(1e-3);
             let slack = ms(self.full) - device_mean - mean;
             let (accuracy, sent) = self.ladder.policy(at, 0.0);
             Cost {
+                rung: at,
                 mean,
                 deviation,
                 busy: ms(self.transfer.serialisation(bytes)),
@@ -213,18 +233,40 @@ impl Mpc {
                 exit: self.ladder.exit_accuracy(at, None),
             }
         };
-        self.ladder.rungs().iter().enumerate().map(cost).collect()
+        self.ladder.planned().iter().map(cost).collect()
     }
 
-    /// The same with accuracy and share of frames sent as they are where the way costs `price`.
-    fn at_price(&self, rung: usize, cost: &Cost, price: f64) -> Cost {
-        let (accuracy, sent) = self.ladder.policy(rung, price * cost.busy);
+    /// How long the device is taken to need for what it has not run yet (ms): nothing, so that it is
+    /// tried; but the uncut network as long as the heads' work lets expect.
+    fn untried(&self, rung: &LadderRung) -> f64 {
+        if rung.run != Run::Local {
+            return 0.0;
+        }
+        let per_mac = |other: &LadderRung| {
+            let took = self.device.get(&other.run.load())?.mean?;
+            (other.macs > 0).then(|| took / other.macs as f64)
+        };
+        let least = self.ladder.rungs().iter().filter_map(per_mac).reduce(f64::min);
+        least.map_or(TOO_LONG, |least| (least * rung.macs as f64).min(TOO_LONG))
+    }
+
+    /// The same with accuracy and share of frames sent as they are at these prices.
+    fn at_price(&self, cost: &Cost, prices: Prices) -> Cost {
+        let (accuracy, sent) = self.ladder.policy(cost.rung, prices.toll(cost.busy));
         Cost { accuracy, sent, ..*cost }
     }
 
-    /// All rungs where the way costs `price`.
-    fn at_prices(&self, costs: &[Cost], price: f64) -> Vec<Cost> {
-        costs.iter().enumerate().map(|(rung, cost)| self.at_price(rung, cost, price)).collect()
+    /// All rungs at these prices.
+    fn at_prices(&self, costs: &[Cost], prices: Prices) -> Vec<Cost> {
+        costs.iter().map(|cost| self.at_price(cost, prices)).collect()
+    }
+
+    /// Prices before it is known what the way is worth to others, and the device.
+    fn first_prices(&self, costs: &[Cost]) -> Prices {
+        let busy = costs.iter().map(|cost| cost.busy).filter(|&busy| busy > 0.0);
+        let least = busy.fold(f64::INFINITY, f64::min);
+        let more = UPGRADE / self.interval();
+        Prices { device: self.prices.device, link: 0.0, more, least }
     }
 
     /// Mean and standard deviation of the time in the network and on the server (ms).
@@ -259,19 +301,19 @@ impl Mpc {
     /// The way's price: the one at which the best rung takes no more than one's share of its time,
     /// or with a queue on it at least that part of an accuracy of ½ for all of it which the queue
     /// takes of the deadline.
-    fn link_price(&self, costs: &[Cost]) -> f64 {
+    fn link_price(&self, costs: &[Cost], first: Prices) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full).max(1.0));
         let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
         let least = 0.5 * (queue / full).min(1.0) / interval;
-        let keeps_share = |price: f64| {
+        let keeps_share = |link: f64| {
+            let prices = Prices { link, ..first };
             let (mut best, mut used) = (f64::MIN, 0.0);
-            for (rung, cost) in costs.iter().enumerate() {
-                let cost = self.at_price(rung, cost, price);
-                let busy = cost.sent * cost.busy;
-                let gain = (Self::usual_gain(&cost) - price * busy).max(0.0);
-                let value = cost.exit + gain - self.prices.device * cost.device;
+            for cost in costs {
+                let cost = self.at_price(cost, prices);
+                let gain = (Self::usual_gain(&cost) - cost.sent * prices.toll(cost.busy)).max(0.0);
+                let value = cost.exit + gain - prices.device * cost.device;
                 if value > best {
-                    (best, used) = (value, if gain > 0.0 { busy } else { 0.0 });
+                    (best, used) = (value, if gain > 0.0 { cost.sent * cost.busy } else { 0.0 });
                 }
             }
             used <= self.share.get() * interval
@@ -326,7 +368,7 @@ impl Mpc {
             free.device = ready;
             let slack = captured + full - leaves - cost.mean;
             let late = self.late(slack, cost.deviation.hypot(cost.spread));
-            let gain = Self::gain(cost, late) - prices.link * cost.sent * cost.busy;
+            let gain = Self::gain(cost, late) - cost.sent * prices.toll(cost.busy);
             if gain > 0.0 {
                 value += gain;
                 free.link = leaves + cost.sent * cost.busy;
@@ -351,13 +393,13 @@ impl Mpc {
         self.way.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0))
     }
 
-    /// What slows one head slows all: the others are taken to be as much slower as this one.
-    fn learn_device(&mut self, head: (u8, u8), took: f64) {
-        let before = self.device.get(&head).and_then(|known| known.mean);
-        let known = self.device.entry(head).or_default();
+    /// What slows one thing slows all: the others are taken to be as much slower as this one.
+    fn learn_device(&mut self, load: Load, took: f64) {
+        let before = self.device.get(&load).and_then(|known| known.mean);
+        let known = self.device.entry(load).or_default();
         known.update(took);
         let (Some(before), Some(after)) = (before, known.mean) else { return };
-        for (_, other) in self.device.iter_mut().filter(|(other, _)| **other != head) {
+        for (_, other) in self.device.iter_mut().filter(|(other, _)| **other != load) {
             other.mean = other.mean.map(|mean| mean * after / before.max(1e-3));
         }
     }
@@ -411,51 +453,57 @@ impl Controller for Mpc {
         self.full = self.full.max(view.time_left);
         self.share.raise(now);
         let free_of_charge = self.costs(now);
-        let link = self.link_price(&free_of_charge);
-        let costs = self.at_prices(&free_of_charge, link);
-        let prices = Prices { device: self.device_price(&costs), link };
+        let first = self.first_prices(&free_of_charge);
+        let prices = Prices { link: self.link_price(&free_of_charge, first), ..first };
+        let costs = self.at_prices(&free_of_charge, prices);
+        let prices = Prices { device: self.device_price(&costs), ..prices };
         self.prices = prices;
         let age = ms(self.full - view.time_left);
         let free = Backlog { device: 0.0, link: self.wait(now) };
-        let value = |rung: usize| {
-            let first = &costs[rung];
+        let value = |first: &Cost| {
             let frames = self.config.horizon;
             let plans =
                 costs.iter().map(|rest| self.plan([first, rest], free, age, frames, prices));
-            let run = self.ladder.run_of(rung);
+            let run = self.ladder.run_of(first.rung);
             let same = self.started.is_none_or(|(_, before)| before == run);
             // Of plans of equal worth the one that asks least of the device.
             plans.fold(0.0, f64::max) - if same { 0.0 } else { SWITCH } - first.device * 1e-9
         };
-        let values: Vec<f64> = (0..costs.len()).map(value).collect();
+        let values: Vec<f64> = costs.iter().map(value).collect();
         let best = (0..costs.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(0);
-        let run = self.ladder.run_of(best);
+        let run = self.ladder.run_of(costs[best].rung);
         let Cost { mean, deviation, device, spread, .. } = costs[best];
-        let slack = ms(view.time_left) - free.link.max(device) - mean;
-        let in_time = self.late(slack, deviation.hypot(spread)) <= MOST_LATE;
-        let reason = if in_time && view.link.up { Choice::InTime } else { Choice::TooSlow };
+        let time_left = ms(view.time_left);
+        let in_time = match run {
+            Run::Local => time_left > device,
+            Run::Head(_) | Run::Image(_) => {
+                let slack = time_left - free.link.max(device) - mean;
+                view.link.up && self.late(slack, deviation.hypot(spread)) <= MOST_LATE
+            }
+        };
+        let reason = if in_time { Choice::InTime } else { Choice::TooSlow };
         self.started = Some((now, run));
-        HeadDecision { work: Work::Head(run), reason }
+        HeadDecision { run: Some(run), reason }
+    }
+
+    fn on_run(&mut self, _now: Timestamp, run: Run, took: Duration) {
+        self.learn_device(run.load(), ms(took));
     }
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
-        if let Some((started, run)) = self.started {
-            self.learn_device((run.split, run.width), ms(now.saturating_since(started)));
-        }
         let prices = self.prices;
-        let costs = self.at_prices(&self.costs(now), prices.link);
+        let costs = self.at_prices(&self.costs(now), prices);
         let (wait, budget) = (self.wait(now), ms(view.time_left));
         let age = ms(self.full.saturating_sub(view.time_left));
         let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age, prices);
-        let HeadRun { split, width, bits, .. } = view.run;
-        let of_run = |rung: &usize| {
-            let point = self.ladder.rungs()[*rung].point;
-            (point.split, point.width, point.bits) == (split, width, bits)
+        let rungs: Vec<usize> = self.ladder.of_run(view.run).collect();
+        let layers = |rung: usize| match self.ladder.rungs()[rung].run {
+            Run::Head(run) => run.layers,
+            Run::Image(_) | Run::Local => 1,
         };
-        let rungs: Vec<usize> = (0..costs.len()).filter(of_run).collect();
         let size = |rung: usize| {
-            let layers = usize::from(self.ladder.rungs()[rung].point.layers);
-            view.layer_ends.get(layers - 1).or(view.layer_ends.last()).copied().unwrap_or(0)
+            let last = usize::from(layers(rung)).saturating_sub(1);
+            view.layer_ends.get(last).or(view.layer_ends.last()).copied().unwrap_or(0)
         };
         // Without an exit there is nothing to fall back to.
         let exit = match (view.exit_confidence, rungs.first()) {
@@ -480,7 +528,7 @@ impl Controller for Mpc {
             worth = true;
             let busy = ms(self.transfer.serialisation(bytes));
             let switch = if self.last.is_none_or(|last| last == rung) { 0.0 } else { SWITCH };
-            let own = accuracy - late * (accuracy - exit + MISS) - prices.link * busy;
+            let own = accuracy - late * (accuracy - exit + MISS) - prices.toll(busy);
             let value = own + future(wait + busy) - switch;
             if value > best_value {
                 (best, best_value) = (Some(rung), value);
@@ -501,9 +549,10 @@ impl Controller for Mpc {
             (None, _) => (None, Choice::ExitSuffices),
         };
         let Some(rung) = rung else { return SendDecision { sending: Sending::Exit, reason } };
-        self.note_send(now, view.frame, size(rung), false);
+        let (bytes, layers) = (size(rung), layers(rung));
+        self.note_send(now, view.frame, bytes, false);
         self.last = Some(rung);
-        SendDecision { sending: Sending::Layers(self.ladder.rungs()[rung].point.layers), reason }
+        SendDecision { sending: Sending::Layers(layers), reason }
     }
 
     fn on_reply(&mut self, now: Timestamp, sample: &NetworkSample) {
@@ -674,8 +723,9 @@ mod tests {
             self.echo(start);
             let link = LinkView { up: true, ..LinkView::default() };
             let head = self.mpc.decide_head(start, &HeadView { time_left: ms(150), link });
-            let Work::Head(run) = head.work else { panic!("a head is always run") };
+            let run = head.run.expect("something is always run");
             let now = start + ms(10);
+            self.mpc.on_run(now, run, ms(10));
             let view = SendView {
                 frame,
                 run,

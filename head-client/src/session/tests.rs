@@ -3,7 +3,7 @@ use isthmus_proto::{ImageFormat, OperatingPoint};
 use proptest::prelude::*;
 
 use super::*;
-use crate::controller::{Fixed, FixedImage, ImageRun, SendDecision};
+use crate::controller::{Fixed, ImageRun, Run, SendDecision};
 
 const POINT: OperatingPoint = OperatingPoint { split: 0, width: 1, layers: 2, bits: 6 };
 const DEADLINE: Duration = Duration::from_millis(100);
@@ -15,7 +15,7 @@ fn at(ms: u64) -> Timestamp {
 fn session(pace: Pace) -> Session {
     let guard = Duration::from_millis(5);
     let config = SessionConfig { deadline: DEADLINE, guard, in_flight: 2, pace };
-    Session::new(config, Box::new(Fixed(POINT)))
+    Session::new(config, Box::new(Fixed::new(POINT)))
 }
 
 fn connected(pace: Pace) -> Session {
@@ -204,7 +204,7 @@ fn without_an_exit_a_frame_that_the_server_does_not_answer_has_none() {
 /// A connected session that sends pictures; the head of `exit` stands by.
 fn image_session(exit: Option<(u8, u8)>) -> Session {
     let image = ImageSpec { format: ImageFormat::Webp, side: 160, quality: 40 };
-    let controller = FixedImage(ImageRun { image, exit });
+    let controller = Fixed::new(Run::Image(ImageRun { image, exit }));
     let mut session = Session { controller: Box::new(controller), ..session(Pace::EveryFrame) };
     session.handle_input(at(0), link_up());
     session
@@ -262,6 +262,60 @@ fn a_compressed_picture_that_is_refused_leaves_a_verdict_or_the_exit_that_stood_
 }
 
 #[test]
+fn what_the_uncut_network_says_here_is_the_answer_with_a_connection_or_without() {
+    for up in [false, true] {
+        let mut session =
+            Session { controller: Box::new(Fixed::new(Run::Local)), ..session(Pace::Live) };
+        if up {
+            session.handle_input(at(0), link_up());
+        }
+        session.handle_input(at(0), captured(0));
+        let outcome = HeadOutcome {
+            exit: Some(Answer { class: 1, confidence: 0.9 }),
+            head: Duration::from_millis(30),
+            ..HeadOutcome::default()
+        };
+        let ends = done(&mut session, 31, Input::HeadDone { frame: FrameId(0), outcome });
+        let [end] = &ends[..] else { panic!("one frame ends") };
+        let Verdict::Answered { arm, .. } = end.verdict else { panic!("{end:?}") };
+        assert_eq!((arm, reason(end).as_str(), end.sent), (Arm::Local, "fixed", None));
+        assert_eq!(end.timing.head, Some(Duration::from_millis(30)));
+        assert_eq!((session.counters().sent, session.counters().fallbacks.len()), (0, 0));
+    }
+}
+
+/// Notes how long what was run took (milliseconds).
+struct Timed(std::sync::mpsc::Sender<u128>);
+
+impl Controller for Timed {
+    fn on_link_up(&mut self, _: Timestamp, _: Option<Duration>) {}
+    fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
+        Fixed::new(POINT).decide_head(now, view)
+    }
+    fn on_run(&mut self, _: Timestamp, _: Run, took: Duration) {
+        self.0.send(took.as_millis()).expect("the test listens");
+    }
+    fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
+        Fixed::new(view.run).decide_send(now, view)
+    }
+    fn on_reply(&mut self, _: Timestamp, _: &NetworkSample) {}
+    fn on_timeout(&mut self, _: Timestamp, _: &NetworkTimeout) {}
+}
+
+#[test]
+fn how_long_a_head_took_is_told_also_when_its_frame_has_ended() {
+    let (told, took) = std::sync::mpsc::channel();
+    let mut session = connected(Pace::Live);
+    session.controller = Box::new(Timed(told));
+    session.handle_input(at(0), captured(0));
+    session.handle_input(at(4), head_done(0));
+    session.handle_input(at(100), captured(1));
+    session.handle_input(at(900), Input::Timeout);
+    session.handle_input(at(950), head_done(1));
+    assert_eq!(took.try_iter().collect::<Vec<_>>(), [4, 850]);
+}
+
+#[test]
 fn live_frames_take_the_exit_when_too_many_are_unanswered() {
     let mut session = connected(Pace::Live);
     for frame in 0..2 {
@@ -279,7 +333,7 @@ struct Asking(std::sync::mpsc::Sender<(usize, u128)>);
 impl Controller for Asking {
     fn on_link_up(&mut self, _: Timestamp, _: Option<Duration>) {}
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
-        Fixed(POINT).decide_head(now, view)
+        Fixed::new(POINT).decide_head(now, view)
     }
     fn decide_send(&mut self, _: Timestamp, _: &SendView<'_>) -> SendDecision {
         SendDecision { sending: Sending::Probe(400), reason: Choice::Probe }

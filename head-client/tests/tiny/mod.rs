@@ -13,7 +13,7 @@ use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::source::SourceFrame;
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, ConnectError, Controller, Fixed, Pace};
-use isthmus_models::{Bundle, Engine, EngineError, Graph, Head, Picture, Tensor, TensorView};
+use isthmus_models::{Bundle, Engine, EngineError, Full, Graph, Head, Picture, Tensor, TensorView};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{BundleDigest, OperatingPoint};
 use isthmus_tail_server::model::{BundleModel, Model};
@@ -194,7 +194,7 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
 
 /// A client with the fixed point.
 pub async fn client(config: ClientConfig, bundle: &Arc<Bundle>) -> Result<Client, ConnectError> {
-    client_with(config, bundle, Box::new(Fixed(POINT))).await
+    client_with(config, bundle, Box::new(Fixed::new(POINT))).await
 }
 
 /// A client with a controller.
@@ -205,6 +205,11 @@ pub async fn client_with(
 ) -> Result<Client, ConnectError> {
     let head = Head::load(Arc::clone(bundle), &Lamp { tail: Duration::ZERO }).expect("heads");
     Client::connect(config, Arc::new(head), controller).await
+}
+
+/// The uncut network.
+pub fn full(bundle: &Arc<Bundle>) -> Arc<Full> {
+    Arc::new(Full::load(Arc::clone(bundle), &Lamp { tail: Duration::ZERO }).expect("a network"))
 }
 
 /// Grey pictures that go through the classes one after the other, and know it.

@@ -100,7 +100,7 @@ impl BestPoint {
             transport: Transport::Quic,
             detail: Detail::Top,
             in_flight: IN_FLIGHT,
-            controller: Box::new(Fixed(point)),
+            controller: Box::new(Fixed::new(point)),
         };
         let summary = lab.serve()?.answer(lab.head()?, talk, lab.labelled()?, |_| Ok(()))?;
         ensure!(summary.bad_pictures == 0, "{} pictures are unreadable", summary.bad_pictures);

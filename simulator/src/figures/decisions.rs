@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use isthmus_head_client::{
     Controller, Fixed, HeadDecision, HeadView, Ladder, Mpc, MpcConfig, NetworkSample,
-    NetworkTimeout, SendDecision, SendView, Sending,
+    NetworkTimeout, Run, SendDecision, SendView, Sending,
 };
-use isthmus_models::Outcomes;
+use isthmus_models::{OUTCOMES, Outcomes};
 use isthmus_proto::{Bitrate, DataSize, FrameId, Timestamp};
 
 use super::Measurement;
 use super::lab::Lab;
 use crate::Trace;
 use crate::link::{AtEnd, Jitter, Playback, Rate};
-use crate::scenario::OUTCOMES;
 use crate::trials::Trial;
-use crate::world::{self, Record, RunResult, WorldConfig, on_the_wire};
+use crate::world::{self, Macs, Record, RunResult, WorldConfig, on_the_wire};
 
 /// Runs of which the quickest counts: whatever else a machine does only slows one down.
 const RUNS: usize = 5;
@@ -39,9 +38,8 @@ const SOON: Duration = Duration::from_secs(2);
 
 pub(super) fn virtual_speed_fixed(lab: &Lab) -> anyhow::Result<Measurement> {
     let (config, record) = one_camera(lab)?;
-    let rungs = record.ladder().rungs();
-    let point = rungs.last().context("a ladder has a rung")?.point;
-    speed(&config, || world::run(&config, &record, |_| Box::new(Fixed(point))))
+    let point = record.largest_point().context("the ladder has no operating point")?;
+    speed(&config, || world::run(&config, &record, |_| Box::new(Fixed::new(point))))
 }
 
 pub(super) fn virtual_speed_mpc(lab: &Lab) -> anyhow::Result<Measurement> {
@@ -60,7 +58,7 @@ pub(super) fn decide_us(lab: &Lab) -> anyhow::Result<Measurement> {
     let detail = format!(
         "median of {} frames, both decisions, {} rungs; 99th percentile {tail:.1}",
         took.len(),
-        record.ladder().rungs().len()
+        record.ladder().planned().len()
     );
     Ok(Measurement::of(median, detail))
 }
@@ -89,7 +87,8 @@ pub(super) fn recovery_frames(lab: &Lab) -> anyhow::Result<Measurement> {
 
 /// What the bundle's points make of recorded frames.
 pub(super) fn record(lab: &Lab) -> anyhow::Result<Record> {
-    Ok(Record::new(&Outcomes::unpack(&lab.bundle().read(OUTCOMES)?)?)?)
+    let outcomes = Outcomes::unpack(&lab.bundle().read(OUTCOMES)?)?;
+    Ok(Record::new(&outcomes, &Macs::default())?)
 }
 
 /// One camera at 10 frames a second on a mobile link, for ten minutes.
@@ -241,6 +240,10 @@ impl Controller for Observed {
         decision
     }
 
+    fn on_run(&mut self, now: Timestamp, run: Run, took: Duration) {
+        self.mpc.on_run(now, run, took);
+    }
+
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
         let started = Instant::now();
         let decision = self.mpc.decide_send(now, view);
@@ -248,7 +251,11 @@ impl Controller for Observed {
         let sent = match decision.sending {
             Sending::Exit | Sending::Probe(_) => None,
             Sending::Layers(layers) => {
-                let rung = self.ladder.position(view.run.point(layers));
+                let sent = match view.run {
+                    Run::Head(run) => run.point(layers).into(),
+                    run => run,
+                };
+                let rung = self.ladder.position(sent);
                 rung.map(|rung| self.ladder.accuracy(rung, None))
             }
         };

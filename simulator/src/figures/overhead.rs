@@ -83,7 +83,7 @@ impl Overhead {
             transport,
             detail: Detail::Top,
             in_flight: 1,
-            controller: Box::new(Fixed(lab.best_point())),
+            controller: Box::new(Fixed::new(lab.best_point())),
         };
         let source = frames_of(&pictures, WARM_UP + FRAMES);
         let summary = lab.serve()?.answer(lab.head()?, talk, source, compare)?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::{
-    Choice, Controller, Fixed, FrameReport, HeadDecision, HeadView, NetworkSample, NetworkTimeout,
-    SendDecision, SendView, Sending,
+    Controller, Fixed, FrameReport, HeadDecision, HeadView, NetworkSample, NetworkTimeout,
+    SendDecision, SendView,
 };
 use isthmus_models::{Preprocessor, TailItem, top_k};
 use isthmus_proto::wire::Detail;
@@ -115,11 +115,11 @@ impl Controller for Spread {
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
         let point = self.points[self.next % self.points.len()];
         self.next += 1;
-        Fixed(point).decide_head(now, view)
+        Fixed::new(point).decide_head(now, view)
     }
 
-    fn decide_send(&mut self, _now: Timestamp, view: &SendView<'_>) -> SendDecision {
-        SendDecision { sending: Sending::Layers(view.run.layers), reason: Choice::Fixed }
+    fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
+        Fixed::new(view.run).decide_send(now, view)
     }
 
     fn on_reply(&mut self, _now: Timestamp, _sample: &NetworkSample) {}

@@ -24,6 +24,7 @@ use super::accuracy::is_right;
 use super::lab::Lab;
 use super::{Format, Subject};
 
+pub(crate) use self::images::settings as image_settings;
 pub use self::plot::plot;
 
 /// Losses of accuracy, in points, at which sizes are compared.
@@ -207,7 +208,7 @@ impl Bench {
             name: bundle.describe_point(point).to_string(),
             how: How::Point(point),
         });
-        let images = images::settings(input).into_iter().map(|spec| {
+        let images = image_settings(input).into_iter().map(|spec| {
             let (width, height) = spec.size(input);
             Candidate {
                 family: match spec.format {

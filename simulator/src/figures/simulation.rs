@@ -37,7 +37,7 @@ pub(super) fn virtual_speed_quic(lab: &Lab) -> anyhow::Result<Measurement> {
     let (mut config, record) = one_camera(lab)?;
     config.transport = TransportKind::Quic;
     let point = best(&record)?;
-    let run = |config: &WorldConfig| world::run(config, &record, |_| Box::new(Fixed(point)));
+    let run = |config: &WorldConfig| world::run(config, &record, |_| Box::new(Fixed::new(point)));
     let measured = speed(&config, || run(&config))?;
     config.duration = Duration::from_secs(60);
     let first = run(&config);
@@ -63,7 +63,7 @@ pub(super) fn fleet_seconds(lab: &Lab) -> anyhow::Result<Measurement> {
     let point = best(&record)?;
     let started = Instant::now();
     let RunResult { frames, missed, sent, .. } =
-        world::run(&config, &record, |_| Box::new(Fixed(point)));
+        world::run(&config, &record, |_| Box::new(Fixed::new(point)));
     let took = started.elapsed().as_secs_f64();
     let resident = peak_resident_bytes();
     let memory = resident.map_or_else(|| "unknown here".into(), |it| format!("{:.0} MB", it / 1e6));
@@ -102,16 +102,16 @@ fn compare(lab: &Lab) -> anyhow::Result<Fidelity> {
     let point = best(&record)?;
     let simulated = |transport| {
         let config = WorldConfig { transport, ..config.clone() };
-        world::run(&config, &record, |_| Box::new(Fixed(point))).latency
+        world::run(&config, &record, |_| Box::new(Fixed::new(point))).latency
     };
     let (virtual_time, ideal) = (simulated(TransportKind::Quic), simulated(TransportKind::Ideal));
-    let real = charged::run(&config, &record, lab.head()?, Box::new(Fixed(point)))?;
+    let real = charged::run(&config, &record, lab.head()?, Box::new(Fixed::new(point)))?;
     ensure!(real.frames >= 2_000, "only {} frames were captured", real.frames);
     Ok(Fidelity { virtual_time, ideal, real_time: real.latency, frames: real.frames })
 }
 
 fn best(record: &Record) -> anyhow::Result<OperatingPoint> {
-    Ok(record.ladder().rungs().last().context("a ladder has a rung")?.point)
+    record.largest_point().context("the ladder has no operating point")
 }
 
 /// The most memory that this process has held (bytes), where the system tells.

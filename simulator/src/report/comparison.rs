@@ -364,10 +364,10 @@ fn course(controller: &str, seed: u64, played: &Played, deadline: f64) -> String
 type End = (&'static str, Colour, fn(&Timeline, usize) -> bool);
 const ENDS: [End; 4] = [
     ("network in time", Colour::BLUE, |line, row| {
-        line.arm[row] == Some(AnswerArm::Split) && !line.missed[row]
+        line.arm[row].is_some_and(AnswerArm::is_remote) && !line.missed[row]
     }),
-    ("exit, not sent", Colour::GREY, |line, row| {
-        line.arm[row] == Some(AnswerArm::Exit) && !line.missed[row]
+    ("on the device", Colour::GREY, |line, row| {
+        line.arm[row].is_some_and(|arm| !arm.is_remote()) && !line.missed[row]
     }),
     ("missed", Colour::RED, |line, row| line.missed[row]),
     ("no answer", Colour::INK, |line, row| line.arm[row].is_none() && !line.missed[row]),

@@ -182,10 +182,14 @@ pub struct Timeline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerArm {
-    /// The network.
+    /// The network, of a head's features.
     Split,
+    /// The network, of a compressed picture.
+    Image,
     /// The head's exit.
     Exit,
+    /// The uncut network on the device.
+    Local,
 }
 
 impl AnswerArm {
@@ -193,8 +197,15 @@ impl AnswerArm {
     pub fn name(self) -> &'static str {
         match self {
             AnswerArm::Split => "split",
+            AnswerArm::Image => "image",
             AnswerArm::Exit => "exit",
+            AnswerArm::Local => "local",
         }
+    }
+
+    /// Whether it answers from the server.
+    pub fn is_remote(self) -> bool {
+        matches!(self, AnswerArm::Split | AnswerArm::Image)
     }
 }
 
@@ -240,12 +251,17 @@ impl<'a> Watch<'a> {
     fn on_end(&mut self, end: &FrameEnd<'_>) {
         let outcome = end.outcome;
         let arm = match outcome.verdict {
-            Verdict::Answered { arm: Arm::Split(_), .. } => Some(AnswerArm::Split),
-            Verdict::Answered { arm: Arm::Exit, .. } => Some(AnswerArm::Exit),
-            _ => None,
+            Verdict::Answered { arm, .. } => Some(match arm {
+                Arm::Split(_) => AnswerArm::Split,
+                Arm::Image => AnswerArm::Image,
+                Arm::Exit => AnswerArm::Exit,
+                Arm::Local => AnswerArm::Local,
+            }),
+            Verdict::Dropped(_) => None,
         };
         if end.missed {
-            let cause = if arm == Some(AnswerArm::Split) { "late" } else { end.reason };
+            let late = arm.is_some_and(AnswerArm::is_remote);
+            let cause = if late { "late" } else { end.reason };
             *self.misses.entry(cause.to_owned()).or_default() += 1;
         }
         let cameras = u64::from(self.prepared.scenario().cameras);
@@ -253,10 +269,13 @@ impl<'a> Watch<'a> {
         if !(outcome.frame.0 * cameras + u64::from(end.camera)).is_multiple_of(line.every) {
             return;
         }
-        let point = match (outcome.sent, outcome.run.and_then(Run::head)) {
-            (Some(Content::Features(point)), _) => Some(self.prepared.point_name(point)),
-            (_, Some(head)) => Some(self.prepared.exit_name(head)),
-            _ => None,
+        let point = match (outcome.sent, outcome.run) {
+            (Some(Content::Features(point)), _) => Some(self.prepared.run_name(point.into())),
+            (Some(Content::Image(_)), Some(run)) | (None, Some(run @ Run::Local)) => {
+                Some(self.prepared.run_name(run))
+            }
+            (_, Some(run)) => run.head().map(|head| self.prepared.exit_name(head)),
+            (_, None) => None,
         };
         line.point.push(point.map(|name| place(&mut line.points, &name)));
         line.reason.push(place(&mut line.reasons, end.reason));
@@ -555,9 +574,8 @@ impl Comparison {
     }
 
     fn without_luck(&self, seed: u64, result: &RunResult) -> RunResult {
-        // Where there is no plan, its own share of frames sent is as good in the mean.
-        let own = result.sent as f64 / result.frames.max(1) as f64;
-        result.clone().without_luck(self.plan(seed).map_or(own, |plan| plan.share))
+        // Where there is no plan, any price is as good in the mean.
+        result.clone().without_luck(self.plan(seed).map_or(0, |plan| plan.luck_level))
     }
 
     fn plan(&self, seed: u64) -> Option<&Plan> {

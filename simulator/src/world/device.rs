@@ -1,11 +1,13 @@
-//! How long a device takes for a head.
+//! How long a device takes for what it runs.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use isthmus_proto::Timestamp;
+use isthmus_head_client::{ImageRun, Load};
+use isthmus_models::ImageSpec;
+use isthmus_proto::{ImageFormat, Timestamp};
 use serde::Deserialize;
 
 /// The built-in devices, by name.
@@ -48,6 +50,12 @@ pub enum DeviceError {
          ms_per_mmac and a bundle, whose manifest has the head's size"
     )]
     Head(String),
+    /// An image codec whose time is not known.
+    #[error(
+        "the device says nothing about pictures as {0}, which the record holds: name the codec's \
+         time under [image_ms_per_megapixel]"
+    )]
+    Image(&'static str),
 }
 
 /// A device, as its file says it.
@@ -63,10 +71,16 @@ pub struct DeviceSpec {
     /// Time of heads by name, such as `"s16/w100" = 12.5` (ms): it goes before `ms_per_mmac`.
     #[serde(default)]
     pub heads: BTreeMap<String, f64>,
+    /// Time of the uncut network on the device (ms): it goes before `ms_per_mmac`.
+    pub full_ms: Option<f64>,
     /// Preprocessing (ms).
     pub preprocess_ms: f64,
     /// Quantising and coding (ms).
     pub encode_ms: f64,
+    /// Cropping, resizing and compressing a picture, by codec (ms for each million pixels of the
+    /// compressed picture).
+    #[serde(default)]
+    pub image_ms_per_megapixel: BTreeMap<ImageFormat, f64>,
     /// 95th percentile over median, at least 1.
     pub p95_over_p50: f64,
 }
@@ -89,11 +103,22 @@ impl DeviceSpec {
         })
     }
 
+    /// Time of preprocessing and the uncut network (ms), if it has so many multiply-accumulates; `None`
+    /// where nothing is known.
+    pub fn full_time(&self, macs: u64) -> Option<f64> {
+        let of_size = |per_mmac| (macs > 0).then_some(per_mmac * macs as f64 / 1e6);
+        let time = self.full_ms.or_else(|| self.ms_per_mmac.and_then(of_size))?;
+        Some(self.preprocess_ms + time)
+    }
+
     /// The device for `heads`, by split and width, each with its name and, where known, its
-    /// multiply-accumulates.
+    /// multiply-accumulates, for an uncut network of so many, 0 where that is not known, and for
+    /// pictures of so many pixels.
     pub fn to_device(
         &self,
         heads: &BTreeMap<(u8, u8), (String, Option<u64>)>,
+        full: u64,
+        images: &BTreeMap<ImageSpec, u64>,
         slowdowns: Vec<(Timestamp, f64)>,
     ) -> Result<Device, DeviceError> {
         let ms = |name: &str, ms: f64| {
@@ -118,9 +143,18 @@ impl DeviceSpec {
             };
             times.insert(head, preprocess + time);
         }
+        let mut compress = BTreeMap::new();
+        for (&image, &pixels) in images {
+            let name = image.format.name();
+            let per_megapixel = self.image_ms_per_megapixel.get(&image.format);
+            let per_megapixel = *per_megapixel.ok_or(DeviceError::Image(name))?;
+            let per_megapixel = ms(&format!("image_ms_per_megapixel.{name}"), per_megapixel)?;
+            compress.insert(image, per_megapixel * pixels as f64 / 1e6);
+        }
+        let full = self.full_time(full).map(|time| ms("full_ms", time)).transpose()?;
         // A log-normal's 95th percentile is 1.645 deviations above its median.
         let deviation = spread.ln() / 1.645;
-        Ok(Device { times, encode, deviation, slowdowns })
+        Ok(Device { heads: times, full, encode, compress, deviation, slowdowns })
     }
 }
 
@@ -132,9 +166,13 @@ fn names() -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Device {
     /// Preprocessing and head (ms), by split and width.
-    times: BTreeMap<(u8, u8), f64>,
+    heads: BTreeMap<(u8, u8), f64>,
+    /// Preprocessing and the uncut network (ms), where it is known.
+    full: Option<f64>,
     /// ms.
     encode: f64,
+    /// Compressing a picture (ms).
+    compress: BTreeMap<ImageSpec, f64>,
     /// Of a time's logarithm.
     deviation: f64,
     /// From when on it takes so many times as long.
@@ -142,12 +180,22 @@ pub struct Device {
 }
 
 impl Device {
-    /// Time of head and of coding, started at `now`; `luck` is standard normal.
-    pub fn times(&self, now: Timestamp, head: (u8, u8), luck: f64) -> (Duration, Duration) {
+    /// Time of the networks that are run for `load`, and of coding: features, or the picture. Started
+    /// at `now`; `luck` is standard normal.
+    pub fn times(&self, now: Timestamp, load: Load, luck: f64) -> (Duration, Duration) {
         let past = self.slowdowns.iter().rev().find(|(from, _)| *from <= now);
         let factor = past.map_or(1.0, |(_, factor)| *factor) * (self.deviation * luck).exp();
         let time = |ms: f64| Duration::from_micros((ms * factor * 1e3).round() as u64);
-        (time(self.times.get(&head).copied().unwrap_or(0.0)), time(self.encode))
+        let head = |head| self.heads.get(&head).copied().unwrap_or(0.0);
+        let (network, coding) = match load {
+            Load::Head(split, width) => (head((split, width)), self.encode),
+            Load::Image(ImageRun { image, exit }) => {
+                let compress = self.compress.get(&image).copied().unwrap_or(0.0);
+                (exit.map_or(0.0, head), compress)
+            }
+            Load::Local => (self.full.unwrap_or(0.0), 0.0),
+        };
+        (time(network), time(coding))
     }
 }
 
@@ -161,8 +209,10 @@ mod tests {
             source: "x".into(),
             ms_per_mmac: Some(0.5),
             heads: [("s16/w100".to_owned(), 12.0)].into(),
+            full_ms: None,
             preprocess_ms: 1.0,
             encode_ms: 2.0,
+            image_ms_per_megapixel: [(ImageFormat::Jpeg, 100.0)].into(),
             p95_over_p50: 1.2,
         }
     }
@@ -170,10 +220,12 @@ mod tests {
     #[test]
     fn every_built_in_device_is_valid_and_says_its_source() {
         let heads = [((0, 0), ("s16/w25".to_owned(), Some(10_000_000)))].into();
+        let image = |format| ImageSpec { format, side: 160, quality: 30 };
+        let images = [ImageFormat::Jpeg, ImageFormat::Webp].map(|it| (image(it), 160 * 160)).into();
         for (name, _) in BUILT_IN {
             let spec = DeviceSpec::find(name).expect(name);
             assert!(!spec.source.is_empty());
-            spec.to_device(&heads, Vec::new()).expect(name);
+            spec.to_device(&heads, 0, &images, Vec::new()).expect(name);
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/devices");
         assert_eq!(fs::read_dir(folder).expect("the folder").count(), BUILT_IN.len());
@@ -187,22 +239,37 @@ mod tests {
         ]
         .into();
         let hot = Timestamp::from_micros(1_000_000);
-        let device = spec().to_device(&heads, vec![(hot, 3.0)]).expect("known");
+        let image = ImageSpec { format: ImageFormat::Jpeg, side: 200, quality: 30 };
+        let images = [(image, 200 * 150)].into();
+        let device =
+            spec().to_device(&heads, 80_000_000, &images, vec![(hot, 3.0)]).expect("known");
         let ms = Duration::from_millis;
-        assert_eq!(device.times(Timestamp::ZERO, (0, 0), 0.0), (ms(13), ms(2)));
-        assert_eq!(device.times(Timestamp::ZERO, (0, 1), 0.0), (ms(11), ms(2)));
-        assert_eq!(device.times(hot, (0, 0), 0.0), (ms(39), ms(6)));
-        let (late, _) = device.times(Timestamp::ZERO, (0, 0), 1.645);
+        let times = |at, load| device.times(at, load, 0.0);
+        assert_eq!(times(Timestamp::ZERO, Load::Head(0, 0)), (ms(13), ms(2)));
+        assert_eq!(times(Timestamp::ZERO, Load::Head(0, 1)), (ms(11), ms(2)));
+        assert_eq!(times(hot, Load::Head(0, 0)), (ms(39), ms(6)));
+        assert_eq!(times(hot, Load::Local), (ms(123), ms(0)));
+        let picture = |exit| Load::Image(ImageRun { image, exit });
+        assert_eq!(times(Timestamp::ZERO, picture(None)), (ms(0), ms(3)));
+        assert_eq!(times(hot, picture(Some((0, 1)))), (ms(33), ms(9)));
+        let (late, _) = device.times(Timestamp::ZERO, Load::Head(0, 0), 1.645);
         assert_eq!(late, Duration::from_micros(15_600));
     }
 
     #[test]
     fn what_is_not_known_is_said() {
         let heads = [((0, 0), ("s16/w25".to_owned(), None))].into();
-        let error = spec().to_device(&heads, Vec::new()).expect_err("no size").to_string();
+        let none = BTreeMap::new();
+        let error =
+            spec().to_device(&heads, 0, &none, Vec::new()).expect_err("no size").to_string();
         assert!(error.contains("s16/w25") && error.contains("ms_per_mmac"), "{error}");
         let wild = DeviceSpec { p95_over_p50: 0.5, ..spec() };
-        assert!(wild.to_device(&heads, Vec::new()).is_err());
+        assert!(wild.to_device(&heads, 0, &none, Vec::new()).is_err());
+        let webp = ImageSpec { format: ImageFormat::Webp, side: 160, quality: 30 };
+        let images = [(webp, 160 * 160)].into();
+        let error =
+            spec().to_device(&BTreeMap::new(), 0, &images, Vec::new()).expect_err("no time");
+        assert!(error.to_string().contains("pictures as webp"), "{error}");
         assert!(DeviceSpec::find("pi9").expect_err("none").to_string().contains("pi4"));
     }
 }

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use isthmus_head_client::{
-    Answer, Controller, FrameOutcome, HeadOutcome, HeadRun, Histogram, Input, LinkEstimate, Output,
-    Pace, Reason, Run, ServerReply, Session, SessionConfig, Verdict,
+    Answer, Controller, FrameOutcome, HeadOutcome, Histogram, Input, LinkEstimate, Output, Pace,
+    Reason, Run, ServerReply, Session, SessionConfig, Verdict,
 };
 use isthmus_proto::wire::{self, Feedback};
 use isthmus_proto::{Arm, Bitrate, Content, DataSize, FrameId, OperatingPoint, Timestamp};
@@ -36,7 +36,7 @@ use agenda::Agenda;
 use transport::{Event as Carried, Ideal, Key, Quic, Received, Transport, Upload};
 
 pub use device::{Device, DeviceError, DeviceSpec};
-pub use record::{Luck, Record, RecordError};
+pub use record::{Luck, Macs, Record, RecordError};
 
 /// Payload of a packet (bytes): QUIC's on most paths.
 pub const PAYLOAD: u32 = 1_200;
@@ -109,6 +109,22 @@ pub struct ServerConfig {
     pub tail: Duration,
     /// What each frame of a batch adds.
     pub tail_per_frame: Duration,
+    /// Decompressing a picture and preparing it.
+    pub decompress: Duration,
+    /// A run of the uncut network on pictures, whatever its batch.
+    pub full: Duration,
+    /// What each picture of a batch adds.
+    pub full_per_frame: Duration,
+}
+
+impl ServerConfig {
+    /// What decoding a frame of a lane takes, a run of its network, and what each frame adds to that.
+    fn times(&self, lane: Lane) -> [Duration; 3] {
+        match lane.split {
+            Some(_) => [self.decode, self.tail, self.tail_per_frame],
+            None => [self.decompress, self.full, self.full_per_frame],
+        }
+    }
 }
 
 /// What came of a run.
@@ -121,7 +137,7 @@ pub struct RunResult {
     pub right_in_time: u64,
     /// How many of them could be expected, by what a record says of each answer in time.
     pub expected: f64,
-    /// The luck of every head that was run with its picture, which no controller can know before.
+    /// The luck of every head that was run with its frame, which no controller can know before.
     pub luck: Luck,
     /// Frames sent.
     pub sent: u64,
@@ -131,7 +147,7 @@ pub struct RunResult {
     pub bytes: u64,
     /// Probes sent.
     pub probes: u64,
-    /// Changes of operating point from one sent frame of a device to its next.
+    /// Changes of what is sent, from one sent frame of a device to its next.
     pub switches: u64,
     /// From capture to output (µs), of frames with an answer.
     pub latency: Histogram,
@@ -151,13 +167,12 @@ impl RunResult {
         share(self.right_in_time, self.frames)
     }
 
-    /// The same run without the luck of its pictures: what was expected of each answer less the
-    /// head's luck, where the share `sent` of frames is sent. Heads are chosen before anything is
-    /// known about the picture, so what is subtracted is zero in the mean, whoever chooses and
-    /// whatever the share (a control variate).
+    /// The same run without the luck of its frames, at the `level`-th of luck's prices. Heads are chosen
+    /// before anything is known about the frame, so what is subtracted is zero in the mean, whoever
+    /// chooses and whatever the price (a control variate).
     #[must_use]
-    pub fn without_luck(mut self, sent: f64) -> RunResult {
-        self.expected -= std::mem::take(&mut self.luck).of(sent);
+    pub fn without_luck(mut self, level: usize) -> RunResult {
+        self.expected -= std::mem::take(&mut self.luck).of(level);
         self
     }
 
@@ -291,6 +306,8 @@ struct World<'a, 'o> {
     capturing: u32,
     open: u64,
     batcher: Batcher<Work>,
+    /// What was sent of the frames that have not ended.
+    sent: BTreeMap<Key, Run>,
     /// Frames that the server let in and has not answered, with their jobs once all has come.
     serving: BTreeMap<Key, Option<JobId>>,
     /// Their number, by device.
@@ -304,13 +321,16 @@ struct DeviceState {
     session: Session,
     armed: Option<Timestamp>,
     next_frame: u64,
-    last_sent: Option<OperatingPoint>,
+    /// What its compute thread runs, or has run last.
+    run: Option<Run>,
+    /// What was sent last: all of such a run.
+    last_sent: Option<Run>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Capture { camera: u32 },
-    HeadDone { camera: u32, frame: u64, run: HeadRun, started: Timestamp },
+    RunDone { camera: u32, frame: u64, run: Run, network: Duration, coding: Duration },
     Timer { camera: u32 },
     BatchDone { batch: BatchId },
     Rebinding,
@@ -340,6 +360,7 @@ impl<'a, 'o> World<'a, 'o> {
             capturing: 0,
             open: 0,
             batcher: Batcher::new(config.server.batcher),
+            sent: BTreeMap::new(),
             serving: BTreeMap::new(),
             accepted: Vec::new(),
             batches: BTreeMap::new(),
@@ -352,7 +373,8 @@ impl<'a, 'o> World<'a, 'o> {
         let WorldConfig { deadline, in_flight, .. } = *self.config;
         let session = SessionConfig { deadline, guard: GUARD, in_flight, pace: Pace::Live };
         let session = Session::new(session, controller);
-        let device = DeviceState { session, armed: None, next_frame: 0, last_sent: None };
+        let device =
+            DeviceState { session, armed: None, next_frame: 0, run: None, last_sent: None };
         self.devices.push(device);
         self.accepted.push(0);
         self.plan_capture(camera, 0);
@@ -413,17 +435,19 @@ impl<'a, 'o> World<'a, 'o> {
                 self.result.frames += 1;
                 self.tell(camera, Input::Captured { frame: FrameId(frame) });
             }
-            Event::HeadDone { camera, frame, run, started } => {
+            Event::RunDone { camera, frame, run, network, coding } => {
                 let picture = self.picture(camera, frame);
-                let exit = self.record.exit(run.split, run.width, picture);
-                let luck = luck(self.config.seed, camera, frame);
-                let head = (run.split, run.width);
-                let (head, encode) = self.config.device.times(started, head, luck);
+                let said = match run {
+                    Run::Local => self.record.run_outcome(run, picture),
+                    Run::Head(_) | Run::Image(_) => {
+                        run.head().and_then(|(s, w)| self.record.exit(s, w, picture))
+                    }
+                };
                 let outcome = HeadOutcome {
-                    exit: exit.map(|exit| self.answer(picture, exit.right, exit.confidence)),
-                    layer_ends: self.record.layer_ends(run, picture),
-                    head,
-                    encode,
+                    exit: said.map(|it| self.answer(picture, it.right, it.confidence)),
+                    layer_ends: self.layer_ends(run, picture),
+                    head: network,
+                    encode: coding,
                 };
                 self.tell(camera, Input::HeadDone { frame: FrameId(frame), outcome });
             }
@@ -451,28 +475,19 @@ impl<'a, 'o> World<'a, 'o> {
         self.devices[camera as usize].session.handle_input(now, input);
         while let Some(output) = self.devices[camera as usize].session.poll_output() {
             match output {
-                Output::RunHead { frame, run: Run::Head(run) } => {
+                Output::RunHead { frame, run } => {
                     let luck = luck(self.config.seed, camera, frame.0);
-                    let device = &self.config.device;
-                    let (head, encode) = device.times(now, (run.split, run.width), luck);
-                    let picture = self.picture(camera, frame.0);
-                    let luck = self.record.luck(run.split, run.width, picture);
+                    let (network, coding) = self.config.device.times(now, run.load(), luck);
+                    let luck = self.record.luck(run.load(), self.picture(camera, frame.0));
                     self.result.luck = self.result.luck.plus(luck);
-                    let done = Event::HeadDone { camera, frame: frame.0, run, started: now };
-                    self.agenda.plan(now + head + encode, done);
+                    self.devices[camera as usize].run = Some(run);
+                    let frame = frame.0;
+                    let done = Event::RunDone { camera, frame, run, network, coding };
+                    self.agenda.plan(now + network + coding, done);
                 }
-                Output::Send { frame, content: Content::Features(point), time_left, answer_by } => {
+                Output::Send { frame, content, time_left, answer_by } => {
                     let key = Key { camera, frame: frame.0 };
-                    self.send(key, point, time_left, answer_by);
-                }
-                // A record holds no compressed pictures, and no controller here asks for one.
-                Output::RunHead { frame, run: Run::Image(_) } => {
-                    let failed = Input::HeadFailed { frame };
-                    self.devices[camera as usize].session.handle_input(now, failed);
-                }
-                Output::Send { frame, content: Content::Image(_), .. } => {
-                    let lost = Input::Lost { frame };
-                    self.devices[camera as usize].session.handle_input(now, lost);
+                    self.send(key, content, time_left, answer_by);
                 }
                 Output::Probe { frame, bytes, time_left } => {
                     self.result.probes += 1;
@@ -498,17 +513,35 @@ impl<'a, 'o> World<'a, 'o> {
         }
     }
 
-    fn send(&mut self, key: Key, point: OperatingPoint, time_left: Duration, answer_by: Timestamp) {
+    fn send(&mut self, key: Key, content: Content, time_left: Duration, answer_by: Timestamp) {
         let picture = self.picture(key.camera, key.frame);
-        let OperatingPoint { split, width, bits, layers } = point;
-        let layer_ends = self.record.layer_ends(HeadRun { split, width, bits, layers }, picture);
-        self.result.bytes += layer_ends.last().map_or(0, |&bytes| bytes as u64);
         let device = &mut self.devices[key.camera as usize];
-        let before = device.last_sent.replace(point);
-        self.result.switches += u64::from(before.is_some_and(|before| before != point));
+        let run = match (content, device.run) {
+            (Content::Features(point), _) => point.into(),
+            // A picture is sent as soon as it is compressed.
+            (Content::Image(_), Some(run)) => run,
+            (Content::Image(_), None) => return,
+        };
+        let before = device.last_sent.replace(run);
+        self.result.switches += u64::from(before.is_some_and(|before| before != run));
+        let layer_ends = self.layer_ends(run, picture);
+        self.result.bytes += layer_ends.last().map_or(0, |&bytes| bytes as u64);
+        self.sent.insert(key, run);
         let time_left = whole_millis(time_left);
-        let upload = Upload { key, point, layer_ends, time_left, answer_by };
+        let upload = Upload { key, content, layer_ends, time_left, answer_by };
         self.transport.send(self.now, upload);
+    }
+
+    /// Sizes up to and with each layer that a run codes.
+    fn layer_ends(&self, run: Run, picture: usize) -> Vec<usize> {
+        match run {
+            Run::Head(run) => self.record.layer_ends(run, picture),
+            Run::Image(run) => {
+                let outcome = self.record.image_outcome(run.image, picture);
+                vec![outcome.map_or(0, |outcome| outcome.bytes as usize)]
+            }
+            Run::Local => Vec::new(),
+        }
     }
 
     fn drain_transport(&mut self) {
@@ -562,7 +595,11 @@ impl<'a, 'o> World<'a, 'o> {
 
     fn on_received(&mut self, received: Received) {
         let (now, key) = (self.now, received.key);
-        let lane = Lane { bundle: 0, split: Some(received.point.split) };
+        let split = match received.content {
+            Content::Features(point) => Some(point.split),
+            Content::Image(_) => None,
+        };
+        let lane = Lane { bundle: 0, split };
         let work = Work { received, received_at: now, started: now };
         let job = Job { lane, deadline: received.deadline, work };
         match self.batcher.handle_arrival(now, job) {
@@ -597,8 +634,8 @@ impl<'a, 'o> World<'a, 'o> {
     fn drain_batcher(&mut self) {
         while let Some(mut batch) = self.batcher.poll_batch(self.now) {
             let count = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
-            let ServerConfig { decode, tail, tail_per_frame, .. } = self.config.server;
-            let time = tail + (tail_per_frame + decode) * count;
+            let [decode, run, per_frame] = self.config.server.times(batch.lane);
+            let time = run + (per_frame + decode) * count;
             batch.work.iter_mut().for_each(|work| work.started = self.now);
             self.agenda.plan(self.now + time, Event::BatchDone { batch: batch.id });
             self.batches.insert(batch.id, batch);
@@ -618,9 +655,9 @@ impl<'a, 'o> World<'a, 'o> {
         self.batcher.handle_worker_free(self.now, id);
         let Some(batch) = self.batches.remove(&id) else { return };
         let count = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
-        let decode = self.config.server.decode;
+        let [decode, ..] = self.config.server.times(batch.lane);
         for Work { received, received_at, started } in batch.work {
-            let Received { key, point, layers, span, .. } = received;
+            let Received { key, content, layers, span, .. } = received;
             self.let_go(key);
             let ran = self.now.saturating_since(started);
             let feedback = Feedback {
@@ -631,7 +668,17 @@ impl<'a, 'o> World<'a, 'o> {
                 batch_size: count,
             };
             let picture = self.picture(key.camera, key.frame);
-            let outcome = match self.record.outcome_of_layers(point, layers, picture) {
+            let outcome = match (content, self.sent.get(&key)) {
+                (Content::Features(point), _) => {
+                    self.record.outcome_of_layers(point, layers, picture)
+                }
+                (Content::Image(_), Some(&run)) => {
+                    self.record.run_outcome(run, picture).map(|outcome| (outcome, layers))
+                }
+                // Given up meanwhile: nobody listens.
+                (Content::Image(_), None) => None,
+            };
+            let outcome = match outcome {
                 Some((it, layers)) => Ok((self.answer(picture, it.right, it.confidence), layers)),
                 None => Err((wire::Reason::UnknownPoint, Duration::ZERO)),
             };
@@ -648,13 +695,15 @@ impl<'a, 'o> World<'a, 'o> {
 
     fn on_done(&mut self, camera: u32, outcome: &FrameOutcome) {
         self.open -= 1;
-        self.transport.cancel(self.now, Key { camera, frame: outcome.frame.0 });
+        let key = Key { camera, frame: outcome.frame.0 };
+        self.transport.cancel(self.now, key);
+        let sent = self.sent.remove(&key);
         let picture = self.picture(camera, outcome.frame.0);
         let (mut by_network, mut right) = (false, false);
         let reason = match outcome.verdict {
             Verdict::Dropped(cause) => cause.to_string(),
             Verdict::Answered { arm, answer, reason } => {
-                by_network = matches!(arm, Arm::Split(_)) && outcome.on_time;
+                by_network = matches!(arm, Arm::Split(_) | Arm::Image) && outcome.on_time;
                 right = answer.class == self.record.label(picture) && outcome.on_time;
                 self.result.right_in_time += u64::from(right);
                 if outcome.on_time {
@@ -672,10 +721,7 @@ impl<'a, 'o> World<'a, 'o> {
         self.result.sent += u64::from(outcome.sent.is_some());
         self.result.missed += u64::from(missed);
         if let Some(observer) = &mut self.observer {
-            let sent = match outcome.sent {
-                Some(Content::Features(point)) => self.record.outcome(point, picture),
-                _ => None,
-            };
+            let sent = sent.and_then(|run| self.record.run_outcome(run, picture));
             let (capacity, backlog) = self.transport.uplink_of(self.now, camera);
             observer(&FrameEnd {
                 camera,
@@ -709,7 +755,9 @@ impl<'a, 'o> World<'a, 'o> {
                 self.record.expected(OperatingPoint { layers, ..point }, picture)
             }
             Arm::Exit => outcome.run.and_then(Run::head).and_then(exit),
-            _ => None,
+            Arm::Image | Arm::Local => {
+                outcome.run.and_then(|run| self.record.expected(run, picture))
+            }
         };
         expected.unwrap_or(0.0)
     }

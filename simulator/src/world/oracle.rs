@@ -3,13 +3,15 @@
 //! A dynamic programme over backlog × frame. It knows the whole schedule of the uplink and how long
 //! the device will take, and about a picture no more than a controller does after the head: the
 //! exit's confidence and what the record says to that, and the coded sizes. Everything else is
-//! taken at its best: no jitter, no loss, a server that is free.
+//! taken at its best: no jitter, no loss, a server that is free. Of a compressed picture without a head
+//! nothing is known, nor of what the uncut network will say on the device: they are worth what they
+//! are on average.
 //!
 //! A controller chooses the head before it knows any of that, a search sees it beforehand. What it
 //! could gain by choosing heads to suit the pictures is taken off: every head that is run is charged
 //! its luck with the picture ([`super::Luck`]), for the plan as for the controllers, for whom
 //! that is zero in the mean (an information relaxation with a penalty: Brown, Smith and Sun 2010).
-//! So no controller that keeps to the ladder can do better: the sum of what its answers are worth,
+//! So no controller that keeps to the runs that the plan was told of can do better: the sum of what its answers are worth,
 //! without luck ([`super::RunResult::without_luck`]), is at most the plan's ([`Plan::value`]), in every
 //! single run.
 //!
@@ -19,11 +21,11 @@
 //! by a price (a Lagrangian relaxation; whatever the price, the bound holds, and the best of some is
 //! taken).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use isthmus_head_client::Ladder;
-use isthmus_proto::{OperatingPoint, Timestamp};
+use isthmus_head_client::{Load, Run};
+use isthmus_proto::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{GUARD, Luck, Record, WorldConfig, capture_time, luck, on_the_wire, picture};
@@ -52,9 +54,9 @@ pub struct Plan {
     pub sent: u64,
     /// Bytes sent.
     pub bytes: u64,
-    /// Share of frames that are sent, by which luck was charged. The bound holds for any; for about
-    /// the right one it is tight.
-    pub share: f64,
+    /// At which of its prices luck was charged. The bound holds for any; for about what a byte is worth
+    /// on the link it is tight.
+    pub luck_level: usize,
 }
 
 impl Plan {
@@ -77,19 +79,25 @@ impl Plan {
             right_in_time: self.right_in_time + other.right_in_time,
             sent: self.sent + other.sent,
             bytes: self.bytes + other.bytes,
-            share: other.share,
+            luck_level: other.luck_level,
         }
     }
 }
 
-/// The best plan for `config` by what is known.
-pub fn plan(config: &WorldConfig, record: &Record, ladder: &Ladder, knowledge: Knowledge) -> Plan {
-    let mut problem = Problem::new(config, record, ladder, knowledge);
+/// The best plan for `config` by what is known, for whoever may run and send what is among `runs`.
+pub fn plan(config: &WorldConfig, record: &Record, runs: &[Run], knowledge: Knowledge) -> Plan {
+    let mut problem = Problem::new(config, record, runs, knowledge);
     let frames = problem.frames(0..config.cameras);
     // Who knows the outcomes is charged no luck.
     if knowledge == Knowledge::Expected {
-        let first = problem.search(&frames, Device::Priced(0.0));
-        problem.share = super::share(first.sent, first.frames);
+        let some = &frames[..frames.len().div_ceil(TRIED)];
+        let mut bound = |level| {
+            problem.luck_level = level;
+            problem.search(some, Device::Priced(0.0)).value
+        };
+        let bounds: Vec<f64> = (0..Luck::LEVELS).map(&mut bound).collect();
+        let tightest = (0..Luck::LEVELS).min_by(|&a, &b| bounds[a].total_cmp(&bounds[b]));
+        problem.luck_level = tightest.unwrap_or(0);
     }
     if config.cameras == 1 {
         return problem.search(&frames, Device::Alone);
@@ -119,17 +127,19 @@ enum Device {
     Priced(f64),
 }
 
-/// One way to answer a frame once its head has run: `bytes` sent, or the exit.
+/// One way to answer a frame once something has run for it: `bytes` sent, or what the device says.
 struct Answer {
     bytes: Option<u32>,
     value: f64,
     right: bool,
 }
 
-/// A head, and the answers it allows.
-struct Head {
-    at: (u8, u8),
+/// What the device may run, and the answers it allows.
+struct Work {
+    load: Load,
     luck: Luck,
+    /// From the last byte's departure to the answer, at best.
+    back: Duration,
     answers: Vec<Answer>,
 }
 
@@ -152,6 +162,9 @@ struct State {
     plan: Plan,
 }
 
+/// The first of so many parts of a run tells at which price luck is best charged.
+const TRIED: usize = 12;
+
 /// States that are kept from frame to frame. Of more, neighbours are merged to the plan's
 /// advantage, so that it remains a bound.
 const MOST_STATES: usize = 192;
@@ -164,26 +177,39 @@ struct Problem<'a> {
     config: &'a WorldConfig,
     record: &'a Record,
     schedule: Schedule,
-    back: Duration,
-    /// What the heads make of each picture.
-    heads: Vec<Vec<Head>>,
-    /// Share of frames that are sent, by which luck is charged.
-    share: f64,
+    /// What may be run for each picture.
+    works: Vec<Vec<Work>>,
+    /// At which of its prices luck is charged.
+    luck_level: usize,
 }
 
 impl<'a> Problem<'a> {
     fn new(
         config: &'a WorldConfig,
         record: &'a Record,
-        ladder: &Ladder,
+        runs: &[Run],
         knowledge: Knowledge,
     ) -> Self {
         let uplink = &config.path.uplink;
         let schedule = Schedule::new(uplink.rate.clone(), &uplink.outages);
-        let points: Vec<_> = ladder.rungs().iter().map(|rung| rung.point).collect();
-        let heads = |picture| heads_of(record, &points, picture, knowledge);
-        let heads = (0..record.played()).map(heads).collect();
-        Problem { config, record, schedule, back: least_way_back(config), heads, share: 1.0 }
+        let mut loads: BTreeMap<Load, BTreeSet<Run>> = BTreeMap::new();
+        for run in runs {
+            loads.entry(run.load()).or_default().insert(*run);
+        }
+        let [features, image] = least_way_back(config);
+        let work = |picture, (&load, runs): (&Load, &BTreeSet<Run>)| Work {
+            load,
+            luck: match knowledge {
+                Knowledge::Expected => record.luck(load, picture),
+                // Who knows the outcomes is not measured against anybody.
+                Knowledge::Clairvoyant => Luck::default(),
+            },
+            back: if matches!(load, Load::Image(_)) { image } else { features },
+            answers: answers(record, runs, picture, knowledge),
+        };
+        let works = |picture| loads.iter().map(|of_load| work(picture, of_load)).collect();
+        let works = (0..record.played()).map(works).collect();
+        Problem { config, record, schedule, works, luck_level: 0 }
     }
 
     /// The frames of `cameras`, in order of capture.
@@ -208,8 +234,8 @@ impl<'a> Problem<'a> {
 
     fn search(&self, frames: &[Frame], device: Device) -> Plan {
         let Problem { config, record, .. } = *self;
-        let share = self.share;
-        let nothing = Plan { frames: frames.len() as u64, share, ..Plan::default() };
+        let luck_level = self.luck_level;
+        let nothing = Plan { frames: frames.len() as u64, luck_level, ..Plan::default() };
         let mut states =
             vec![State { device: Timestamp::ZERO, link: Timestamp::ZERO, plan: nothing }];
         for Frame { captured, next, camera, number } in frames {
@@ -225,8 +251,8 @@ impl<'a> Problem<'a> {
                 if start > *next {
                     continue;
                 }
-                for head in &self.heads[picture] {
-                    let (run, encode) = config.device.times(start, head.at, luck);
+                for work in &self.works[picture] {
+                    let (run, encode) = config.device.times(start, work.load, luck);
                     let ready = start + run + encode;
                     let (device, price) = match device {
                         Device::Alone => (ready, 0.0),
@@ -234,7 +260,7 @@ impl<'a> Problem<'a> {
                             (*captured, price * (run + encode).as_secs_f64() * 1e3)
                         }
                     };
-                    let charged = head.luck.of(share) + price;
+                    let charged = work.luck.of(luck_level) + price;
                     if ready > answer_by {
                         // In vain, but a picture that is bad luck is refunded.
                         if charged < 0.0 {
@@ -243,14 +269,14 @@ impl<'a> Problem<'a> {
                         }
                         continue;
                     }
-                    for answer in &head.answers {
+                    for answer in &work.answers {
                         let link = match answer.bytes {
                             None => link,
                             Some(bytes) => {
                                 let (size, _) = on_the_wire(bytes);
                                 let departs = self.schedule.departure(link.max(ready), size);
                                 match departs {
-                                    Some(departs) if departs + self.back <= answer_by => departs,
+                                    Some(departs) if departs + work.back <= answer_by => departs,
                                     _ => continue,
                                 }
                             }
@@ -262,7 +288,7 @@ impl<'a> Problem<'a> {
                             right_in_time: state.plan.right_in_time + u64::from(right),
                             sent: state.plan.sent + u64::from(bytes.is_some()),
                             bytes: state.plan.bytes + u64::from(bytes.unwrap_or(0)),
-                            share,
+                            luck_level,
                         };
                         to.push(State { device, link, plan });
                     }
@@ -282,49 +308,43 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// What each head makes of a picture: the exit, and of the points that are worth more those for
-/// which no smaller one is worth as much.
-fn heads_of(
+/// The ways to answer a picture once the device has run what `runs` have in common: what it says itself,
+/// and of what is worth more those for which nothing smaller is worth as much.
+fn answers(
     record: &Record,
-    points: &[OperatingPoint],
+    runs: &BTreeSet<Run>,
     picture: usize,
     knowledge: Knowledge,
-) -> Vec<Head> {
+) -> Vec<Answer> {
     let worth = |expected: Option<f64>, right: bool| match knowledge {
         Knowledge::Expected => expected.unwrap_or(0.0),
         Knowledge::Clairvoyant => f64::from(u8::from(right)),
     };
-    let heads: BTreeSet<(u8, u8)> = points.iter().map(|point| (point.split, point.width)).collect();
-    let head = |at: (u8, u8)| {
-        let exit = record.exit(at.0, at.1, picture).is_some_and(|exit| exit.right);
-        let value = worth(record.expected_exit(at.0, at.1, picture), exit);
-        let mut answers = vec![Answer { bytes: None, value, right: exit }];
-        let points = points.iter().filter(|point| (point.split, point.width) == at);
-        let mut sent: Vec<_> = points
-            .filter_map(|&point| Some((point, record.outcome(point, picture)?)))
-            .map(|(point, outcome)| {
-                let value = worth(record.expected(point, picture), outcome.right);
-                Answer { bytes: Some(outcome.bytes), value, right: outcome.right }
-            })
-            .collect();
-        sent.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.value.total_cmp(&a.value)));
-        for answer in sent {
-            if answers.iter().all(|cheaper| cheaper.value < answer.value) {
-                answers.push(answer);
-            }
+    let mut answers = Vec::new();
+    if let Some((split, width)) = runs.first().and_then(|run| run.head()) {
+        let right = record.exit(split, width, picture).is_some_and(|exit| exit.right);
+        let value = worth(record.expected_exit(split, width, picture), right);
+        answers.push(Answer { bytes: None, value, right });
+    }
+    let outcomes = runs.iter().filter_map(|&run| Some((run, record.run_outcome(run, picture)?)));
+    let mut sent: Vec<Answer> = outcomes
+        .map(|(run, outcome)| Answer {
+            bytes: (run != Run::Local).then_some(outcome.bytes),
+            value: worth(record.expected(run, picture), outcome.right),
+            right: outcome.right,
+        })
+        .collect();
+    sent.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.value.total_cmp(&a.value)));
+    for answer in sent {
+        if answers.iter().all(|cheaper| cheaper.value < answer.value) {
+            answers.push(answer);
         }
-        // Who knows the outcomes is not measured against anybody.
-        let luck = match knowledge {
-            Knowledge::Expected => record.luck(at.0, at.1, picture),
-            Knowledge::Clairvoyant => Luck::default(),
-        };
-        Head { at, luck, answers }
-    };
-    heads.into_iter().map(head).collect()
+    }
+    answers
 }
 
-/// From the last byte's departure to the answer, at best.
-fn least_way_back(config: &WorldConfig) -> Duration {
+/// From the last byte's departure to the answer, at best: of features and of a picture.
+fn least_way_back(config: &WorldConfig) -> [Duration; 2] {
     use crate::link::{Delay, Jitter};
     // What jitter can take off the base.
     let least = |delay: &Delay| match delay.jitter {
@@ -333,11 +353,11 @@ fn least_way_back(config: &WorldConfig) -> Duration {
         Jitter::Normal(_) => Duration::ZERO,
     };
     let server = config.server;
-    least(&config.path.uplink.delay)
-        + server.decode
-        + server.tail
-        + server.tail_per_frame
-        + least(&config.path.downlink.delay)
+    let way = least(&config.path.uplink.delay) + least(&config.path.downlink.delay);
+    [
+        way + server.decode + server.tail + server.tail_per_frame,
+        way + server.decompress + server.full + server.full_per_frame,
+    ]
 }
 
 /// The states worth following: those of which no other is as free and as good; and where they are

@@ -1,22 +1,24 @@
-//! What every operating point makes of every frame, and what a controller may know of it.
+//! What every way to answer makes of every frame, and what a controller may know of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_head_client::{Calibration, HeadRun, Ladder, LadderError, LadderRung};
-use isthmus_models::{Outcome, Outcomes, PointName, PointOutcomes, RecordedPoint};
+use isthmus_head_client::{HeadRun, ImageRun, Ladder, LadderError, Load, Measured, Run};
+use isthmus_models::{ImageSpec, Outcome, Outcomes, PointName, PointOutcomes, RecordedPoint};
 use isthmus_proto::OperatingPoint;
 use serde::{Deserialize, Serialize};
 
-/// Most bands of confidence of a calibration, each with as many frames, and the least of those.
-const MOST_BANDS: usize = 8;
-const BAND_FRAMES: usize = 40;
-
-/// Frames that a band's accuracy is drawn to the mean by: a band of few frames proves little.
-const PRIOR: f64 = 8.0;
-
 /// Most bytes of a frame: 128 packets.
 const MAX_FRAME: u32 = 128 * 1_200;
+
+/// How large networks are, where it is known: what a record does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Macs {
+    /// Multiply-accumulates of heads by name, such as `s16/w100`.
+    pub heads: BTreeMap<String, u64>,
+    /// Of the uncut network; 0 keeps it off the device.
+    pub full: u64,
+}
 
 /// Why a record cannot be simulated.
 #[derive(Debug, thiserror::Error)]
@@ -48,32 +50,36 @@ pub enum RecordError {
     Ladder(#[from] LadderError),
 }
 
-/// By how much a picture is better for a head than pictures are on average. The mean over all that
-/// can be played is zero.
+/// What a byte may cost (share of frames right), from nothing to more than any answer is worth: the
+/// prices for which luck is told.
+const PRICES: [f64; 8] = [0.0, 2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 1.0];
+
+/// By how much a frame is better for a head than frames are on average, at each of some prices of a byte:
+/// how much its best answer is worth less its bytes, of all that may be sent of that head and its
+/// exit. The mean over all that can be played is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Luck {
-    /// Expected accuracy of the best of the ladder's points of that head, or of its exit, less the
-    /// mean.
-    pub sent: f64,
-    /// Expected accuracy of its exit, less the mean.
-    pub kept: f64,
-}
+pub struct Luck([f64; PRICES.len()]);
 
 impl Luck {
+    /// How many prices there are.
+    pub const LEVELS: usize = PRICES.len();
+
     /// Both luck's sums.
     #[must_use]
     pub fn plus(self, other: Luck) -> Luck {
-        Luck { sent: self.sent + other.sent, kept: self.kept + other.kept }
+        let mut sum = self;
+        sum.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other);
+        sum
     }
 
-    /// The luck where the share `sent` of frames is sent.
-    pub fn of(self, sent: f64) -> f64 {
-        sent * self.sent + (1.0 - sent) * self.kept
+    /// The luck at the `level`-th price, from 0 for bytes that cost nothing; beyond the last one there
+    /// is none.
+    pub fn of(self, level: usize) -> f64 {
+        self.0.get(level).copied().unwrap_or(0.0)
     }
 }
 
-/// A record by operating point.
+/// A record by what is run.
 ///
 /// Its frames are divided: controllers know what the even ones say on average ([`Record::ladder`]),
 /// the odd ones are played ([`Record::played`]), so that nobody is judged by what it learnt from.
@@ -82,11 +88,14 @@ impl Luck {
 pub struct Record {
     labels: Vec<u32>,
     points: BTreeMap<OperatingPoint, Vec<Outcome>>,
+    images: BTreeMap<ImageSpec, Vec<Outcome>>,
+    /// Of the uncut network, where the device may run it.
+    full: Option<Vec<Outcome>>,
     exits: BTreeMap<(u8, u8), Vec<Outcome>>,
-    /// Expected accuracy of every point and exit for each frame that can be played.
-    expected_points: BTreeMap<OperatingPoint, Vec<f64>>,
+    /// Expected accuracy of every run and exit for each frame that can be played.
+    expected: BTreeMap<Run, Vec<f64>>,
     expected_exits: BTreeMap<(u8, u8), Vec<f64>>,
-    luck: BTreeMap<(u8, u8), Vec<Luck>>,
+    luck: BTreeMap<Load, Vec<Luck>>,
     ladder: Arc<Ladder>,
     names: BTreeMap<OperatingPoint, PointName>,
     heads: BTreeMap<(u8, u8), String>,
@@ -95,7 +104,7 @@ pub struct Record {
 impl Record {
     /// Numbers the record's names: splits, widths and bit depths in order of the number in their
     /// name, channel counts as layers.
-    pub fn new(outcomes: &Outcomes) -> Result<Record, RecordError> {
+    pub fn new(outcomes: &Outcomes, macs: &Macs) -> Result<Record, RecordError> {
         if outcomes.frames() < 64 {
             return Err(RecordError::Few(outcomes.frames()));
         }
@@ -107,7 +116,7 @@ impl Record {
         let mut channels: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
         for PointOutcomes { point, .. } in outcomes.points() {
             let (split, width) = match point {
-                RecordedPoint::Full => continue,
+                RecordedPoint::Full | RecordedPoint::Image(_) => continue,
                 RecordedPoint::Exit { split, width } => (split, width),
                 RecordedPoint::Split(name) => {
                     channels.entry(name.split.clone()).or_default().insert(name.channels);
@@ -124,11 +133,23 @@ impl Record {
         let width_of = |split: &str, name: &str| {
             position(widths[split].iter().position(|(_, width)| width == name))
         };
-        let (mut points, mut exits) = (BTreeMap::new(), BTreeMap::new());
-        let (mut names, mut heads) = (BTreeMap::new(), BTreeMap::new());
-        for PointOutcomes { point, frames } in outcomes.points() {
-            match point {
-                RecordedPoint::Full => {}
+        let (mut points, mut images, mut full) = (BTreeMap::new(), BTreeMap::new(), None);
+        let (mut exits, mut names, mut heads) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for PointOutcomes { point: recorded, frames } in outcomes.points() {
+            let sendable =
+                || match frames.iter().position(|it| !(1..=MAX_FRAME).contains(&it.bytes)) {
+                    None => Ok(()),
+                    Some(frame) => {
+                        let (point, bytes) = (recorded.to_string(), frames[frame].bytes);
+                        Err(RecordError::Size { point, frame, bytes })
+                    }
+                };
+            match recorded {
+                RecordedPoint::Full => full = (macs.full > 0).then(|| frames.clone()),
+                RecordedPoint::Image(image) => {
+                    sendable()?;
+                    images.insert(*image, frames.clone());
+                }
                 RecordedPoint::Exit { split, width } => {
                     let head = (split_of(split)?, width_of(split, width)?);
                     exits.insert(head, frames.clone());
@@ -142,11 +163,7 @@ impl Record {
                         layers: position(layer)? + 1,
                         bits: name.bits,
                     };
-                    let bad = frames.iter().position(|it| !(1..=MAX_FRAME).contains(&it.bytes));
-                    if let Some(frame) = bad {
-                        let (point, bytes) = (name.to_string(), frames[frame].bytes);
-                        return Err(RecordError::Size { point, frame, bytes });
-                    }
+                    sendable()?;
                     points.insert(point, frames.clone());
                     names.insert(point, name.clone());
                 }
@@ -160,36 +177,54 @@ impl Record {
                 return Err(RecordError::NoExit(name.split.clone(), name.width.clone()));
             }
         }
-        let known = known(&points, &exits)?;
-        let (mut expected_points, mut expected_exits) = (BTreeMap::new(), BTreeMap::new());
-        for (at, rung) in known.rungs().iter().enumerate() {
-            let head = (rung.point.split, rung.point.width);
-            let played =
+        let known = known(&points, &images, full.as_ref(), &exits);
+        let macs = |run: Run| match run.head().and_then(|head| heads.get(&head)) {
+            Some(head) => macs.heads.get(head).copied().unwrap_or(0),
+            None => macs.full,
+        };
+        let ladder = Ladder::measured(&known, macs)?;
+        let (mut expected, mut expected_exits) = (BTreeMap::new(), BTreeMap::new());
+        let played = outcomes.frames() / 2;
+        for (at, rung) in ladder.rungs().iter().enumerate() {
+            let Some(head) = rung.run.head() else {
+                expected.insert(rung.run, vec![ladder.accuracy(at, None); played]);
+                continue;
+            };
+            let confidences =
                 || exits[&head].iter().skip(1).step_by(2).map(|exit| Some(exit.confidence));
-            let accuracy = played().map(|confidence| known.accuracy(at, confidence));
-            expected_points.insert(rung.point, accuracy.collect());
-            let accuracy = played().map(|confidence| known.exit_accuracy(at, confidence));
+            let accuracy = confidences().map(|confidence| ladder.accuracy(at, confidence));
+            expected.insert(rung.run, accuracy.collect());
+            let accuracy = confidences().map(|confidence| ladder.exit_accuracy(at, confidence));
             expected_exits.insert(head, accuracy.collect());
         }
+        // Without a head nothing is known of a picture when it is sent.
+        for (&image, frames) in &images {
+            let right = frames.iter().step_by(2).filter(|outcome| outcome.right).count();
+            let share = right as f64 / frames.len().div_ceil(2) as f64;
+            expected.insert(Run::Image(ImageRun { image, exit: None }), vec![share; played]);
+        }
         let labels = outcomes.labels().to_vec();
-        let ladder = Arc::new(known.thinned());
-        let luck = luck(&ladder, &expected_points, &expected_exits);
-        let record = Record {
+        let ladder = Arc::new(ladder.thinned());
+        let mut record = Record {
             labels,
             points,
+            images,
+            full,
             exits,
-            expected_points,
+            expected,
             expected_exits,
-            luck,
+            luck: BTreeMap::new(),
             ladder,
             names,
             heads,
         };
+        let size = |run, at| record.run_outcome(run, at).map_or(0, |outcome| outcome.bytes);
+        record.luck = luck(&record.ladder, &record.expected, &record.expected_exits, size);
         Ok(record)
     }
 
     /// What a controller may know and choose from: sizes and accuracies by confidence, over the
-    /// even frames, of the points that are worth a place.
+    /// even frames, of what is worth a place.
     pub fn ladder(&self) -> &Arc<Ladder> {
         &self.ladder
     }
@@ -209,6 +244,20 @@ impl Record {
         self.points.get(&point).map(|frames| frames[2 * at + 1])
     }
 
+    /// What the uncut network made of it, compressed in this way.
+    pub fn image_outcome(&self, image: ImageSpec, at: usize) -> Option<Outcome> {
+        self.images.get(&image).map(|frames| frames[2 * at + 1])
+    }
+
+    /// What came of it where all of a run was sent, or the uncut network ran on the device.
+    pub fn run_outcome(&self, run: Run, at: usize) -> Option<Outcome> {
+        match run {
+            Run::Head(run) => self.outcome(run.point(run.layers), at),
+            Run::Image(run) => self.image_outcome(run.image, at),
+            Run::Local => self.full.as_ref().map(|frames| frames[2 * at + 1]),
+        }
+    }
+
     /// What came of it where the first `layers` of a point arrived, and on how many it rests: what
     /// was not recorded is as good as the next less that was.
     pub fn outcome_of_layers(
@@ -226,9 +275,10 @@ impl Record {
         self.exits.get(&(split, width)).map(|frames| frames[2 * at + 1])
     }
 
-    /// How likely a point is right about the `at`-th frame, as far as can be known.
-    pub fn expected(&self, point: OperatingPoint, at: usize) -> Option<f64> {
-        self.expected_points.get(&point).map(|frames| frames[at])
+    /// How likely it is right about the `at`-th frame where all of a run is sent, as far as can be
+    /// known.
+    pub fn expected(&self, run: impl Into<Run>, at: usize) -> Option<f64> {
+        self.expected.get(&run.into()).map(|frames| frames[at])
     }
 
     /// How likely a head's exit is right about it, as far as can be known.
@@ -236,9 +286,9 @@ impl Record {
         self.expected_exits.get(&(split, width)).map(|frames| frames[at])
     }
 
-    /// How lucky a head is with it.
-    pub fn luck(&self, split: u8, width: u8, at: usize) -> Luck {
-        self.luck.get(&(split, width)).map_or_else(Luck::default, |frames| frames[at])
+    /// How lucky whoever runs `load` is with it.
+    pub fn luck(&self, load: Load, at: usize) -> Luck {
+        self.luck.get(&load).map_or_else(Luck::default, |frames| frames[at])
     }
 
     /// Sizes up to and with each layer that `run` codes, envelope and header included. A layer at
@@ -260,14 +310,67 @@ impl Record {
         self.points.keys().copied()
     }
 
-    /// The point of this name.
-    pub fn point(&self, name: &str) -> Option<OperatingPoint> {
-        self.names.iter().find(|(_, known)| known.to_string() == name).map(|(point, _)| *point)
+    /// The ways to compress pictures that were recorded, in order.
+    pub fn images(&self) -> impl Iterator<Item = ImageSpec> + '_ {
+        self.images.keys().copied()
     }
 
-    /// A point's name.
-    pub fn name(&self, point: OperatingPoint) -> String {
-        self.names.get(&point).map_or_else(|| point.to_string(), PointName::to_string)
+    /// The run of this name: an operating point such as `s16/w100/c16/b6`, a picture without a head
+    /// such as `image/webp/160/q35`, or `local`.
+    pub fn run(&self, name: &str) -> Option<Run> {
+        if name == "local" {
+            return self.full.as_ref().map(|_| Run::Local);
+        }
+        if let Some(image) = name.strip_prefix("image/") {
+            let image = self.images().find(|it| it.to_string() == image)?;
+            return Some(Run::Image(ImageRun { image, exit: None }));
+        }
+        let point = self.names.iter().find(|(_, known)| known.to_string() == name);
+        point.map(|(point, _)| (*point).into())
+    }
+
+    /// The names of all that can be run.
+    pub fn run_names(&self) -> Vec<String> {
+        let points = self.names.values().map(PointName::to_string);
+        let images = self.images().map(|image| format!("image/{image}"));
+        let full = self.full.iter().map(|_| "local".to_owned());
+        points.chain(images).chain(full).collect()
+    }
+
+    /// A run's name; that of a picture tells the exit behind which it is.
+    pub fn name(&self, run: impl Into<Run>) -> String {
+        match run.into() {
+            Run::Head(run) => {
+                let point = run.point(run.layers);
+                self.names.get(&point).map_or_else(|| point.to_string(), PointName::to_string)
+            }
+            Run::Image(ImageRun { image, exit }) => {
+                let head = exit.and_then(|head| self.heads.get(&head));
+                let behind = head.map(|head| format!(" or {head}/exit")).unwrap_or_default();
+                format!("image/{image}{behind}")
+            }
+            Run::Local => "local".into(),
+        }
+    }
+
+    /// The largest of the ladder's points.
+    pub fn largest_point(&self) -> Option<OperatingPoint> {
+        let point = |run| match run {
+            Run::Head(run) => Some(run.point(run.layers)),
+            Run::Image(_) | Run::Local => None,
+        };
+        self.ladder.rungs().iter().rev().find_map(|rung| point(rung.run))
+    }
+
+    /// The heads of the ladder, each with the run of its smallest point.
+    pub fn ladder_heads(&self) -> BTreeMap<(u8, u8), HeadRun> {
+        let heads: BTreeSet<_> =
+            self.ladder.rungs().iter().filter_map(|rung| rung.run.head()).collect();
+        let first = |head: (u8, u8)| {
+            let point = self.points.keys().find(|point| (point.split, point.width) == head);
+            point.map(|&point| (head, point.into()))
+        };
+        heads.into_iter().filter_map(first).collect()
     }
 
     /// The heads, by split and width, with their names such as `s16/w100`.
@@ -276,100 +379,53 @@ impl Record {
     }
 }
 
-/// Luck of every head with every frame that can be played.
+/// Luck of everything that runs a head, with every frame that can be played. `sizes` tells how many
+/// bytes a run sends of a frame.
 fn luck(
     ladder: &Ladder,
-    points: &BTreeMap<OperatingPoint, Vec<f64>>,
+    expected: &BTreeMap<Run, Vec<f64>>,
     exits: &BTreeMap<(u8, u8), Vec<f64>>,
-) -> BTreeMap<(u8, u8), Vec<Luck>> {
-    let of_head = |(&head, kept): (&(u8, u8), &Vec<f64>)| {
-        let rungs = ladder.rungs().iter().map(|rung| rung.point);
-        let rungs: Vec<_> = rungs.filter(|point| (point.split, point.width) == head).collect();
-        let best = |at: usize| rungs.iter().map(|point| points[point][at]).fold(kept[at], f64::max);
-        let worth = (0..kept.len()).map(|at| Luck { sent: best(at), kept: kept[at] });
-        let worth: Vec<Luck> = worth.collect();
-        let sum = worth.iter().fold(Luck::default(), |sum, &it| sum.plus(it));
-        let count = worth.len().max(1) as f64;
-        let less =
-            |it: &Luck| Luck { sent: it.sent - sum.sent / count, kept: it.kept - sum.kept / count };
-        (head, worth.iter().map(less).collect())
-    };
-    exits.iter().map(of_head).collect()
+    sizes: impl Fn(Run, usize) -> u32,
+) -> BTreeMap<Load, Vec<Luck>> {
+    let on_ladder: BTreeSet<Run> = ladder.rungs().iter().map(|rung| rung.run).collect();
+    let mut worths: BTreeMap<Load, Vec<Luck>> = BTreeMap::new();
+    let runs = expected.iter().filter_map(|(run, frames)| Some((*run, run.head()?, frames)));
+    for (run, head, frames) in runs {
+        let kept = || exits[&head].iter().map(|&kept| Luck([kept; PRICES.len()])).collect();
+        let worths = worths.entry(run.load()).or_insert_with(kept);
+        // A picture is a load of its own, on the ladder or not.
+        if matches!(run, Run::Image(_)) || on_ladder.contains(&run) {
+            for (at, (worth, sent)) in worths.iter_mut().zip(frames).enumerate() {
+                let bytes = f64::from(sizes(run, at));
+                let best = worth.0.iter_mut().zip(PRICES);
+                best.for_each(|(best, price)| *best = best.max(sent - price * bytes));
+            }
+        }
+    }
+    for worths in worths.values_mut() {
+        let sum = worths.iter().copied().fold(Luck::default(), Luck::plus);
+        let count = worths.len().max(1) as f64;
+        for worth in worths {
+            worth.0.iter_mut().zip(sum.0).for_each(|(worth, sum)| *worth -= sum / count);
+        }
+    }
+    worths
 }
 
-/// Sizes, and accuracies by the exit's confidence, of all points over the even frames.
+/// What the even frames say: what a controller may know.
 fn known(
     points: &BTreeMap<OperatingPoint, Vec<Outcome>>,
+    images: &BTreeMap<ImageSpec, Vec<Outcome>>,
+    full: Option<&Vec<Outcome>>,
     exits: &BTreeMap<(u8, u8), Vec<Outcome>>,
-) -> Result<Ladder, LadderError> {
+) -> Measured {
     let even = |frames: &[Outcome]| -> Vec<Outcome> { frames.iter().step_by(2).copied().collect() };
-    let (mut calibrations, mut bands) = (BTreeMap::new(), BTreeMap::new());
-    for (&head, frames) in exits {
-        let frames = even(frames);
-        let upper = upper_ends(&frames);
-        let band_of = |outcome: &Outcome| {
-            let band = upper.partition_point(|&upper| upper < outcome.confidence);
-            band.min(upper.len() - 1)
-        };
-        let band: Vec<usize> = frames.iter().map(band_of).collect();
-        let counts = (0..upper.len()).map(|at| band.iter().filter(|&&b| b == at).count());
-        let share = counts.map(|count| count as f64 / frames.len() as f64).collect();
-        let accuracy = by_band(&frames, &band, upper.len());
-        calibrations.insert(head, Calibration { upper, share, accuracy });
-        bands.insert(head, band);
-    }
-    let rung = |(point, frames): (&OperatingPoint, &Vec<Outcome>)| {
-        let frames = even(frames);
-        let head = (point.split, point.width);
-        let bytes = frames.iter().map(|outcome| f64::from(outcome.bytes)).sum::<f64>();
-        let accuracy = by_band(&frames, &bands[&head], calibrations[&head].upper.len());
-        LadderRung { point: *point, bytes: bytes / frames.len() as f64, accuracy }
-    };
-    let rungs = points.iter().map(rung).collect();
-    Ladder::new(rungs, calibrations)
-}
-
-/// Upper ends of bands with equally many frames; the last one is 1.
-fn upper_ends(frames: &[Outcome]) -> Vec<f32> {
-    let mut sorted: Vec<f32> = frames.iter().map(|outcome| outcome.confidence).collect();
-    sorted.sort_by(f32::total_cmp);
-    let bands = (frames.len() / BAND_FRAMES).clamp(1, MOST_BANDS);
-    let mut upper: Vec<f32> =
-        (1..bands).map(|band| sorted[(sorted.len() * band / bands).max(1) - 1]).collect();
-    upper.push(1.0);
-    upper.dedup();
-    upper
-}
-
-/// Accuracy in each band, drawn a little to the mean, and never falling with confidence: where a
-/// few dozen frames say otherwise, they are too few.
-fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
-    let right = |outcome: &Outcome| if outcome.right { 1.0 } else { 0.0 };
-    let mean = frames.iter().map(right).sum::<f64>() / frames.len().max(1) as f64;
-    let mut sums = vec![(PRIOR * mean, PRIOR); bands];
-    for (outcome, &band) in frames.iter().zip(band) {
-        sums[band].0 += right(outcome);
-        sums[band].1 += 1.0;
-    }
-    isotonic(&sums)
-}
-
-/// The non-decreasing sequence nearest to the means of `sums`, each with its sum and weight, by
-/// pooling adjacent violators.
-fn isotonic(sums: &[(f64, f64)]) -> Vec<f64> {
-    // Sum, weight and length of each pool; means increase.
-    let mut pools: Vec<(f64, f64, usize)> = Vec::new();
-    for &(sum, weight) in sums {
-        let mut pool = (sum, weight, 1);
-        while let Some(&(sum, weight, length)) = pools.last()
-            && sum / weight >= pool.0 / pool.1
-        {
-            pool = (pool.0 + sum, pool.1 + weight, pool.2 + length);
-            pools.pop();
-        }
-        pools.push(pool);
-    }
-    pools.iter().flat_map(|&(sum, weight, length)| vec![sum / weight; length]).collect()
+    let mut known = Measured::default();
+    known.exits.extend(exits.iter().map(|(&head, frames)| (head, even(frames))));
+    known.runs.extend(points.iter().map(|(&point, frames)| (point.into(), even(frames))));
+    known.runs.extend(full.map(|frames| (Run::Local, even(frames))));
+    images.iter().for_each(|(&image, frames)| known.add_image(image, &even(frames)));
+    known
 }
 
 #[cfg(test)]
@@ -379,12 +435,19 @@ mod tests {
 
     #[test]
     fn names_become_points_and_back() {
-        let record = Record::new(&synthetic::outcomes(400, 1)).expect("a record");
-        let point = record.point("s16/w100/c16/b6").expect("recorded");
-        assert_eq!(point, OperatingPoint { split: 0, width: 1, layers: 3, bits: 6 });
-        assert_eq!(record.name(point), "s16/w100/c16/b6");
+        let record = Record::new(&synthetic::outcomes(400, 1), &Macs::default()).expect("a record");
+        let run = record.run("s16/w100/c16/b6").expect("recorded");
+        assert_eq!(run, OperatingPoint { split: 0, width: 1, layers: 3, bits: 6 }.into());
+        assert_eq!(record.name(run), "s16/w100/c16/b6");
         assert_eq!(record.heads()[&(0, 0)], "s16/w50");
-        assert_eq!(record.point("s16/w100/c99/b6"), None);
+        let image = record.run("image/webp/160/q35").expect("recorded");
+        assert_eq!(record.name(image), "image/webp/160/q35");
+        let Run::Image(alone) = image else { panic!("{image}") };
+        let behind = Run::Image(ImageRun { exit: Some((0, 0)), ..alone });
+        assert_eq!(record.name(behind), "image/webp/160/q35 or s16/w50/exit");
+        for unknown in ["s16/w100/c99/b6", "image/webp/160/q36", "local"] {
+            assert_eq!(record.run(unknown), None, "{unknown}");
+        }
     }
 
     #[test]
@@ -398,7 +461,8 @@ mod tests {
                     )
                 })
                 .collect::<String>();
-        let record = Record::new(&Outcomes::parse(&text).expect("rows")).expect("a record");
+        let record = Record::new(&Outcomes::parse(&text).expect("rows"), &Macs::default())
+            .expect("a record");
         let run = HeadRun { split: 0, width: 0, bits: 6, layers: 3 };
         assert_eq!(record.layer_ends(run, 0), [100, 500, 500]);
     }
@@ -416,35 +480,61 @@ mod tests {
         };
         let text = "frame,label,point,bytes,right,confidence\n".to_owned()
             + &(0..800).map(row).collect::<String>();
-        let record = Record::new(&Outcomes::parse(&text).expect("rows")).expect("a record");
+        let record = Record::new(&Outcomes::parse(&text).expect("rows"), &Macs::default())
+            .expect("a record");
         let ladder = record.ladder();
         assert!(ladder.exit_accuracy(0, Some(0.9)) > 0.9);
         assert!(ladder.accuracy(0, Some(0.1)) < 0.1);
-        let point = record.point("s/w1/c4/b6").expect("recorded");
-        assert!(record.expected(point, 0).is_some_and(|share| share < 0.1), "as even ones at 0.1");
+        let run = record.run("s/w1/c4/b6").expect("recorded");
+        assert!(record.expected(run, 0).is_some_and(|share| share < 0.1), "as even ones at 0.1");
         assert_eq!(record.expected_exit(0, 0, 0), Some(ladder.exit_accuracy(0, Some(0.1))));
         assert!((0..record.played()).all(|at| !record.exit(0, 0, at).expect("recorded").right));
     }
 
     #[test]
     fn luck_is_zero_in_the_mean_and_good_for_sure_exits() {
-        let record = Record::new(&synthetic::outcomes(800, 1)).expect("a record");
+        let record = Record::new(&synthetic::outcomes(800, 1), &Macs::default()).expect("a record");
         for &(split, width) in record.heads().keys() {
-            let lucks = (0..record.played()).map(|at| record.luck(split, width, at));
-            let sum = lucks.fold(Luck::default(), Luck::plus);
-            assert!(sum.of(0.0).abs() < 1e-9 && sum.of(1.0).abs() < 1e-9, "{sum:?}");
+            let image = record.images().next().expect("a picture");
+            let behind = ImageRun { image, exit: Some((split, width)) };
             let confidence =
                 |at: &usize| record.exit(split, width, *at).map_or(0.0, |exit| exit.confidence);
             let sure = (0..record.played()).max_by(|a, b| confidence(a).total_cmp(&confidence(b)));
-            assert!(record.luck(split, width, sure.expect("a frame")).kept > 0.0);
+            for load in [Load::Head(split, width), Load::Image(behind)] {
+                let lucks = (0..record.played()).map(|at| record.luck(load, at));
+                let sum = lucks.fold(Luck::default(), Luck::plus);
+                assert!((0..Luck::LEVELS).all(|level| sum.of(level).abs() < 1e-9), "{sum:?}");
+                let sure = record.luck(load, sure.expect("a frame"));
+                assert!(sure.of(Luck::LEVELS - 1) > 0.0, "{sure:?}");
+            }
         }
     }
 
     #[test]
-    fn accuracy_never_falls_with_confidence() {
-        assert_eq!(isotonic(&[(1.0, 4.0), (2.0, 4.0)]), [0.25, 0.5]);
-        assert_eq!(isotonic(&[(3.0, 4.0), (1.0, 4.0), (4.0, 4.0)]), [0.5, 0.5, 1.0]);
-        assert_eq!(isotonic(&[(3.0, 4.0), (3.0, 4.0), (0.0, 8.0)]), [0.375; 3]);
+    fn a_picture_without_a_head_is_worth_what_the_even_frames_say_of_it() {
+        let row = |frame: usize| {
+            // Even frames have 100 bytes and are right every other time, odd ones 900 and never.
+            let (bytes, right) = match frame % 4 {
+                0 => (100, 1),
+                2 => (100, 0),
+                _ => (900, 0),
+            };
+            format!(
+                "{frame},0,s/w1/exit,0,1,0.5\n{frame},0,s/w1/c4/b6,9,1,0.9\n\
+                 {frame},0,image/webp/160/q35,{bytes},{right},0.9\n{frame},0,full,0,1,0.9\n"
+            )
+        };
+        let text = "frame,label,point,bytes,right,confidence\n".to_owned()
+            + &(0..64).map(row).collect::<String>();
+        let macs = Macs { full: 1_000, ..Macs::default() };
+        let record = Record::new(&Outcomes::parse(&text).expect("rows"), &macs).expect("a record");
+        let image = record.run("image/webp/160/q35").expect("recorded");
+        assert_eq!(record.expected(image, 0), Some(0.5));
+        assert_eq!(record.luck(image.load(), 0), Luck::default());
+        let played = record.run_outcome(image, 0).expect("recorded");
+        assert_eq!((played.bytes, played.right), (900, false));
+        assert_eq!(record.expected(Run::Local, 0), Some(1.0));
+        assert!(record.ladder().position(Run::Local).is_some());
     }
 
     #[test]
@@ -458,12 +548,16 @@ mod tests {
             ("#,0,full,0,1,1\n", "no operating point"),
             ("#,0,s/w1/c4/b6,9,1,1\n", "no s/w1/exit"),
             ("#,0,s/w1/exit,0,1,1\n#,0,s/w1/c4/b6,0,1,1\n", "frame 0 has 0 bytes"),
+            ("#,0,image/jpeg/9/q9,0,1,1\n", "image/jpeg/9/q9: frame 0 has 0 bytes"),
             ("#,0,s/w1/exit,0,1,1\n#,0,s/w1/c4/b6,200000,1,1\n", "frame 0 has 200000 bytes"),
         ] {
-            let error = Record::new(&text(rows)).expect_err(rows).to_string();
+            let error = Record::new(&text(rows), &Macs::default()).expect_err(rows).to_string();
             assert!(error.contains(expected), "{error}");
         }
         let few = Outcomes::parse("frame,label,point,bytes,right,confidence\n0,0,full,0,1,1\n");
-        assert!(matches!(Record::new(&few.expect("a row")), Err(RecordError::Few(1))));
+        assert!(matches!(
+            Record::new(&few.expect("a row"), &Macs::default()),
+            Err(RecordError::Few(1))
+        ));
     }
 }

@@ -6,8 +6,8 @@ use isthmus_models::Outcomes;
 
 use crate::link::chance::{Chance, normal_cdf};
 
-/// Outcomes of `frames` frames for two widths with four layers each, drawn from `seed`. A frame is
-/// more or less hard; what is sent buys more the harder it is.
+/// Outcomes of `frames` frames for two widths with four layers each and for three compressed pictures,
+/// drawn from `seed`. A frame is more or less hard; what is sent buys more the harder it is.
 pub fn outcomes(frames: usize, seed: u64) -> Outcomes {
     let text = csv(frames, seed);
     Outcomes::parse(&text).unwrap_or_else(|error| unreachable!("our own rows: {error}"))
@@ -33,6 +33,13 @@ pub fn csv(frames: usize, seed: u64) -> String {
                 bytes.round() as u32
             );
         };
+        for (image, bytes, skill) in [
+            ("jpeg/160/q30", 2_900.0, 2.4),
+            ("webp/120/q20", 1_100.0, 1.2),
+            ("webp/160/q35", 2_200.0, 2.6),
+        ] {
+            row(&format!("image/{image}"), bytes * size, skill, 0.0);
+        }
         for (width, lift) in [("w50", 0.0), ("w100", 0.25)] {
             row(&format!("s16/{width}/exit"), 0.0, 0.5 + lift, 0.3 * (luck - 0.5));
             for (channels, bytes, skill) in

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use isthmus_head_client::{Fixed, FixedExit, Greedy, Ladder, Mpc, MpcConfig};
-use isthmus_proto::Bitrate;
+use isthmus_head_client::{Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig};
+use isthmus_proto::{Bitrate, ImageFormat};
 
 use super::oracle::{Knowledge, plan};
 use super::*;
@@ -11,7 +11,7 @@ use crate::link::{Jitter, LinkConfig, Loss, Outage};
 use crate::profile::{RebindingSpec, Rebindings};
 
 fn record() -> Record {
-    Record::new(&synthetic::outcomes(2_000, 1)).expect("a record")
+    Record::new(&synthetic::outcomes(2_000, 1), &Macs::default()).expect("a record")
 }
 
 fn device(head_ms: f64) -> Device {
@@ -20,13 +20,17 @@ fn device(head_ms: f64) -> Device {
         source: "made up".into(),
         ms_per_mmac: None,
         heads: [("s16/w50".to_owned(), head_ms / 2.0), ("s16/w100".to_owned(), head_ms)].into(),
+        full_ms: None,
         preprocess_ms: 0.0,
         encode_ms: 1.0,
+        image_ms_per_megapixel: [(ImageFormat::Jpeg, 100.0), (ImageFormat::Webp, 400.0)].into(),
         p95_over_p50: 1.1,
     };
     let name = |name: &str| (name.to_owned(), None);
     let heads = [((0, 0), name("s16/w50")), ((0, 1), name("s16/w100"))].into();
-    spec.to_device(&heads, Vec::new()).expect("valid")
+    let record = record();
+    let images = record.images().map(|image| (image, u64::from(image.side).pow(2)));
+    spec.to_device(&heads, 0, &images.collect(), Vec::new()).expect("valid")
 }
 
 fn world(kbits: u64, seconds: u64) -> WorldConfig {
@@ -54,17 +58,35 @@ fn world(kbits: u64, seconds: u64) -> WorldConfig {
             decode: Duration::from_micros(300),
             tail: ms(3),
             tail_per_frame: ms(2),
+            decompress: ms(1),
+            full: ms(5),
+            full_per_frame: ms(4),
         },
         seed: 5,
     }
 }
 
-fn best_point(record: &Record) -> OperatingPoint {
-    record.point("s16/w100/c24/b6").expect("recorded")
+fn best_point() -> OperatingPoint {
+    OperatingPoint { split: 0, width: 1, layers: 4, bits: 6 }
 }
 
 fn fixed(config: &WorldConfig, record: &Record) -> RunResult {
-    run(config, record, |_| Box::new(Fixed(best_point(record))))
+    run(config, record, |_| Box::new(Fixed::new(best_point())))
+}
+
+/// A picture, and the exit of this head if one stands by.
+fn image(name: &str, exit: Option<(u8, u8)>) -> ImageRun {
+    ImageRun { image: name.parse().expect("a picture"), exit }
+}
+
+/// What is on the ladder, and every recorded picture by itself.
+fn runs(record: &Record) -> Vec<Run> {
+    let alone = record.images().map(|image| Run::Image(ImageRun { image, exit: None }));
+    record.ladder().rungs().iter().map(|rung| rung.run).chain(alone).collect()
+}
+
+fn fixed_image(config: &WorldConfig, record: &Record, image: ImageRun) -> RunResult {
+    run(config, record, |_| Box::new(Fixed::new(Run::Image(image))))
 }
 
 fn ladder(record: &Record) -> Arc<Ladder> {
@@ -94,10 +116,75 @@ fn on_an_idle_link_a_frame_takes_what_its_parts_take() {
     let expected = 21.0 + 10.96 + 40.0 + 0.09 + 5.3;
     let p50 = result.latency.quantile(0.5).expect("frames") as f64 / 1e3;
     assert!((p50 - expected).abs() < 1.0, "{p50} against {expected}");
-    let point = best_point(&record);
+    let point = best_point();
     let right = |frame| record.outcome(point, picture(5, 0, frame, record.played()));
     let right = (0..300).filter(|&frame| right(frame).expect("recorded").right).count();
     assert_eq!(result.right_in_time, right as u64, "the record decides what is right");
+}
+
+#[test]
+fn a_picture_takes_what_its_parts_take_and_the_uncut_network_answers() {
+    let record = record();
+    let config = world(5_000, 30);
+    let sent = image("jpeg/160/q30", None);
+    let result = fixed_image(&config, &record, sent);
+    assert_eq!((result.frames, result.sent, result.missed), (300, 300, 0));
+    assert_eq!(result.reasons["image: fixed"], 300);
+    // 2.56 ms to compress, about 3 × 60 + 2,900 bytes at 5 Mbit/s, 40 ms of way, 108 bytes back, 10 ms
+    // of server.
+    let expected = 2.56 + 4.93 + 40.0 + 0.09 + 10.0;
+    let p50 = result.latency.quantile(0.5).expect("frames") as f64 / 1e3;
+    assert!((p50 - expected).abs() < 1.0, "{p50} against {expected}");
+    let outcomes = (0..300).map(|frame| {
+        let at = picture(config.seed, 0, frame, record.played());
+        record.image_outcome(sent.image, at).expect("recorded")
+    });
+    let outcomes: Vec<isthmus_models::Outcome> = outcomes.collect();
+    let right = outcomes.iter().filter(|outcome| outcome.right).count();
+    assert_eq!(result.right_in_time, right as u64, "the record decides what is right");
+    let bytes: u32 = outcomes.iter().map(|outcome| outcome.bytes).sum();
+    assert_eq!(result.bytes, u64::from(bytes), "and what it takes");
+    let known = record.expected(Run::Image(sent), 0).expect("recorded");
+    assert!((result.expected - 300.0 * known).abs() < 1e-9);
+    assert_eq!(result.luck, Luck::default());
+}
+
+#[test]
+fn a_picture_that_is_late_leaves_the_frame_to_the_exit_that_stands_by() {
+    let record = record();
+    // 3,080 bytes every 100 ms are 246 kbit/s.
+    let config = world(60, 30);
+    let alone = fixed_image(&config, &record, image("jpeg/160/q30", None));
+    assert!(alone.reasons["no exit"] > 200, "{:?}", alone.reasons);
+    assert!(alone.on_time_accuracy() < 0.3, "{}", alone.on_time_accuracy());
+    let guarded = fixed_image(&config, &record, image("jpeg/160/q30", Some((0, 1))));
+    assert!(guarded.reasons["deadline"] > 200, "{:?}", guarded.reasons);
+    assert!(guarded.on_time_accuracy() > 0.6, "{}", guarded.on_time_accuracy());
+}
+
+#[test]
+fn features_and_pictures_share_no_batch() {
+    let record = record();
+    let mut config = world(100_000, 10);
+    config.cameras = 2;
+    config.server.full = Duration::from_millis(30);
+    // One camera sends features, the other pictures, at the same time.
+    let camera = |camera: u32| -> Box<dyn Controller> {
+        match camera {
+            0 => Box::new(Fixed::new(best_point())),
+            _ => Box::new(Fixed::new(Run::Image(image("webp/120/q20", None)))),
+        }
+    };
+    let result = run(&config, &record, camera);
+    assert_eq!((result.sent, result.missed), (200, 0), "{:?}", result.reasons);
+    let at = |q| result.latency.quantile(q).expect("frames") as f64 / 1e3;
+    // Features take 21 + 40 + 5.3 ms, pictures 5.8 + 40 + 35 ms.
+    assert!(
+        (at(0.25) - 66.4).abs() < 2.0 && (at(0.75) - 80.9).abs() < 2.0,
+        "{} {}",
+        at(0.25),
+        at(0.75)
+    );
 }
 
 #[test]
@@ -199,22 +286,22 @@ fn varying(seed: u64) -> WorldConfig {
 #[test]
 fn no_controller_can_be_expected_to_exceed_the_oracle() {
     let record = record();
-    let ladder = ladder(&record);
+    let runs = runs(&record);
     for (seed, cameras, fps) in [(1, 1, 10), (2, 1, 30), (3, 4, 10), (4, 3, 60)] {
         let mut config = varying(seed);
         (config.cameras, config.duration) = (cameras, Duration::from_secs(20));
         config.interval = Duration::from_secs(1) / fps;
-        let known = plan(&config, &record, &ladder, Knowledge::Expected);
-        let all = plan(&config, &record, &ladder, Knowledge::Clairvoyant);
+        let known = plan(&config, &record, &runs, Knowledge::Expected);
+        let all = plan(&config, &record, &runs, Knowledge::Clairvoyant);
         let mut results = vec![greedy(&config, &record), mpc(&config, &record)];
-        for rung in ladder.rungs() {
-            results.push(run(&config, &record, |_| Box::new(Fixed(rung.point))));
+        for &run in &runs {
+            results.push(super::run(&config, &record, |_| Box::new(Fixed::new(run))));
         }
-        for (_, run) in ladder.exits() {
-            results.push(super::run(&config, &record, |_| Box::new(FixedExit(run))));
+        for run in record.ladder_heads().into_values() {
+            results.push(super::run(&config, &record, |_| Box::new(Fixed::exit(run))));
         }
         for result in results {
-            let expected = result.clone().without_luck(known.share).expected;
+            let expected = result.clone().without_luck(known.luck_level).expected;
             assert!(expected <= known.value, "{expected} {result:?} {known:?}");
             assert!(result.right_in_time as f64 <= all.value, "{result:?} {all:?}");
         }
@@ -226,20 +313,21 @@ fn no_controller_can_be_expected_to_exceed_the_oracle() {
 #[test]
 fn where_bytes_are_free_the_oracle_takes_the_best_of_every_frame() {
     let record = record();
-    let ladder = ladder(&record);
     let config = world(100_000, 10);
-    let bound = plan(&config, &record, &ladder, Knowledge::Clairvoyant);
+    let runs = runs(&record);
+    let bound = plan(&config, &record, &runs, Knowledge::Clairvoyant);
     let any_right = |frame: u64| {
         let at = picture(config.seed, 0, frame, record.played());
-        let points = ladder.rungs().iter().filter_map(|rung| record.outcome(rung.point, at));
-        let exits = record.heads().keys().filter_map(|&(s, w)| record.exit(s, w, at));
-        points.chain(exits).any(|outcome| outcome.right)
+        let sent = runs.iter().filter_map(|&run| record.run_outcome(run, at));
+        let heads: Vec<(u8, u8)> = runs.iter().filter_map(|run| run.head()).collect();
+        let exits = heads.iter().filter_map(|&(s, w)| record.exit(s, w, at));
+        sent.chain(exits).any(|outcome| outcome.right)
     };
     let best = (0..100).filter(|&frame| any_right(frame)).count() as u64;
     assert_eq!(bound.right_in_time, best);
     let mut dead = config.clone();
     dead.path.uplink.rate = crate::link::Rate::Constant(Bitrate::from_bps(0));
-    assert_eq!(plan(&dead, &record, &ladder, Knowledge::Expected).sent, 0);
+    assert_eq!(plan(&dead, &record, &runs, Knowledge::Expected).sent, 0);
 }
 
 #[test]
@@ -247,12 +335,12 @@ fn mpc_keeps_its_misses_to_the_target_and_stays_near_the_oracle() {
     let record = record();
     let (mut all, mut others) = (RunResult::default(), RunResult::default());
     let mut bound = 0.0;
-    let ladder = ladder(&record);
+    let runs = runs(&record);
     for seed in 1..=6 {
         let config = varying(seed);
-        let plan = plan(&config, &record, &ladder, Knowledge::Expected);
-        all.merge(&mpc(&config, &record).without_luck(plan.share));
-        others.merge(&greedy(&config, &record).without_luck(plan.share));
+        let plan = plan(&config, &record, &runs, Knowledge::Expected);
+        all.merge(&mpc(&config, &record).without_luck(plan.luck_level));
+        others.merge(&greedy(&config, &record).without_luck(plan.luck_level));
         bound += plan.value;
     }
     let ratio = all.expected / bound;
@@ -342,7 +430,8 @@ fn with_quic_every_frame_of_every_camera_ends_once() {
         assert_eq!(result.frames, 8 * 400);
         assert_eq!(result.reasons.values().sum::<u64>(), result.frames);
         assert!(result.reasons["link down"] > 300, "{:?}", result.reasons);
-        let answered = result.reasons.iter().filter(|(reason, _)| reason.starts_with("split"));
+        let by_network = |reason: &str| reason.starts_with("split") || reason.starts_with("image");
+        let answered = result.reasons.iter().filter(|(reason, _)| by_network(reason));
         // Before and after the outage, in which each asks in vain for some seconds.
         assert!(answered.map(|(_, count)| count).sum::<u64>() > 1_400, "{:?}", result.reasons);
     }

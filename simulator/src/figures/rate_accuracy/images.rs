@@ -8,7 +8,7 @@ const SCALES: [f32; 4] = [1.0, 0.8, 0.65, 0.5];
 const QUALITIES: [u8; 6] = [5, 10, 20, 35, 55, 80];
 
 /// Every codec, size and quality that is tried.
-pub(super) fn settings(input: &InputSpec) -> Vec<ImageSpec> {
+pub(crate) fn settings(input: &InputSpec) -> Vec<ImageSpec> {
     let mut settings = Vec::new();
     for format in [ImageFormat::Jpeg, ImageFormat::Webp] {
         for scale in SCALES {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_head_client::ServerReply;
 use isthmus_proto::wire::Feedback;
-use isthmus_proto::{Bitrate, DataSize, OperatingPoint, Timestamp};
+use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
 
 use super::links::Links;
 use super::{Event, Key, Received, Transport, Upload};
@@ -51,7 +51,7 @@ struct Packet {
     bytes: u32,
     time_left: Duration,
     /// `None` of a probe.
-    point: Option<OperatingPoint>,
+    content: Option<Content>,
     /// That it was sent from.
     address: u32,
 }
@@ -73,7 +73,7 @@ enum Said {
 struct Arriving {
     first: Timestamp,
     time_left: Duration,
-    point: Option<OperatingPoint>,
+    content: Option<Content>,
     missing: u32,
     seen: u128,
 }
@@ -138,7 +138,7 @@ impl Ideal {
     }
 
     fn on_packet(&mut self, now: Timestamp, packet: Packet) {
-        let Packet { key, index, packets, time_left, point, address, .. } = packet;
+        let Packet { key, index, packets, time_left, content, address, .. } = packet;
         let known = &mut self.known[key.camera as usize];
         *known = address.max(*known);
         if !self.wanted.contains(&key) {
@@ -146,7 +146,7 @@ impl Ideal {
             self.arriving.remove(&key);
             return;
         }
-        let blank = Arriving { first: now, time_left, point, missing: packets, seen: 0 };
+        let blank = Arriving { first: now, time_left, content, missing: packets, seen: 0 };
         let arriving = self.arriving.entry(key).or_insert(blank);
         let bit = 1u128 << index;
         if arriving.seen & bit != 0 {
@@ -158,7 +158,7 @@ impl Ideal {
         if arriving.missing > 0 {
             return;
         }
-        match point {
+        match content {
             Some(_) => self.events.push_back(Event::Announced { key }),
             None => {
                 let span = now.saturating_since(arriving.first);
@@ -174,7 +174,7 @@ impl Ideal {
         now: Timestamp,
         key: Key,
         bytes: usize,
-        point: Option<OperatingPoint>,
+        content: Option<Content>,
         time_left: Duration,
     ) {
         let mut rest = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -186,7 +186,7 @@ impl Ideal {
             let bytes = bytes + HEADERS;
             self.put_packet(
                 now,
-                Packet { key, index, packets, bytes, time_left, point, address: 0 },
+                Packet { key, index, packets, bytes, time_left, content, address: 0 },
             );
         }
     }
@@ -194,9 +194,9 @@ impl Ideal {
 
 impl Transport for Ideal {
     fn send(&mut self, now: Timestamp, upload: Upload) {
-        let Upload { key, point, layer_ends, time_left, .. } = upload;
+        let Upload { key, content, layer_ends, time_left, .. } = upload;
         let whole = layer_ends.last().copied().unwrap_or(0);
-        self.put(now, key, whole, Some(point), time_left);
+        self.put(now, key, whole, Some(content), time_left);
     }
 
     fn probe(&mut self, now: Timestamp, key: Key, padding: usize, time_left: Duration) {
@@ -208,14 +208,18 @@ impl Transport for Ideal {
     }
 
     fn admit(&mut self, now: Timestamp, key: Key, _: Duration) {
-        let Some(&Arriving { first, time_left, point: Some(point), .. }) = self.arriving.get(&key)
+        let Some(&Arriving { first, time_left, content: Some(content), .. }) =
+            self.arriving.get(&key)
         else {
             return;
         };
         self.events.push_back(Event::Received(Received {
             key,
-            point,
-            layers: point.layers,
+            content,
+            layers: match content {
+                Content::Features(point) => point.layers,
+                Content::Image(_) => 1,
+            },
             deadline: first + time_left,
             span: now.saturating_since(first),
         }));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_head_client::ServerReply;
 use isthmus_proto::wire::Feedback;
-use isthmus_proto::{Bitrate, DataSize, OperatingPoint, Timestamp};
+use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
 
 use crate::link::LinkCounters;
 
@@ -26,8 +26,8 @@ pub(super) struct Key {
 #[derive(Clone, Debug)]
 pub(super) struct Upload {
     pub(super) key: Key,
-    pub(super) point: OperatingPoint,
-    /// Bytes up to and with each of the point's layers, envelope and header included.
+    pub(super) content: Content,
+    /// Bytes up to and with each layer, envelope and header included; a picture is one layer.
     pub(super) layer_ends: Vec<usize>,
     /// As the wire tells it, in whole milliseconds.
     pub(super) time_left: Duration,
@@ -62,7 +62,7 @@ pub(super) enum Event {
 pub(super) struct Received {
     pub(super) key: Key,
     /// What the device meant to send.
-    pub(super) point: OperatingPoint,
+    pub(super) content: Content,
     /// Layers that arrived whole, at least 1.
     pub(super) layers: u8,
     /// When the answer is worthless, on the server.

@@ -10,8 +10,8 @@ use isthmus_head_client::{Answer, FIRST_PAUSE, LONGEST_PAUSE, ServerReply};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, reply, to_device, to_server};
 use isthmus_proto::{
-    BundleDigest, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION, write_packet,
-    write_padding,
+    BundleDigest, Content, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION,
+    write_image_packet, write_packet, write_padding,
 };
 use prost::Message;
 use quinn_proto::{
@@ -95,9 +95,17 @@ impl Device {
     }
 
     pub(super) fn send(&mut self, now: Instant, upload: &Upload) {
-        let Upload { key, point, ref layer_ends, time_left, answer_by } = *upload;
+        let Upload { key, content, ref layer_ends, time_left, answer_by } = *upload;
         let mut bytes = envelope(key, time_left, false);
-        write_packet(&mut bytes, 0, &DIGEST, point, &coded(layer_ends, key.frame));
+        match content {
+            Content::Features(point) => {
+                write_packet(&mut bytes, 0, &DIGEST, point, &coded(layer_ends, key.frame));
+            }
+            Content::Image(format) => {
+                let file = coded(layer_ends, key.frame).stream;
+                write_image_packet(&mut bytes, 0, &DIGEST, format, &file);
+            }
+        }
         self.put(now, Outgoing { key, bytes, priority: priority(answer_by) });
     }
 

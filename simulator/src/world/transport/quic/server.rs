@@ -10,9 +10,7 @@ use bytes::{Bytes, BytesMut};
 use isthmus_head_client::ServerReply;
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{self, ToDevice, ToServer, Welcome, reply, to_device, to_server};
-use isthmus_proto::{
-    Content, Framer, MAX_CONTROL_BYTES, OperatingPoint, PROTOCOL_VERSION, Timestamp,
-};
+use isthmus_proto::{Framer, MAX_CONTROL_BYTES, OperatingPoint, PROTOCOL_VERSION, Timestamp};
 use isthmus_tail_server::admission::Refused;
 use isthmus_tail_server::code;
 use isthmus_tail_server::receiver::{Receiver, ReceiverConfig};
@@ -205,11 +203,10 @@ impl Server {
         let received = frame.receiver.finish(now, &DIGEST);
         match (received, frame.key) {
             (Ok(received), Some(key)) if frame.stage == Stage::Admitted => {
-                let Content::Features(point) = received.content else { return };
                 frame.stage = Stage::Submitted;
                 self.events.push_back(Event::Received(Received {
                     key,
-                    point,
+                    content: received.content,
                     layers: u8::try_from(received.layers).unwrap_or(OperatingPoint::MAX_LAYERS),
                     deadline: received.deadline,
                     span: received.receive_span,

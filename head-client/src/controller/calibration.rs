@@ -1,0 +1,290 @@
+//! What was measured frame by frame, as what can be expected of a frame.
+
+use std::collections::BTreeMap;
+
+use isthmus_models::{
+    Bundle, BundleError, ImageSpec, OUTCOMES, Outcome, Outcomes, OutcomesError, RecordedPoint, Rung,
+};
+
+use super::{ImageRun, Ladder, LadderError, LadderRung, Run};
+
+/// Most bands of confidence of a calibration, each with as many frames, and the least of those.
+const MOST_BANDS: usize = 8;
+const BAND_FRAMES: usize = 40;
+
+/// Frames that a band's accuracy is drawn to the mean by: a band of few frames proves little.
+const PRIOR: f64 = 8.0;
+
+/// How much an exit's confidence tells: for each band of confidence, how often the exit is right.
+/// Bands are in order of confidence and together cover it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// Upper end of each band, increasing; the last one is 1 or more.
+    pub upper: Vec<f32>,
+    /// Share of frames in each band; they add up to 1.
+    pub share: Vec<f64>,
+    /// Share of each band's frames that the exit gets right.
+    pub accuracy: Vec<f64>,
+}
+
+impl Calibration {
+    /// One band for all frames.
+    fn flat(accuracy: f64) -> Calibration {
+        Calibration { upper: vec![1.0], share: vec![1.0], accuracy: vec![accuracy] }
+    }
+
+    /// Whether the bands are in order, cover every confidence, and have a share and an accuracy each.
+    pub(super) fn is_whole(&self) -> bool {
+        let count = self.upper.len();
+        self.upper.last().is_some_and(|&last| last >= 1.0)
+            && self.upper.windows(2).all(|two| two[0] < two[1])
+            && self.share.len() == count
+            && self.accuracy.len() == count
+    }
+
+    /// The band of a confidence.
+    pub(super) fn band(&self, confidence: f32) -> usize {
+        let band = self.upper.partition_point(|&upper| upper < confidence);
+        band.min(self.upper.len() - 1)
+    }
+
+    /// The mean over all frames of what is `accuracy` in each band, or in all.
+    pub(super) fn mean(&self, accuracy: &[f64]) -> f64 {
+        let by_band = self.share.iter().enumerate();
+        by_band.map(|(band, share)| share * accuracy[band.min(accuracy.len() - 1)]).sum()
+    }
+}
+
+/// What was measured on some frames, in the same order for all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Of what can be run and sent; a head's layers are those that were sent.
+    pub runs: BTreeMap<Run, Vec<Outcome>>,
+    /// Of the heads' exits, by split and width.
+    pub exits: BTreeMap<(u8, u8), Vec<Outcome>>,
+}
+
+/// Arms that may stand beside the split network's on a bundle's ladder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arms {
+    /// Compressed pictures to the uncut network.
+    pub image: bool,
+    /// The uncut network on the device.
+    pub local: bool,
+}
+
+/// Why a bundle gives no ladder.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleLadderError {
+    /// Its record cannot be read.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// Its record says nothing that can be understood.
+    #[error("{OUTCOMES}: {0}")]
+    Outcomes(#[from] OutcomesError),
+    /// Its record is about something that the manifest does not name.
+    #[error("{OUTCOMES}: the bundle has no {0}")]
+    Unknown(String),
+    /// What it says is no ladder.
+    #[error(transparent)]
+    Ladder(#[from] LadderError),
+}
+
+impl Ladder {
+    /// What the measured frames say of all that was run on them: sizes, and accuracies by the exit's
+    /// confidence. `macs` tells the multiply-accumulates of a run on the device, 0 where they are not
+    /// known.
+    pub fn measured(measured: &Measured, macs: impl Fn(Run) -> u64) -> Result<Ladder, LadderError> {
+        let (mut calibrations, mut bands) = (BTreeMap::new(), BTreeMap::new());
+        for (&head, frames) in &measured.exits {
+            let (upper, accuracy) = (upper_ends(frames), Vec::new());
+            let mut calibration = Calibration { upper, share: Vec::new(), accuracy };
+            let band: Vec<usize> =
+                frames.iter().map(|outcome| calibration.band(outcome.confidence)).collect();
+            let count = calibration.upper.len();
+            let counts = (0..count).map(|at| band.iter().filter(|&&b| b == at).count());
+            calibration.share = counts.map(|it| it as f64 / frames.len() as f64).collect();
+            calibration.accuracy = by_band(frames, &band, count);
+            calibrations.insert(head, calibration);
+            bands.insert(head, band);
+        }
+        let rung = |(&run, frames): (&Run, &Vec<Outcome>)| {
+            let count = frames.len().max(1) as f64;
+            let bytes = frames.iter().map(|outcome| f64::from(outcome.bytes)).sum::<f64>() / count;
+            let accuracy = match run.head() {
+                Some(head) => {
+                    let band = bands.get(&head).ok_or(LadderError::NoExit(run))?;
+                    by_band(frames, band, calibrations[&head].upper.len())
+                }
+                None => vec![frames.iter().filter(|it| it.right).count() as f64 / count],
+            };
+            Ok(LadderRung { run, bytes, accuracy, macs: macs(run) })
+        };
+        let rungs = measured.runs.iter().map(rung).collect::<Result<_, LadderError>>()?;
+        Ladder::new(rungs, calibrations)
+    }
+
+    /// What is worth a place of all that a bundle was measured with, by its record of outcomes; of a
+    /// bundle without one, its points by what the manifest says of them and of the exits: then nothing
+    /// is known of a frame by its exit's confidence, and there is no other arm.
+    pub fn of_bundle(bundle: &Bundle, arms: Arms) -> Result<Ladder, BundleLadderError> {
+        let macs = |run: Run| match (run, run.head()) {
+            (Run::Local, _) => bundle.manifest().full.macs,
+            (_, Some((split, width))) => {
+                let split = bundle.split(split);
+                let width = split.and_then(|split| split.widths.get(usize::from(width)));
+                width.map_or(0, |width| width.head_macs)
+            }
+            _ => 0,
+        };
+        let ladder = match bundle.read(OUTCOMES) {
+            Ok(packed) => {
+                let measured = Measured::of_bundle(bundle, &Outcomes::unpack(&packed)?, arms)?;
+                Ladder::measured(&measured, macs)?
+            }
+            Err(BundleError::Unlisted { .. }) => {
+                let mut exits = BTreeMap::new();
+                for (s, split) in (0..).zip(&bundle.manifest().splits) {
+                    for (w, width) in (0..).zip(&split.widths) {
+                        exits.insert((s, w), Calibration::flat(width.exit_accuracy));
+                    }
+                }
+                let rung = |rung: &Rung| {
+                    let run = rung.point.into();
+                    let (bytes, accuracy) = (rung.bytes_mean, vec![rung.accuracy]);
+                    LadderRung { run, bytes, accuracy, macs: macs(run) }
+                };
+                Ladder::new(bundle.points().iter().map(rung).collect(), exits)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(ladder.thinned())
+    }
+}
+
+impl Measured {
+    /// A bundle's record, with the bundle's numbers in place of the names. A picture may stand behind
+    /// every exit.
+    fn of_bundle(
+        bundle: &Bundle,
+        outcomes: &Outcomes,
+        arms: Arms,
+    ) -> Result<Measured, BundleLadderError> {
+        let mut measured = Measured::default();
+        let mut images = Vec::new();
+        for outcomes in outcomes.points() {
+            let unknown = || BundleLadderError::Unknown(outcomes.point.to_string());
+            let frames = outcomes.frames.clone();
+            match &outcomes.point {
+                RecordedPoint::Split(name) => {
+                    let point = bundle.parse_point(&name.to_string()).map_err(|_| unknown())?;
+                    measured.runs.insert(point.into(), frames);
+                }
+                RecordedPoint::Exit { split, width } => {
+                    let head = bundle.find_head(split, width).ok_or_else(unknown)?;
+                    measured.exits.insert(head, frames);
+                }
+                RecordedPoint::Image(image) if arms.image => images.push((*image, frames)),
+                RecordedPoint::Full if arms.local => {
+                    measured.runs.insert(Run::Local, frames);
+                }
+                RecordedPoint::Image(_) | RecordedPoint::Full => {}
+            }
+        }
+        for (image, frames) in images {
+            measured.add_image(image, &frames);
+        }
+        // A head without an exit, as networks from elsewhere have, has nothing right to say.
+        let silent = Outcome { bytes: 0, right: false, confidence: 0.0 };
+        for head in measured.runs.keys().filter_map(|run| run.head()) {
+            measured.exits.entry(head).or_insert_with(|| vec![silent; outcomes.frames()]);
+        }
+        Ok(measured)
+    }
+
+    /// Adds pictures that were compressed in some way, behind every exit.
+    pub fn add_image(&mut self, image: ImageSpec, frames: &[Outcome]) {
+        for &head in self.exits.keys() {
+            let run = Run::Image(ImageRun { image, exit: Some(head) });
+            self.runs.insert(run, frames.to_vec());
+        }
+    }
+}
+
+/// Upper ends of bands with equally many frames; the last one is 1.
+fn upper_ends(frames: &[Outcome]) -> Vec<f32> {
+    let mut sorted: Vec<f32> = frames.iter().map(|outcome| outcome.confidence).collect();
+    sorted.sort_by(f32::total_cmp);
+    let bands = (frames.len() / BAND_FRAMES).clamp(1, MOST_BANDS);
+    let mut upper: Vec<f32> =
+        (1..bands).map(|band| sorted[(sorted.len() * band / bands).max(1) - 1]).collect();
+    upper.push(1.0);
+    upper.dedup();
+    upper
+}
+
+/// Accuracy in each band, drawn a little to the mean, and never falling with confidence: where a
+/// few dozen frames say otherwise, they are too few.
+fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
+    let right = |outcome: &Outcome| if outcome.right { 1.0 } else { 0.0 };
+    let mean = frames.iter().map(right).sum::<f64>() / frames.len().max(1) as f64;
+    let mut sums = vec![(PRIOR * mean, PRIOR); bands];
+    for (outcome, &band) in frames.iter().zip(band) {
+        sums[band].0 += right(outcome);
+        sums[band].1 += 1.0;
+    }
+    isotonic(&sums)
+}
+
+/// The non-decreasing sequence nearest to the means of `sums`, each with its sum and weight, by
+/// pooling adjacent violators.
+fn isotonic(sums: &[(f64, f64)]) -> Vec<f64> {
+    // Sum, weight and length of each pool; means increase.
+    let mut pools: Vec<(f64, f64, usize)> = Vec::new();
+    for &(sum, weight) in sums {
+        let mut pool = (sum, weight, 1);
+        while let Some(&(sum, weight, length)) = pools.last()
+            && sum / weight >= pool.0 / pool.1
+        {
+            pool = (pool.0 + sum, pool.1 + weight, pool.2 + length);
+            pools.pop();
+        }
+        pools.push(pool);
+    }
+    pools.iter().flat_map(|&(sum, weight, length)| vec![sum / weight; length]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_never_falls_with_confidence() {
+        assert_eq!(isotonic(&[(1.0, 4.0), (2.0, 4.0)]), [0.25, 0.5]);
+        assert_eq!(isotonic(&[(3.0, 4.0), (1.0, 4.0), (4.0, 4.0)]), [0.5, 0.5, 1.0]);
+        assert_eq!(isotonic(&[(3.0, 4.0), (3.0, 4.0), (0.0, 8.0)]), [0.375; 3]);
+    }
+
+    #[test]
+    fn a_picture_is_worth_more_where_the_exit_is_unsure() {
+        // Every other frame the exit is unsure and wrong; pictures are right but for a few of those.
+        let outcome = |bytes, right, confidence| Outcome { bytes, right, confidence };
+        let exit = |at: usize| match at % 2 {
+            0 => outcome(0, false, 0.2),
+            _ => outcome(0, true, 0.9),
+        };
+        let mut measured = Measured::default();
+        measured.exits.insert((0, 1), (0..400).map(exit).collect());
+        let image = "webp/160/q35".parse().expect("a picture");
+        let frames: Vec<_> = (0..400).map(|at| outcome(2_000, at % 20 != 0, 0.9)).collect();
+        measured.add_image(image, &frames);
+        measured.runs.insert(Run::Local, vec![outcome(0, true, 0.9); 400]);
+        let ladder = Ladder::measured(&measured, |run| u64::from(run == Run::Local)).expect("one");
+        let [local, picture] = ladder.rungs() else { panic!("{ladder:?}") };
+        assert_eq!((local.run, local.macs, local.accuracy[0]), (Run::Local, 1, 1.0));
+        assert_eq!(picture.run, Run::Image(ImageRun { image, exit: Some((0, 1)) }));
+        assert_eq!((picture.bytes, picture.macs), (2_000.0, 0));
+        assert!(ladder.accuracy(1, Some(0.2)) < 0.92 && ladder.accuracy(1, Some(0.9)) > 0.98);
+        assert!(ladder.exit_accuracy(1, Some(0.2)) < 0.1);
+    }
+}
