@@ -2,7 +2,7 @@
 
 mod service;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct Failure {
 
 fn main() -> ExitCode {
     let Cli { command, log, log_format } = Cli::parse();
-    let done = log::start(&log, log_format).context("--log").or_fail(2);
+    let done = log::start(&log, log_format, io::stderr().is_terminal()).context("--log").or_fail(2);
     let done = done.and_then(|()| match command {
         Command::Run(args) => run(args),
         Command::Profile(args) => profile(&args),

@@ -1,6 +1,6 @@
 //! `tail-server`: serves the tails of every bundle in a folder.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,7 +67,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             || Usage("--check-health asks over HTTP, which --allow-http false switches off".into());
         return ask_health(options.http().ok_or_else(off)?);
     }
-    log::start(&log, log_format).map_err(|error| Usage(format!("--log: {error}")))?;
+    log::start(&log, log_format, io::stderr().is_terminal())
+        .map_err(|error| Usage(format!("--log: {error}")))?;
     let config = options.into_config().map_err(StartError::from)?;
     // The tail runs on threads of its own; two are enough to move bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
