@@ -66,9 +66,25 @@ pub struct RunArgs {
     /// TOML file with any of these options, named with underscores.
     #[arg(long, value_name = "FILE", env = "ISTHMUS_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Show the run on the terminal as it goes, and the log in it; of the results, only the summary
+    /// is printed.
+    #[cfg(feature = "tui")]
+    #[arg(long, env = "ISTHMUS_TUI")]
+    pub tui: bool,
     /// The options.
     #[command(flatten)]
     pub options: Options,
+}
+
+impl RunArgs {
+    /// Whether the run is to be shown on the terminal.
+    pub fn is_shown(&self) -> bool {
+        #[cfg(feature = "tui")]
+        let shown = self.tui;
+        #[cfg(not(feature = "tui"))]
+        let shown = false;
+        shown
+    }
 }
 
 /// The arguments of `profile`.

@@ -9,7 +9,8 @@
 //!   [estimate](NetworkTime) of the network's share of the deadline. It reads no clock, socket,
 //!   thread or random source; the simulator drives the very same code in virtual time.
 //! - The shell, behind feature `shell`: QUIC and gRPC links, the check of the server's identity,
-//!   the compute thread, picture sources, and [`Client`], which drives a session with them.
+//!   the compute thread, picture sources, [`Client`], which drives a session with them, and the
+//!   [view](live) of a run on a terminal.
 //!
 //! It knows nothing of simulated links, and it never compares clocks of two machines.
 //!
@@ -48,6 +49,8 @@ pub mod config;
 mod grpc;
 #[cfg(feature = "shell")]
 mod link;
+#[cfg(feature = "shell")]
+pub mod live;
 #[cfg(feature = "shell")]
 mod metrics;
 #[cfg(feature = "shell")]

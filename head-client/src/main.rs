@@ -1,11 +1,15 @@
 //! The program that runs a network's head on a device.
 
 mod service;
+mod view;
 
+use std::cell::RefCell;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -16,6 +20,10 @@ use isthmus_models::{Bundle, Full, Head, Profile};
 use isthmus_telemetry::log;
 use serde::Serialize;
 use service::ServiceManager;
+use view::View;
+
+/// How often the view is drawn where no frame ends.
+const REDRAW: Duration = Duration::from_millis(250);
 
 /// A failure and the exit code that names its kind.
 struct Failure {
@@ -25,7 +33,10 @@ struct Failure {
 
 fn main() -> ExitCode {
     let Cli { command, log, log_format } = Cli::parse();
-    let done = log::start(&log, log_format, io::stderr().is_terminal()).context("--log").or_fail(2);
+    // A view shows lines as they are, without colours.
+    let views = matches!(&command, Command::Run(args) if args.is_shown());
+    let colours = io::stderr().is_terminal() && !views;
+    let done = log::start(&log, log_format, colours).context("--log").or_fail(2);
     let done = done.and_then(|()| match command {
         Command::Run(args) => run(args),
         Command::Profile(args) => profile(&args),
@@ -40,7 +51,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
+fn run(args: RunArgs) -> Result<(), Failure> {
+    let tui = args.is_shown();
+    let RunArgs { config, options, .. } = args;
+    if tui {
+        View::check().context("--tui").or_fail(2)?;
+    }
     let file = config.as_deref().map(Options::read).transpose().or_fail(2)?;
     let options = options.or(file.unwrap_or_default());
     let client_config = options.to_config().or_fail(2)?;
@@ -62,6 +78,8 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
 
+    let title = format!("{} over {}", bundle.name(), client_config.server);
+    let deadline = client_config.deadline;
     let manager = ServiceManager::from_env();
     // One thread for link and session: nothing has to wake another to send or to receive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_fail(1)?;
@@ -74,28 +92,49 @@ fn run(RunArgs { config, options }: RunArgs) -> Result<(), Failure> {
             None => client,
         };
         manager.ready();
-        let mut printer = Printer::new(options.format.unwrap_or_default());
-        printer.start();
+        let view = tui.then(|| View::open(title, deadline));
+        let view = view.transpose().context("--tui").or_fail(1)?;
+        let printer = RefCell::new(Printer::new(options.format.unwrap_or_default(), view));
+        printer.borrow_mut().start();
         let stop = async {
-            // Without the handler a signal ends the program, which stops it as well.
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending::<()>().await;
+            let mut interrupted = pin!(interrupted());
+            let mut redraw = tokio::time::interval(REDRAW);
+            loop {
+                tokio::select! {
+                    () = &mut interrupted => return,
+                    _ = redraw.tick(), if tui => printer.borrow_mut().redraw(),
+                }
             }
         };
         let sink = |report: &FrameReport| {
             if report.label.is_some() {
                 manager.answered();
             }
-            printer.frame(report)
+            printer.borrow_mut().frame(report)
         };
         let summary = client.run(source.take(limit), stop, sink).await.or_fail(1)?;
         manager.stopping();
+        let mut printer = printer.into_inner();
         printer.summary(&summary);
         printer.finish().context("standard output").or_fail(9)
     });
     // The capture thread may be waiting for standard input: the process need not wait for it.
     runtime.shutdown_background();
     done
+}
+
+/// Comes with a signal that asks the program to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let asked = async |kind| match signal(kind) {
+        Ok(mut signal) => signal.recv().await,
+        // Without the handler the signal ends the program, which stops it as well.
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        _ = asked(SignalKind::interrupt()) => {}
+        _ = asked(SignalKind::terminate()) => {}
+    }
 }
 
 fn profile(args: &ProfileArgs) -> Result<(), Failure> {
@@ -145,28 +184,31 @@ fn code_of(error: &ConnectError) -> u8 {
     }
 }
 
-/// Writes results to standard output, which may end before they do.
+/// Writes results to standard output, which may end before they do; frames only where they are not
+/// shown.
 struct Printer {
     format: Format,
     out: BufWriter<io::Stdout>,
     written: io::Result<()>,
+    view: Option<View>,
 }
 
 impl Printer {
-    fn new(format: Format) -> Self {
-        Printer { format, out: BufWriter::new(io::stdout()), written: Ok(()) }
+    fn new(format: Format, view: Option<View>) -> Self {
+        Printer { format, out: BufWriter::new(io::stdout()), written: Ok(()), view }
     }
 
     fn start(&mut self) {
-        if self.format == Format::Text {
+        if self.format == Format::Text && self.view.is_none() {
             self.line(text::header());
         }
     }
 
     fn frame(&mut self, report: &FrameReport) -> ControlFlow<()> {
-        match self.format {
-            Format::Text => self.line(text::frame(report)),
-            Format::Json => self.json(report),
+        match (&mut self.view, self.format) {
+            (Some(view), _) => self.written = view.frame(report),
+            (None, Format::Text) => self.line(text::frame(report)),
+            (None, Format::Json) => self.json(report),
         }
         match self.written {
             Ok(()) => ControlFlow::Continue(()),
@@ -174,7 +216,22 @@ impl Printer {
         }
     }
 
+    /// Draws what has changed beside frames: the log.
+    fn redraw(&mut self) {
+        if let Some(view) = &mut self.view
+            && self.written.is_ok()
+        {
+            self.written = view.redraw();
+        }
+    }
+
     fn summary(&mut self, summary: &Summary) {
+        if let Some(view) = self.view.take() {
+            let frames = view.close();
+            eprintln!(
+                "head-client: {frames} frames were shown, not printed: without --tui each has its line"
+            );
+        }
         #[derive(Serialize)]
         struct Line<'a> {
             summary: &'a Summary,

@@ -63,6 +63,11 @@ pub struct FrameReport {
 }
 
 impl FrameReport {
+    /// Whether it was sent, and no network answer came in time.
+    pub fn is_missed(&self) -> bool {
+        self.bytes.is_some() && !(self.on_time && matches!(self.arm, Some("split" | "image")))
+    }
+
     /// The stages that the frame has (milliseconds), and of `queue` the part that passed on the
     /// device, `device_wait`.
     pub(crate) fn stages_by_name(&self) -> impl Iterator<Item = (&'static str, f64)> {

@@ -19,15 +19,6 @@ pub fn frame(report: &FrameReport) -> String {
         (Some(label), None) => label.clone(),
         (None, _) => "-".into(),
     };
-    let FrameReport { image, split, width, channels, bits, .. } = report;
-    let point = match (image, split, width) {
-        (Some(image), ..) => image.clone(),
-        (None, Some(split), Some(width)) => match (channels, bits) {
-            (Some(channels), Some(bits)) => format!("{split}/{width}/c{channels}/b{bits}"),
-            _ => format!("{split}/{width}"),
-        },
-        _ => "-".into(),
-    };
     let reason = match &report.error {
         Some(error) => format!("{}: {error}", report.reason),
         None => report.reason.clone(),
@@ -37,12 +28,25 @@ pub fn frame(report: &FrameReport) -> String {
         report.arm.unwrap_or("-"),
         &label,
         &or_dash(report.confidence.map(|confidence| format!("{confidence:.2}"))),
-        &point,
+        &point(report).unwrap_or_else(|| "-".into()),
         &or_dash(report.bytes.map(|bytes| bytes.to_string())),
         &or_dash(report.capture_to_output_ms.map(|ms| format!("{ms:.1}"))),
         &reason,
         &report.source,
     )
+}
+
+/// What was sent of a frame, or else the head that was run.
+pub(crate) fn point(report: &FrameReport) -> Option<String> {
+    let FrameReport { image, split, width, channels, bits, .. } = report;
+    match (image, split, width) {
+        (Some(image), ..) => Some(image.clone()),
+        (None, Some(split), Some(width)) => Some(match (channels, bits) {
+            (Some(channels), Some(bits)) => format!("{split}/{width}/c{channels}/b{bits}"),
+            _ => format!("{split}/{width}"),
+        }),
+        _ => None,
+    }
 }
 
 /// The table at the end.

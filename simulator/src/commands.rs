@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use isthmus_head_client::live;
 use isthmus_simulator::profile::BUILT_IN;
 use isthmus_simulator::results::{self, Comparison, Results, ResultsError};
 use isthmus_simulator::scenario::{self, Line};
@@ -17,6 +18,8 @@ use isthmus_simulator::sweep::{self, Selection, Shard, Subject, Tally};
 use isthmus_simulator::world::TransportKind;
 use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, report};
 use serde_json::json;
+
+use crate::show;
 
 /// What `list` is told.
 #[derive(Args)]
@@ -70,6 +73,20 @@ pub struct RunArgs {
     /// How to write the results to standard output.
     #[arg(long, value_enum, default_value_t = RunFormat::Text)]
     format: RunFormat,
+    /// Before the results, show each controller's run with the first seed on the terminal; Ctrl-C
+    /// leads on to them.
+    #[arg(long)]
+    tui: bool,
+    /// How many times as fast as real time to show them.
+    #[arg(long, value_name = "TIMES", default_value_t = 10.0, requires = "tui")]
+    speed: f64,
+}
+
+impl RunArgs {
+    /// Whether runs are shown on the terminal.
+    pub fn is_shown(&self) -> bool {
+        self.tui
+    }
 }
 
 /// What `sweep` is told.
@@ -177,6 +194,12 @@ fn progress_bar(length: usize) -> anyhow::Result<ProgressBar> {
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let command = args.selection.command("run", &args.scenario);
     let subject = Subject::read(&args.scenario, &args.selection.selection(), command)?;
+    if args.tui {
+        let speed = args.speed;
+        let is_one = speed.is_finite() && speed > 0.0;
+        ensure!(is_one, "--speed must be a number greater than 0, not {speed}");
+        live::check_terminal().context("--tui")?;
+    }
     let bar = progress_bar(subject.prepared().runs())?;
     let results = subject.run(|done| {
         bar.set_message(done.to_owned());
@@ -186,6 +209,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let results = results?;
     if let Some(file) = &args.out {
         results.write(file)?;
+    }
+    // After the results, which a signal that ends it must not take away.
+    if args.tui {
+        show::show(subject.prepared(), args.speed)?;
     }
     let (comparisons, _) = Comparison::gather(vec![(PathBuf::new(), results)]);
     let lines: Vec<Line> = comparisons

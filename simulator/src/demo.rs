@@ -94,13 +94,6 @@ pub struct DemoRun {
     pub start: Duration,
 }
 
-impl DemoRun {
-    /// Whether a frame was sent, and no network answer came in time.
-    pub fn missed(frame: &FrameReport) -> bool {
-        frame.bytes.is_some() && !(frame.on_time && matches!(frame.arm, Some("split" | "image")))
-    }
-}
-
 impl DemoConfig {
     /// The link that each of them has.
     fn path(&self) -> anyhow::Result<PathConfig> {
@@ -322,7 +315,7 @@ pub(crate) fn rows(result: &DemoResult) -> impl Iterator<Item = Row<'_>> {
         name,
         on_time_accuracy: summary.on_time_accuracy,
         in_time: summary.on_time,
-        missed: frames.iter().filter(|frame| DemoRun::missed(frame)).count(),
+        missed: frames.iter().filter(|frame| frame.is_missed()).count(),
         sent: summary.sent,
         bytes: summary.bytes.total as f64 / summary.frames.max(1) as f64,
         p50_ms: summary.capture_to_output_ms.p50,

@@ -2,6 +2,7 @@
 
 mod commands;
 mod live;
+mod show;
 
 use std::env;
 use std::fs;
@@ -28,6 +29,7 @@ use isthmus_simulator::figures::rate_accuracy::{self, RateAccuracyArgs};
 use isthmus_simulator::figures::{self, Lab};
 use isthmus_simulator::recorder;
 use isthmus_simulator::report;
+use isthmus_telemetry::log;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -160,11 +162,14 @@ enum Format {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let colours = io::stderr().is_terminal();
+    let Cli { command } = Cli::parse();
+    // A view shows lines as they are, without colours.
+    let views = matches!(&command, Command::Run(args) if args.is_shown());
+    let colours = io::stderr().is_terminal() && !views;
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    logger.with_writer(io::stderr).init();
+    logger.with_writer(log::writer).init();
     let mut exit = ExitCode::SUCCESS;
-    let done = match Cli::parse().command {
+    let done = match command {
         Command::Demo(args) => demo(&args),
         Command::Camera(args) => camera(&args),
         Command::Figures(options) => figures(&options),

@@ -1,6 +1,8 @@
 //! The program as a user meets it.
 
+use std::fs;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn camera(args: &[&str]) -> Command {
@@ -46,6 +48,30 @@ fn a_rate_that_no_camera_has_is_refused() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("1..=240"), "{said}");
     }
+}
+
+/// A scenario of a moment, on `device`.
+fn scenario(folder: &Path, device: &str) -> PathBuf {
+    let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/bundles/street");
+    let file = folder.join(format!("{device}.toml"));
+    let text = format!(
+        "description = 'a moment'\nbundle = {bundle:?}\ndevice = '{device}'\nlink = 'wifi'\n\
+         frames_per_second = 10\ndeadline_ms = 300\nseconds = 1\nseeds = [1]\noracle = false\n\
+         [[controllers]]\nkind = 'fixed'\npoint = 's16/w100/c16/b6'\n"
+    );
+    fs::write(&file, text).expect("written");
+    file
+}
+
+#[test]
+fn a_run_is_shown_on_terminals_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
+    let output = command.arg("run").arg(scenario(folder.path(), "pi4")).arg("--tui").output();
+    let output = output.expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--tui: standard output is no terminal"));
+    assert!(output.stdout.is_empty(), "{output:?}");
 }
 
 #[cfg(unix)]

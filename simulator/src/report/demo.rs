@@ -139,12 +139,8 @@ fn course(config: &DemoConfig, result: &DemoResult, run: &DemoRun) -> String {
     let ends: [End; 5] = [
         ("network, right", Colour::BLUE, Mark::Dot, |it| by_network(it) && is_right(it)),
         ("network, wrong", Colour::BLUE, Mark::Ring, |it| by_network(it) && !is_right(it)),
-        ("exit by choice", Colour::GREY, Mark::Dot, |it| {
-            it.arm == Some("exit") && !DemoRun::missed(it)
-        }),
-        ("missed, exit answers", Colour::RED, Mark::Dot, |it| {
-            DemoRun::missed(it) && it.arm.is_some()
-        }),
+        ("exit by choice", Colour::GREY, Mark::Dot, |it| it.arm == Some("exit") && !it.is_missed()),
+        ("missed, exit answers", Colour::RED, Mark::Dot, |it| it.is_missed() && it.arm.is_some()),
         ("no answer", Colour::RED, Mark::Ring, |it| it.arm.is_none()),
     ];
     for (name, colour, mark, is) in ends {

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use isthmus_head_client::{Run, Verdict};
+use isthmus_head_client::{FrameOutcome, Run, Verdict};
 use isthmus_proto::{Arm, Content};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -269,14 +269,7 @@ impl<'a> Watch<'a> {
         if !(outcome.frame.0 * cameras + u64::from(end.camera)).is_multiple_of(line.every) {
             return;
         }
-        let point = match (outcome.sent, outcome.run) {
-            (Some(Content::Features(point)), _) => Some(self.prepared.run_name(point.into())),
-            (Some(Content::Image(_)), Some(run)) | (None, Some(run @ Run::Local)) => {
-                Some(self.prepared.run_name(run))
-            }
-            (_, Some(run)) => run.head().map(|head| self.prepared.exit_name(head)),
-            (_, None) => None,
-        };
+        let point = point_name(self.prepared, outcome);
         line.point.push(point.map(|name| place(&mut line.points, &name)));
         line.reason.push(place(&mut line.reasons, end.reason));
         line.camera.push(end.camera);
@@ -293,6 +286,18 @@ impl<'a> Watch<'a> {
         line.arm.push(arm);
         line.right.push(end.right);
         line.missed.push(end.missed);
+    }
+}
+
+/// The name of what was sent of a frame, or else of what answered on the device.
+pub fn point_name(prepared: &Prepared, outcome: &FrameOutcome) -> Option<String> {
+    match (outcome.sent, outcome.run) {
+        (Some(Content::Features(point)), _) => Some(prepared.run_name(point.into())),
+        (Some(Content::Image(_)), Some(run)) | (None, Some(run @ Run::Local)) => {
+            Some(prepared.run_name(run))
+        }
+        (_, Some(run)) => run.head().map(|head| prepared.exit_name(head)),
+        (_, None) => None,
     }
 }
 
