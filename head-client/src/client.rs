@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use isthmus_models::{Full, Head, Picture};
 use isthmus_proto::wire::{self, BundleRef, Hello, reply};
 use isthmus_proto::{
-    Coded, Content, Envelope, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, TraceContext,
-    TraceIds, write_image_packet, write_packet, write_padding,
+    Coded, Content, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, TraceContext, TraceIds,
+    write_image_packet, write_packet,
 };
 use isthmus_telemetry::http::{self, StatusCode};
 #[cfg(feature = "otel")]
@@ -26,10 +26,10 @@ use tokio::task::JoinSet;
 
 use crate::config::ClientConfig;
 use crate::controller::{Controller, Run};
-use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
+use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing, envelope};
 use crate::metrics::Metrics;
 use crate::outcome::{Answer, FrameOutcome, Verdict};
-use crate::quic::{PROBE_PRIORITY, priority};
+use crate::quic::priority;
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
 use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
 use crate::source::{NoPicture, SourceFrame};
@@ -417,11 +417,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                     }
                 }
                 Output::Probe { frame, bytes: padding, time_left } => {
-                    let mut bytes = Vec::with_capacity(padding + 16);
-                    Envelope { probe: true, ..envelope(frame, time_left) }.write(&mut bytes);
-                    write_padding(&mut bytes, padding);
-                    let layer_ends = vec![bytes.len()];
-                    let probe = Outgoing { frame, bytes, layer_ends, priority: PROBE_PRIORITY };
+                    let probe = Outgoing::probe(frame, padding, time_left);
                     let _ = self.link.commands.send(Command::Send(probe));
                 }
                 Output::Cancel { frame } => {
@@ -573,10 +569,6 @@ fn capture(
         }
     })?;
     Ok(receiver)
-}
-
-fn envelope(frame: FrameId, time_left: Duration) -> Envelope {
-    Envelope { frame: (frame.0 & 0xffff) as u16, time_left, probe: false }
 }
 
 fn is_cancel(reply: &wire::Reply) -> bool {

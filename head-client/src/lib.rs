@@ -54,6 +54,8 @@ pub mod live;
 #[cfg(feature = "shell")]
 mod metrics;
 #[cfg(feature = "shell")]
+mod prober;
+#[cfg(feature = "shell")]
 pub mod quic;
 #[cfg(feature = "shell")]
 pub mod source;
@@ -70,5 +72,7 @@ mod worker;
 pub use client::{Client, RunError};
 #[cfg(feature = "shell")]
 pub use link::{ConnectError, FIRST_PAUSE, LONGEST_PAUSE};
+#[cfg(feature = "shell")]
+pub use prober::{Heard, Prober};
 #[cfg(feature = "shell")]
 pub use worker::{Compute, ComputeError, Computed};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::wire::{self, Hello, Welcome};
-use isthmus_proto::{FrameId, PROTOCOL_VERSION, TraceIds};
+use isthmus_proto::{Envelope, FrameId, PROTOCOL_VERSION, TraceIds, write_padding};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{ServerUrl, Transport};
 use crate::grpc::GrpcConnection;
-use crate::quic::QuicConnection;
+use crate::quic::{PROBE_PRIORITY, QuicConnection};
 use crate::tls::{Trust, TrustError, Verifier};
 
 /// First pause before connecting again; it doubles with every failure.
@@ -100,6 +100,8 @@ pub(crate) struct Dialer {
     pub(crate) timeout: Duration,
     /// The share of frames to trace; `None` traces nothing.
     pub(crate) sampled: Option<f64>,
+    /// Bytes on their way over QUIC at most; as a client has it by default.
+    pub(crate) send_window: Option<u64>,
 }
 
 /// A coded frame on its way out.
@@ -112,6 +114,22 @@ pub(crate) struct Outgoing {
     pub(crate) layer_ends: Vec<usize>,
     /// The higher, the more urgent.
     pub(crate) priority: i32,
+}
+
+impl Outgoing {
+    /// So many bytes of padding, after whatever is to be answered.
+    pub(crate) fn probe(frame: FrameId, padding: usize, time_left: Duration) -> Self {
+        let mut bytes = Vec::with_capacity(padding + 16);
+        Envelope { probe: true, ..envelope(frame, time_left) }.write(&mut bytes);
+        write_padding(&mut bytes, padding);
+        let layer_ends = vec![bytes.len()];
+        Outgoing { frame, bytes, layer_ends, priority: PROBE_PRIORITY }
+    }
+}
+
+/// A frame's envelope.
+pub(crate) fn envelope(frame: FrameId, time_left: Duration) -> Envelope {
+    Envelope { frame: (frame.0 & 0xffff) as u16, time_left, probe: false }
 }
 
 #[derive(Debug)]
@@ -159,7 +177,8 @@ impl Dialer {
         timeout: Duration,
         sampled: Option<f64>,
     ) -> Result<Self, ConnectError> {
-        Ok(Dialer { server, verifier: Verifier::new(trust)?, hello, timeout, sampled })
+        let verifier = Verifier::new(trust)?;
+        Ok(Dialer { server, verifier, hello, timeout, sampled, send_window: None })
     }
 
     async fn connect(&self) -> Result<(Connection, Limits), ConnectError> {

@@ -106,6 +106,9 @@ impl QuicConnection {
             .map_err(Failure::unreachable)?
             .await
             .map_err(lost)?;
+        if let Some(window) = dialer.send_window {
+            connection.set_send_window(window);
+        }
         let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
         let mut bytes = Vec::new();
         let traced = hello.tracing.is_some();

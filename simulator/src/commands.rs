@@ -6,17 +6,21 @@ use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use isthmus_head_client::config::ServerUrl;
 use isthmus_head_client::live;
+use isthmus_head_client::tls::{Fingerprint, Trust};
 use isthmus_simulator::profile::BUILT_IN;
 use isthmus_simulator::results::{self, Comparison, Results, ResultsError};
 use isthmus_simulator::scenario::{self, Line};
+use isthmus_simulator::survey::{self, Workload};
 use isthmus_simulator::sweep::{self, Selection, Shard, Subject, Tally};
 use isthmus_simulator::world::TransportKind;
-use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, report};
+use isthmus_simulator::{Columns, Direction, Format, PathSpec, Trace, WholeFile, report};
 use serde_json::json;
 
 use crate::show;
@@ -58,6 +62,35 @@ pub struct ConvertArgs {
     /// Which way to take of a JSON file.
     #[arg(long, value_enum, default_value_t)]
     direction: Direction,
+}
+
+/// What `record` is told.
+#[derive(Args)]
+pub struct RecordArgs {
+    /// A tail-server: quic://HOST:4433 or grpc://HOST:8001; these ports are the defaults.
+    #[arg(long, value_name = "URL", env = "ISTHMUS_SERVER")]
+    server: ServerUrl,
+    /// SHA-256 of the server's certificate, as the server prints it when it starts.
+    #[arg(
+        long,
+        value_name = "HEX",
+        env = "ISTHMUS_SERVER_FINGERPRINT",
+        conflicts_with = "ca",
+        required_unless_present = "ca"
+    )]
+    server_fingerprint: Option<Fingerprint>,
+    /// PEM file of the certificate authorities that may vouch for the server.
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_CA")]
+    ca: Option<PathBuf>,
+    /// How long to measure each of the two workloads (seconds).
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    duration: f64,
+    /// Over how long to take each rate (seconds).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    window: f64,
+    /// Trace to write (CSV).
+    #[arg(short, long, value_name = "FILE", default_value = "trace.csv")]
+    out: PathBuf,
 }
 
 /// What `run` is told.
@@ -331,6 +364,57 @@ pub fn list(args: &ListArgs) -> anyhow::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Measures a path; writes its trace, and to standard output a link's file.
+pub fn record(args: &RecordArgs) -> anyhow::Result<()> {
+    let span = |option: &str, seconds: f64| {
+        let span = Duration::try_from_secs_f64(seconds).ok().filter(|it| !it.is_zero());
+        span.with_context(|| {
+            format!("{option} must be a positive number of seconds, not {seconds}")
+        })
+    };
+    let (duration, window) = (span("--duration", args.duration)?, span("--window", args.window)?);
+    ensure!(window <= duration, "--window must not be longer than --duration");
+    let trust = match (args.server_fingerprint, &args.ca) {
+        (Some(fingerprint), _) => Trust::Fingerprint(fingerprint),
+        (None, Some(file)) => Trust::Authorities(file.clone()),
+        (None, None) => bail!("--server-fingerprint or --ca is needed"),
+    };
+    // Before anything is measured: a file that cannot be written must not cost a recording.
+    let named = || args.out.display().to_string();
+    let mut out = WholeFile::create(&args.out).with_context(named)?;
+    let bar = ProgressBar::new(2 * duration.as_secs());
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} s  {wide_msg}")?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let measured = runtime.block_on(async {
+        let measure = async |workload, name, before: Duration| {
+            bar.set_message(name);
+            let progress = |passed: Duration| bar.set_position((before + passed).as_secs());
+            let server = args.server.clone();
+            survey::measure(server, &trust, workload, duration, window, progress).await
+        };
+        let light = measure(Workload::Light, "light", Duration::ZERO).await?;
+        let heavy = measure(Workload::Heavy, "heavy", duration).await?;
+        anyhow::Ok((light, heavy))
+    });
+    bar.finish_and_clear();
+    let (light, heavy) = measured?;
+    ensure!(
+        heavy.rates.iter().any(|rate| rate.as_bps() > 0),
+        "{}: connected, but no probe came back: there is no rate to record",
+        args.server
+    );
+    let trace = heavy.to_trace().context("the recording")?;
+    trace.write(Format::Csv, &mut out).and_then(|()| out.finish()).with_context(named)?;
+    write!(io::stdout(), "{}", survey::link_file(&args.server, &args.out, &light, &heavy))?;
+    eprintln!(
+        "{}: {:.3} s, {} in the mean",
+        named(),
+        trace.duration().as_secs_f64(),
+        trace.mean_rate()
+    );
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! those of the other crates. The [`camera`] renders frames; a [`Link`] is a pure model of one
 //! direction of a network, driven in injected time, perhaps by a [`Trace`]; a [`relay`] puts two of
 //! them between real sockets, and a [`world`] puts them between devices and a server in virtual
-//! time, as a [`scenario`] says.
+//! time, as a [`scenario`] says. A [`survey`] measures a real path, to be played here.
 //!
 //! Read [`camera::Camera`] and [`Link`] first.
 
@@ -24,11 +24,14 @@ pub mod relay;
 pub mod report;
 pub mod results;
 pub mod scenario;
+pub mod survey;
 pub mod sweep;
 mod trace;
 mod trials;
+mod whole_file;
 pub mod world;
 
 pub use link::{Link, LinkConfig, LinkCounters};
 pub use profile::{PathConfig, PathSpec, ProfileError, Rebindings};
 pub use trace::{Columns, Direction, Format, PiecesError, Trace, TraceError};
+pub use whole_file::WholeFile;

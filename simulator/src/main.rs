@@ -69,6 +69,8 @@ enum Command {
     Link(live::LinkArgs),
     /// List the built-in links.
     List(commands::ListArgs),
+    /// Measure a real path to a server, lightly and heavily loaded, and write a trace of its rate.
+    Record(commands::RecordArgs),
     /// Read a trace of a link's rate, in any known format, and write it in another.
     Convert(commands::ConvertArgs),
 }
@@ -181,6 +183,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report(&args),
         Command::Link(args) => live::run(&args).map(|code| exit = code),
         Command::List(args) => commands::list(&args),
+        Command::Record(args) => commands::record(&args),
         Command::Convert(args) => commands::convert(&args),
     };
     match done {

@@ -74,6 +74,31 @@ fn a_run_is_shown_on_terminals_alone() {
     assert!(output.stdout.is_empty(), "{output:?}");
 }
 
+#[test]
+fn what_cannot_be_recorded_is_said_and_leaves_no_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("trace.csv");
+    let fingerprint = "00".repeat(32);
+    let record = |options: &[&str], file: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
+        command.args(["record", "--duration", "1"]).args(options).arg("-o").arg(file);
+        let output = command.output().expect("the program starts");
+        assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let server = ["--server", "quic://localhost:1", "--server-fingerprint", &fingerprint];
+    assert!(record(&server[..2], &file).contains("--server-fingerprint"));
+    let wrong = [&server[..], &["--window", "2"]].concat();
+    assert!(record(&wrong, &file).contains("--window must not be longer"));
+    let wrong = [&server[..], &["--window", "0"]].concat();
+    assert!(record(&wrong, &file).contains("--window must be a positive number"));
+    let nowhere = folder.path().join("none/trace.csv");
+    assert!(record(&server, &nowhere).contains("none/trace.csv"));
+    let unknown = ["--server", "quic://host.invalid", "--server-fingerprint", &fingerprint];
+    assert!(record(&unknown, &file).contains("quic://host.invalid:4433: no address"));
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}
+
 #[cfg(unix)]
 mod link {
     use super::*;

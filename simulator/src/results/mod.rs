@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::scenario::{Contestant, Line, ORACLE, Prepared, Scenario, ScenarioError};
+use crate::whole_file::WholeFile;
 use crate::world::oracle::Plan;
 use crate::world::{FrameEnd, RunResult};
 
@@ -389,18 +390,9 @@ impl Results {
     pub fn write(&self, file: &Path) -> Result<(), ResultsError> {
         let failed = |cause| ResultsError::Io { file: file.to_owned(), cause };
         let text = self.to_text().map_err(|error| failed(error.into()))?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".isthmus-").suffix(".part");
-        #[cfg(unix)]
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        #[cfg(unix)]
-        builder.permissions(permissions);
-        let folder = folder.unwrap_or(Path::new("."));
-        let mut temporary = builder.tempfile_in(folder).map_err(failed)?;
-        temporary.write_all(text.as_bytes()).map_err(failed)?;
-        temporary.as_file().sync_all().map_err(failed)?;
-        temporary.persist(file).map_err(|error| failed(error.error))?;
+        let mut whole = WholeFile::create(file).map_err(failed)?;
+        whole.write_all(text.as_bytes()).map_err(failed)?;
+        whole.finish().map_err(failed)?;
         Ok(())
     }
 
