@@ -160,6 +160,10 @@ impl Collector for Scrape {
         page.single("sent", help, Some(Unit::Bytes), &count(state.sent_bytes))?;
         let help = "Frames handed to the link";
         page.single("sent_frames", help, None, &count(counters.sent))?;
+        let help = "Probes handed to the link, which ask whether the network carries frames again";
+        page.single("probes", help, None, &count(counters.probes))?;
+        let help = "Padding of probes";
+        page.single("probe", help, Some(Unit::Bytes), &count(counters.probe_bytes))?;
         let help = "Frames that were given up after they were sent";
         page.single("cancelled", help, None, &count(counters.cancelled))?;
         let help = "Replies to frames that had already ended";
