@@ -64,6 +64,20 @@ fn scenario(folder: &Path, device: &str) -> PathBuf {
 }
 
 #[test]
+fn every_device_plays_a_scenario() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let devices = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/devices");
+    for device in fs::read_dir(devices).expect("the folder") {
+        let device = device.expect("an entry").path().with_extension("");
+        let device = device.file_name().and_then(|name| name.to_str()).expect("a name");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
+        let output = command.arg("run").arg(scenario(folder.path(), device)).output();
+        let output = output.expect("the program starts");
+        assert!(output.status.success(), "{device}: {output:?}");
+    }
+}
+
+#[test]
 fn a_run_is_shown_on_terminals_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));

@@ -11,9 +11,11 @@ use isthmus_proto::{ImageFormat, Timestamp};
 use serde::Deserialize;
 
 /// The built-in devices, by name.
-pub const BUILT_IN: [(&str, &str); 2] = [
+pub const BUILT_IN: [(&str, &str); 4] = [
     ("pi4", include_str!("../../../configs/devices/pi4.toml")),
     ("pi5", include_str!("../../../configs/devices/pi5.toml")),
+    ("jetson-nano", include_str!("../../../configs/devices/jetson-nano.toml")),
+    ("orin-nano", include_str!("../../../configs/devices/orin-nano.toml")),
 ];
 
 /// Why a device cannot be simulated.
