@@ -16,7 +16,8 @@ use isthmus_proto::{ImageFormat, OperatingPoint};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::controller::{
-    Arms, BundleLadderError, Controller, Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig, Run,
+    Arms, BundleLadderError, Controller, Fixed, Greedy, ImageRun, Ladder, LinUcb, Mpc, MpcConfig,
+    Run,
 };
 use crate::session::Pace;
 use crate::source::CameraSpec;
@@ -55,8 +56,9 @@ pub struct Options {
     /// installed library has [default: cpu]
     #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ORT_PROVIDERS")]
     pub ort_providers: Option<Vec<OrtProvider>>,
-    /// What chooses, frame by frame: fixed (the same point always), greedy (by smoothed throughput)
-    /// or mpc (a plan by predicted transfer times) [default: fixed]
+    /// What chooses, frame by frame: fixed (the same point always), greedy (by smoothed throughput),
+    /// mpc (a plan by predicted transfer times) or linucb (a bandit that corrects the prediction)
+    /// [default: fixed]
     #[arg(long, value_name = "NAME", env = "ISTHMUS_CONTROLLER")]
     pub controller: Option<ControllerKind>,
     /// Ways to answer: split (features to the server, or the head's exit), image (the picture,
@@ -148,6 +150,9 @@ pub enum ControllerKind {
     Greedy,
     /// Model-predictive control.
     Mpc,
+    /// A contextual bandit that corrects what is predicted.
+    #[value(name = "linucb")]
+    LinUcb,
 }
 
 impl ControllerKind {
@@ -164,6 +169,7 @@ impl ControllerKind {
             ControllerKind::Fixed => Box::new(Fixed::new(point)),
             ControllerKind::Greedy => Box::new(Greedy::new(ladder()?)),
             ControllerKind::Mpc => Box::new(Mpc::new(config, ladder()?)),
+            ControllerKind::LinUcb => Box::new(LinUcb::new(ladder()?)),
         })
     }
 }
@@ -270,10 +276,12 @@ pub enum ConfigError {
     #[error("--server-fingerprint: {0}")]
     Fingerprint(#[from] FingerprintError),
     /// Nothing to choose for a controller that does not choose, or several things.
-    #[error("--controller fixed takes one --arm; greedy and mpc choose among several")]
+    #[error("--controller fixed takes one --arm; the others choose among several")]
     OneArm,
     /// Arms without the one whose exits stand by.
-    #[error("--arm has to name split for greedy and mpc: its exits stand by for the others")]
+    #[error(
+        "--arm has to name split unless --controller is fixed: its exits stand by for the others"
+    )]
     NoSplit,
     /// A collector for a program that cannot reach one.
     #[error("--otlp-endpoint needs a program that is built with the cargo feature `otel`")]

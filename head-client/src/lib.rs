@@ -27,8 +27,8 @@ mod session;
 
 pub use controller::{
     Arms, BundleLadderError, Calibration, Conformal, Controller, Fixed, Greedy, HeadDecision,
-    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinkEstimate, LinkView, Load,
-    Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout, Prediction, Run, SendDecision,
+    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinUcb, LinkEstimate, LinkView,
+    Load, Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout, Prediction, Run, SendDecision,
     SendView, Sending, TransferTime,
 };
 pub use estimator::NetworkTime;

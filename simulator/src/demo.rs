@@ -177,6 +177,7 @@ fn contestants(
         ControllerKind::Fixed => format!("fixed {}", bundle.describe_point(point)),
         ControllerKind::Greedy => "greedy".to_owned(),
         ControllerKind::Mpc => "mpc".to_owned(),
+        ControllerKind::LinUcb => "linucb".to_owned(),
     };
     let mut contestants = Vec::new();
     if config.controller != ControllerKind::Fixed {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_head_client::{Controller, Fixed, Greedy, ImageRun, Mpc, MpcConfig, Run};
+use isthmus_head_client::{Controller, Fixed, Greedy, ImageRun, LinUcb, Mpc, MpcConfig, Run};
 use isthmus_models::{
     Bundle, BundleError, ImageSpec, InputSpec, OUTCOMES, Outcomes, OutcomesError,
 };
@@ -203,6 +203,8 @@ pub enum ControllerSpec {
     },
     /// The most accurate that fits the smoothed throughput.
     Greedy {},
+    /// A contextual bandit that corrects what is predicted.
+    LinUcb {},
     /// Model-predictive control.
     Mpc {
         /// Share of frames that may miss their deadline; 0.01 by default.
@@ -258,6 +260,7 @@ pub struct Contestant {
 enum Kind {
     Fixed(Fixed),
     Greedy,
+    LinUcb,
     Mpc(MpcConfig),
 }
 
@@ -436,6 +439,9 @@ impl Scenario {
                 }
                 ControllerSpec::Greedy {} => {
                     add("greedy".into(), Kind::Greedy);
+                }
+                ControllerSpec::LinUcb {} => {
+                    add("linucb".into(), Kind::LinUcb);
                 }
                 ControllerSpec::Mpc { target_miss, horizon } => {
                     let default = MpcConfig::default();
@@ -687,6 +693,7 @@ impl Prepared {
             match contestant.kind {
                 Kind::Fixed(fixed) => Box::new(fixed),
                 Kind::Greedy => Box::new(Greedy::new(ladder())),
+                Kind::LinUcb => Box::new(LinUcb::new(ladder())),
                 Kind::Mpc(config) => Box::new(Mpc::new(config, ladder())),
             }
         };

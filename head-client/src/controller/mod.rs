@@ -4,8 +4,10 @@ mod calibration;
 mod conformal;
 mod greedy;
 mod ladder;
+mod linucb;
 mod mpc;
 mod share;
+mod statistics;
 mod transfer;
 mod way;
 
@@ -21,6 +23,7 @@ pub use calibration::{Arms, BundleLadderError, Calibration, Measured};
 pub use conformal::Conformal;
 pub use greedy::Greedy;
 pub use ladder::{Ladder, LadderError, LadderRung};
+pub use linucb::LinUcb;
 pub use mpc::{Mpc, MpcConfig};
 pub use transfer::{Prediction, TransferTime};
 

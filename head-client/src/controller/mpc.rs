@@ -7,6 +7,7 @@ use std::time::Duration;
 use isthmus_proto::{FrameId, Timestamp};
 
 use super::share::Share;
+use super::statistics::{Smoothed, normal_cdf};
 use super::way::{Passage, Sent, Way};
 use super::{
     Conformal, Controller, HeadDecision, HeadView, Ladder, LadderRung, LinkEstimate, Load,
@@ -635,39 +636,6 @@ fn least_price(most: f64, is_kept: impl Fn(f64) -> bool) -> f64 {
         if is_kept(middle) { high = middle } else { low = middle }
     }
     high
-}
-
-/// A mean and a deviation, smoothed as RFC 6298 smooths round trips.
-#[derive(Clone, Copy, Debug, Default)]
-struct Smoothed {
-    mean: Option<f64>,
-    deviation: f64,
-}
-
-impl Smoothed {
-    fn update(&mut self, sample: f64) {
-        let (mean, deviation) = match self.mean {
-            None => (sample, sample / 8.0),
-            Some(mean) => (
-                mean + (sample - mean) / 8.0,
-                self.deviation + ((sample - mean).abs() - self.deviation) / 4.0,
-            ),
-        };
-        (self.mean, self.deviation) = (Some(mean), deviation);
-    }
-
-    /// That of a normal distribution whose mean absolute deviation this is.
-    fn standard_deviation(&self) -> f64 {
-        1.25 * self.deviation
-    }
-}
-
-/// Share of a standard normal distribution below `z`, to about 0.01: a logistic function.
-fn normal_cdf(z: f64) -> f64 {
-    if z.abs() > 4.0 {
-        return f64::from(u8::from(z > 0.0));
-    }
-    1.0 / (1.0 + (-1.702 * z).exp())
 }
 
 #[cfg(test)]
