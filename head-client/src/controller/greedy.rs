@@ -88,21 +88,17 @@ impl Controller for Greedy {
     }
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
-        let layers_of = |rung: usize| match self.ladder.rungs()[rung].run {
-            Run::Head(run) => run.layers,
-            Run::Image(_) | Run::Local => 1,
-        };
-        let size = |layers: u8| view.layer_ends.get(usize::from(layers).max(1) - 1).copied();
-        let fits =
-            |layers: u8| size(layers).is_some_and(|bytes| self.fits(bytes as f64, view.time_left));
         let probe = now.saturating_since(self.sent_at) >= RETRY || self.throughput.is_none();
         let coded = view.layer_ends.len();
-        let known = self.ladder.of_run(view.run).map(layers_of);
-        let mut known: Vec<u8> = known.filter(|&layers| usize::from(layers) <= coded).collect();
+        let known = self.ladder.sendable(view.run, view.layer_ends);
+        let known = known.map(|(_, layers, bytes)| (layers, bytes));
+        let mut known: Vec<_> = known.filter(|it| usize::from(it.0) <= coded).collect();
         known.sort_unstable();
-        let smallest = known.first().copied().unwrap_or(1);
-        let (sending, reason) = match known.into_iter().rfind(|&layers| fits(layers)) {
-            Some(layers) => (Sending::Layers(layers), Choice::InTime),
+        let smallest = known.first().map_or(1, |&(layers, _)| layers);
+        let fitting =
+            known.into_iter().rfind(|&(_, bytes)| self.fits(bytes as f64, view.time_left));
+        let (sending, reason) = match fitting {
+            Some((layers, _)) => (Sending::Layers(layers), Choice::InTime),
             None if probe => (Sending::Layers(smallest), Choice::Probe),
             None => (Sending::Exit, Choice::TooSlow),
         };

@@ -271,6 +271,24 @@ impl Ladder {
         (0..self.rungs.len()).filter(move |&rung| same(self.rungs[rung].run))
     }
 
+    /// The rungs that may be sent of what was run, each with its layers and with its size (bytes) where
+    /// `layer_ends` are those of the coded stream. A picture is one layer.
+    pub(super) fn sendable<'a>(
+        &'a self,
+        run: Run,
+        layer_ends: &'a [usize],
+    ) -> impl Iterator<Item = (usize, u8, usize)> + 'a {
+        self.of_run(run).map(move |rung| {
+            let layers = match self.rungs[rung].run {
+                Run::Head(run) => run.layers,
+                Run::Image(_) | Run::Local => 1,
+            };
+            let last = usize::from(layers).saturating_sub(1);
+            let bytes = layer_ends.get(last).or(layer_ends.last()).copied().unwrap_or(0);
+            (rung, layers, bytes)
+        })
+    }
+
     fn band(&self, rung: usize, confidence: Option<f32>) -> Option<usize> {
         let exit = self.exits.get(&self.rungs[rung].run.head()?)?;
         Some(exit.band(confidence?))

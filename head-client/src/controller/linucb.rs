@@ -211,18 +211,9 @@ impl Controller for LinUcb {
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
         let budget = ms(view.time_left);
-        let layers = |rung: usize| match self.ladder.rungs()[rung].run {
-            Run::Head(run) => run.layers,
-            Run::Image(_) | Run::Local => 1,
-        };
-        let size = |rung: usize| {
-            let last = usize::from(layers(rung)).saturating_sub(1);
-            view.layer_ends.get(last).or(view.layer_ends.last()).copied().unwrap_or(0)
-        };
         let (mut best, mut best_gain, mut worth) = (None, 0.0, false);
         let mut smallest: Option<usize> = None;
-        for rung in self.ladder.of_run(view.run) {
-            let bytes = size(rung);
+        for (rung, layers, bytes) in self.ladder.sendable(view.run, view.layer_ends) {
             smallest = Some(smallest.map_or(bytes, |least| least.min(bytes)));
             let accuracy = self.ladder.accuracy(rung, view.exit_confidence);
             let exit = match view.exit_confidence {
@@ -236,10 +227,10 @@ impl Controller for LinUcb {
             let chance = self.chance(now, rung, bytes, budget);
             let gain = Self::gain(accuracy, exit, chance.hoped);
             if gain > best_gain {
-                (best, best_gain) = (Some((rung, bytes, chance)), gain);
+                (best, best_gain) = (Some((rung, layers, bytes, chance)), gain);
             }
         }
-        let Some((rung, bytes, chance)) = best else {
+        let Some((rung, layers, bytes, chance)) = best else {
             let ask = now.saturating_since(self.asked_at) >= RETRY && !self.way.is_probed();
             let (sending, reason) = match smallest {
                 Some(bytes) if worth && ask => {
@@ -252,7 +243,6 @@ impl Controller for LinUcb {
             };
             return SendDecision { sending, reason };
         };
-        let layers = layers(rung);
         self.note(now, view.frame, bytes, false);
         self.sent.insert(view.frame, (rung, chance.features, chance.predicted));
         self.asked_at = now;

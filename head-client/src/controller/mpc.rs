@@ -497,25 +497,16 @@ impl Controller for Mpc {
         let (wait, budget) = (self.wait(now), ms(view.time_left));
         let age = ms(self.full.saturating_sub(view.time_left));
         let future = |link: f64| self.future(&costs, Backlog { device: 0.0, link }, age, prices);
-        let rungs: Vec<usize> = self.ladder.of_run(view.run).collect();
-        let layers = |rung: usize| match self.ladder.rungs()[rung].run {
-            Run::Head(run) => run.layers,
-            Run::Image(_) | Run::Local => 1,
-        };
-        let size = |rung: usize| {
-            let last = usize::from(layers(rung)).saturating_sub(1);
-            view.layer_ends.get(last).or(view.layer_ends.last()).copied().unwrap_or(0)
-        };
+        let rungs: Vec<_> = self.ladder.sendable(view.run, view.layer_ends).collect();
         // Without an exit there is nothing to fall back to.
         let exit = match (view.exit_confidence, rungs.first()) {
             (None, _) | (_, None) => 0.0,
-            (confidence, Some(&rung)) => self.ladder.exit_accuracy(rung, confidence),
+            (confidence, Some(&(rung, ..))) => self.ladder.exit_accuracy(rung, confidence),
         };
         let outage = self.doubt.as_ref().is_some_and(|doubt| doubt.frames >= OUTAGE);
         let (mut best, mut feasible, mut worth) = (None, false, false);
         let mut best_value = exit + future(wait);
-        for &rung in &rungs {
-            let bytes = size(rung);
+        for &(rung, layers, bytes) in &rungs {
             let (mean, deviation) = self.predict(now, bytes);
             let late = self.late(budget - wait - mean, deviation);
             if outage || late > MOST_LATE {
@@ -532,15 +523,14 @@ impl Controller for Mpc {
             let own = accuracy - late * (accuracy - exit + MISS) - prices.toll(busy);
             let value = own + future(wait + busy) - switch;
             if value > best_value {
-                (best, best_value) = (Some(rung), value);
+                (best, best_value) = (Some((rung, layers, bytes)), value);
             }
         }
-        let smallest = rungs.iter().copied().min_by_key(|&rung| size(rung));
+        let smallest = rungs.iter().map(|&(_, _, bytes)| bytes).min();
         let ask = now >= self.probe_at && !self.way.is_probed();
-        let (rung, reason) = match (best, smallest) {
-            (Some(rung), _) => (Some(rung), Choice::InTime),
-            (None, Some(smallest)) if !feasible && ask => {
-                let bytes = size(smallest);
+        let (sent, reason) = match (best, smallest) {
+            (Some(sent), _) => (Some(sent), Choice::InTime),
+            (None, Some(bytes)) if !feasible && ask => {
                 self.note_send(now, view.frame, bytes, true);
                 let sending = Sending::Probe(bytes);
                 return SendDecision { sending, reason: Choice::Probe };
@@ -549,8 +539,9 @@ impl Controller for Mpc {
             (None, _) if worth => (None, Choice::Spared),
             (None, _) => (None, Choice::ExitSuffices),
         };
-        let Some(rung) = rung else { return SendDecision { sending: Sending::Exit, reason } };
-        let (bytes, layers) = (size(rung), layers(rung));
+        let Some((rung, layers, bytes)) = sent else {
+            return SendDecision { sending: Sending::Exit, reason };
+        };
         self.note_send(now, view.frame, bytes, false);
         self.last = Some(rung);
         SendDecision { sending: Sending::Layers(layers), reason }
