@@ -143,6 +143,29 @@ struct Work {
     answers: Vec<Answer>,
 }
 
+/// What may be done about a frame from where its device is.
+#[derive(Clone, Copy)]
+struct Choice {
+    /// When there is something to send.
+    ready: Timestamp,
+    /// When the device is free again.
+    device: Timestamp,
+    back: Duration,
+    bytes: Option<u32>,
+    /// What it is worth, less what is charged.
+    gain: f64,
+    right: bool,
+}
+
+impl Choice {
+    /// Whether whoever may choose this needs no `other`.
+    fn dominates(&self, other: &Choice) -> bool {
+        let on_the_link = self.bytes.is_none()
+            || self.ready <= other.ready && self.back <= other.back && self.bytes <= other.bytes;
+        self.gain >= other.gain && self.device <= other.device && on_the_link
+    }
+}
+
 /// A captured frame.
 struct Frame {
     captured: Timestamp,
@@ -243,54 +266,79 @@ impl<'a> Problem<'a> {
             let luck = luck(config.seed, *camera, *number);
             let answer_by = *captured + (config.deadline - GUARD.min(config.deadline / 4));
             let mut to = Vec::with_capacity(states.len() * 4);
-            for state in &states {
-                let link = state.link.max(*captured);
+            // Of states in which the device is as free, those whose link is free later are worth more.
+            for states in states.chunk_by(|a, b| a.device == b.device) {
+                let start = states[0].device.max(*captured);
                 // Not to run anything.
-                to.push(State { device: state.device.max(*captured), link, plan: state.plan });
-                let start = state.device.max(*captured);
+                to.extend(states.iter().map(|state| State {
+                    device: start,
+                    link: state.link.max(*captured),
+                    plan: state.plan,
+                }));
                 if start > *next {
                     continue;
                 }
+                let mut choices = Vec::new();
                 for work in &self.works[picture] {
                     let (run, encode) = config.device.times(start, work.load, luck);
                     let ready = start + run + encode;
                     let (device, price) = match device {
                         Device::Alone => (ready, 0.0),
                         Device::Priced(price) => {
-                            (*captured, price * (run + encode).as_secs_f64() * 1e3)
+                            (start, price * (run + encode).as_secs_f64() * 1e3)
                         }
                     };
-                    let charged = work.luck.of(luck_level) + price;
+                    let in_vain = Choice {
+                        ready,
+                        device,
+                        back: work.back,
+                        bytes: None,
+                        gain: -work.luck.of(luck_level) - price,
+                        right: false,
+                    };
                     if ready > answer_by {
                         // In vain, but a picture that is bad luck is refunded.
-                        if charged < 0.0 {
-                            let plan = Plan { value: state.plan.value - charged, ..state.plan };
-                            to.push(State { device, link, plan });
-                        }
+                        choices.push(in_vain);
                         continue;
                     }
-                    for answer in &work.answers {
-                        let link = match answer.bytes {
-                            None => link,
-                            Some(bytes) => {
-                                let (size, _) = on_the_wire(bytes);
-                                let departs = self.schedule.departure(link.max(ready), size);
-                                match departs {
-                                    Some(departs) if departs + work.back <= answer_by => departs,
-                                    _ => continue,
-                                }
-                            }
-                        };
-                        let Answer { bytes, value, right } = *answer;
-                        let plan = Plan {
-                            frames: state.plan.frames,
-                            value: state.plan.value + value - charged,
+                    choices.extend(work.answers.iter().map(|answer| Choice {
+                        bytes: answer.bytes,
+                        gain: answer.value + in_vain.gain,
+                        right: answer.right,
+                        ..in_vain
+                    }));
+                }
+                for choice in worth_trying(choices) {
+                    let Choice { ready, device, back, bytes, gain, right } = choice;
+                    let after = |state: &State, link| State {
+                        device,
+                        link,
+                        plan: Plan {
+                            value: state.plan.value + gain,
                             right_in_time: state.plan.right_in_time + u64::from(right),
                             sent: state.plan.sent + u64::from(bytes.is_some()),
                             bytes: state.plan.bytes + u64::from(bytes.unwrap_or(0)),
-                            luck_level,
-                        };
-                        to.push(State { device, link, plan });
+                            ..state.plan
+                        },
+                    };
+                    let Some(bytes) = bytes else {
+                        to.extend(
+                            states.iter().map(|state| after(state, state.link.max(*captured))),
+                        );
+                        continue;
+                    };
+                    let (size, _) = on_the_wire(bytes);
+                    // Where the link is free before the device is done, it does not matter since when.
+                    let waits = states.partition_point(|state| state.link <= ready);
+                    for state in &states[waits.saturating_sub(1)..] {
+                        let departs = self.schedule.departure(state.link.max(ready), size);
+                        match departs {
+                            Some(departs) if departs + back <= answer_by => {
+                                to.push(after(state, departs));
+                            }
+                            // Nor does it from a link that is free later.
+                            _ => break,
+                        }
                     }
                 }
             }
@@ -358,6 +406,23 @@ fn least_way_back(config: &WorldConfig) -> [Duration; 2] {
         way + server.decode + server.tail + server.tail_per_frame,
         way + server.decompress + server.full + server.full_per_frame,
     ]
+}
+
+/// The choices of which no other needs as little and is worth as much, and none that is worse than to
+/// do nothing.
+fn worth_trying(mut choices: Vec<Choice>) -> Vec<Choice> {
+    choices.retain(|choice| choice.gain > 0.0);
+    // Whatever dominates comes first.
+    choices.sort_by(|a, b| {
+        (b.gain.total_cmp(&a.gain)).then(a.bytes.cmp(&b.bytes)).then(a.ready.cmp(&b.ready))
+    });
+    let mut worth: Vec<Choice> = Vec::with_capacity(choices.len());
+    for choice in choices {
+        if worth.iter().all(|better| !better.dominates(&choice)) {
+            worth.push(choice);
+        }
+    }
+    worth
 }
 
 /// The states worth following: those of which no other is as free and as good; and where they are
