@@ -13,11 +13,11 @@ use isthmus_models::{
 };
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{ImageFormat, OperatingPoint};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::controller::{
-    Arms, BundleLadderError, Controller, Fixed, Greedy, ImageRun, Ladder, LinUcb, Mpc, MpcConfig,
-    Run,
+    Arms, BundleLadderError, Controller, EnergyModel, Fixed, Greedy, ImageRun, Ladder, LinUcb, Mpc,
+    MpcConfig, Objective, Run,
 };
 use crate::session::Pace;
 use crate::source::CameraSpec;
@@ -85,6 +85,19 @@ pub struct Options {
     /// Share of frames that mpc lets miss their deadline after they were sent [default: 0.01]
     #[arg(long, value_name = "SHARE", env = "ISTHMUS_TARGET_MISS")]
     pub target_miss: Option<f64>,
+    /// What mpc strives for: accuracy, or the fewest bytes or the least energy at --accuracy-floor
+    /// [default: accuracy]
+    #[arg(long, value_name = "OBJECTIVE", env = "ISTHMUS_OBJECTIVE")]
+    pub objective: Option<ObjectiveKind>,
+    /// Share of frames expected right and in time that is kept while bytes or energy are spared
+    #[arg(long, value_name = "SHARE", env = "ISTHMUS_ACCURACY_FLOOR")]
+    pub accuracy_floor: Option<f64>,
+    /// What the device needs while it computes, beyond what it needs when idle (W)
+    #[arg(long, value_name = "WATTS", env = "ISTHMUS_WATTS")]
+    pub watts: Option<f64>,
+    /// What the device needs to send a megabyte (J)
+    #[arg(long, value_name = "JOULES", env = "ISTHMUS_JOULES_PER_MEGABYTE")]
+    pub joules_per_megabyte: Option<f64>,
     /// Longest time from capture to output (milliseconds); when the network has not answered by
     /// then, the early exit does [default: 300]
     #[arg(long, value_name = "MS", env = "ISTHMUS_DEADLINE_MS")]
@@ -170,6 +183,87 @@ impl ControllerKind {
             ControllerKind::Greedy => Box::new(Greedy::new(ladder()?)),
             ControllerKind::Mpc => Box::new(Mpc::new(config, ladder()?)),
             ControllerKind::LinUcb => Box::new(LinUcb::new(ladder()?)),
+        })
+    }
+}
+
+/// What a controller strives for, as users name it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveKind {
+    /// As many frames right and in time as can be.
+    #[default]
+    Accuracy,
+    /// The fewest bytes at a floor of accuracy.
+    Bytes,
+    /// The least energy at a floor of accuracy, as declared.
+    Energy,
+}
+
+/// Why options make no objective.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ObjectiveError {
+    /// Something an objective needs was not given.
+    #[error("objective {0} needs {1}")]
+    Missing(&'static str, &'static str),
+    /// Something was given that the objective has no use for.
+    #[error("{0} is of no use to objective {1}")]
+    Useless(&'static str, &'static str),
+    /// Something outside its range.
+    #[error("{name}: {value} is not {range}")]
+    Range {
+        /// The option.
+        name: &'static str,
+        /// What it may be.
+        range: &'static str,
+        /// What it is.
+        value: f64,
+    },
+}
+
+impl ObjectiveKind {
+    /// The objective, with what it needs: a floor of accuracy (0 to 1), and for energy what the device
+    /// needs while it computes (W) and to send (J/MB).
+    pub fn with(
+        self,
+        floor: Option<f64>,
+        watts: Option<f64>,
+        joules_per_megabyte: Option<f64>,
+    ) -> Result<Objective, ObjectiveError> {
+        let name = match self {
+            ObjectiveKind::Accuracy => "accuracy",
+            ObjectiveKind::Bytes => "bytes",
+            ObjectiveKind::Energy => "energy",
+        };
+        let given = |option: &'static str, value: Option<f64>, most: f64, range| {
+            let value = value.ok_or(ObjectiveError::Missing(name, option))?;
+            let ok = (0.0..=most).contains(&value);
+            ok.then_some(value).ok_or(ObjectiveError::Range { name: option, range, value })
+        };
+        let useless = |option: &'static str, value: Option<f64>| match value {
+            Some(_) => Err(ObjectiveError::Useless(option, name)),
+            None => Ok(()),
+        };
+        let floor_of = |value| given("accuracy_floor", value, 1.0, "from 0 to 1");
+        match self {
+            ObjectiveKind::Accuracy => useless("accuracy_floor", floor)?,
+            ObjectiveKind::Bytes | ObjectiveKind::Energy => {}
+        }
+        if self != ObjectiveKind::Energy {
+            useless("watts", watts)?;
+            useless("joules_per_megabyte", joules_per_megabyte)?;
+        }
+        Ok(match self {
+            ObjectiveKind::Accuracy => Objective::Accuracy,
+            ObjectiveKind::Bytes => Objective::Bytes { floor: floor_of(floor)? },
+            ObjectiveKind::Energy => {
+                let floor = floor_of(floor)?;
+                let watts = given("watts", watts, 1e3, "from 0 to 1000 W")?;
+                let range = "from 0 to 1000000 J";
+                let joules = given("joules_per_megabyte", joules_per_megabyte, 1e6, range)?;
+                let model = EnergyModel { watts, joules_per_megabyte: joules };
+                Objective::Energy { floor, model }
+            }
         })
     }
 }
@@ -286,6 +380,12 @@ pub enum ConfigError {
     /// A collector for a program that cannot reach one.
     #[error("--otlp-endpoint needs a program that is built with the cargo feature `otel`")]
     WithoutOtel,
+    /// An objective that is none.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// What only mpc has.
+    #[error("--objective is for --controller mpc; the others strive for accuracy")]
+    ObjectiveOfAnother,
     /// No ladder for a controller that needs one.
     #[error("--controller: {0}")]
     Ladder(#[from] BundleLadderError),
@@ -342,6 +442,10 @@ impl Options {
             image_side: self.image_side.or(file.image_side),
             image_exit: self.image_exit.or(file.image_exit),
             target_miss: self.target_miss.or(file.target_miss),
+            objective: self.objective.or(file.objective),
+            accuracy_floor: self.accuracy_floor.or(file.accuracy_floor),
+            watts: self.watts.or(file.watts),
+            joules_per_megabyte: self.joules_per_megabyte.or(file.joules_per_megabyte),
             deadline_ms: self.deadline_ms.or(file.deadline_ms),
             rate: self.rate.or(file.rate),
             every_frame: self.every_frame.or(file.every_frame),
@@ -429,13 +533,16 @@ impl Options {
     }
 
     /// What an adaptive controller is held to.
-    pub fn to_mpc_config(&self) -> MpcConfig {
+    pub fn to_mpc_config(&self) -> Result<MpcConfig, ObjectiveError> {
         let default = MpcConfig::default();
-        MpcConfig {
+        let kind = self.objective.unwrap_or_default();
+        let objective = kind.with(self.accuracy_floor, self.watts, self.joules_per_megabyte)?;
+        Ok(MpcConfig {
+            objective,
             target_miss: self.target_miss.unwrap_or(default.target_miss),
             interval: self.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
             ..default
-        }
+        })
     }
 
     /// What chooses for `bundle`, frame by frame; `point` is what a fixed head runs.
@@ -445,13 +552,17 @@ impl Options {
         point: OperatingPoint,
     ) -> Result<Box<dyn Controller>, ConfigError> {
         let kind = self.controller.unwrap_or_default();
+        let spares = self.objective.is_some_and(|objective| objective != ObjectiveKind::Accuracy);
+        if spares && kind != ControllerKind::Mpc {
+            return Err(ConfigError::ObjectiveOfAnother);
+        }
         if kind != ControllerKind::Fixed {
             let arms = self.arms();
             if !arms.contains(&ArmKind::Split) {
                 return Err(ConfigError::NoSplit);
             }
             let (image, local) = (arms.contains(&ArmKind::Image), arms.contains(&ArmKind::Local));
-            let config = self.to_mpc_config();
+            let config = self.to_mpc_config()?;
             return Ok(kind.to_controller(bundle, point, config, Arms { image, local })?);
         }
         let run = match self.arms() {

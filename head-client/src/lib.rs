@@ -26,10 +26,10 @@ mod report;
 mod session;
 
 pub use controller::{
-    Arms, BundleLadderError, Calibration, Conformal, Controller, Fixed, Greedy, HeadDecision,
-    HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinUcb, LinkEstimate, LinkView,
-    Load, Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout, Prediction, Run, SendDecision,
-    SendView, Sending, TransferTime,
+    Arms, BundleLadderError, Calibration, Conformal, Controller, EnergyModel, Fixed, Greedy,
+    HeadDecision, HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinUcb,
+    LinkEstimate, LinkView, Load, Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout,
+    Objective, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
 };
 pub use estimator::NetworkTime;
 pub use histogram::Histogram;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_head_client::config::ObjectiveKind;
 use isthmus_head_client::{Controller, Fixed, Greedy, ImageRun, LinUcb, Mpc, MpcConfig, Run};
 use isthmus_models::{
     Bundle, BundleError, ImageSpec, InputSpec, OUTCOMES, Outcomes, OutcomesError,
@@ -211,6 +212,15 @@ pub enum ControllerSpec {
         target_miss: Option<f64>,
         /// Frames a plan looks ahead; 4 by default.
         horizon: Option<usize>,
+        /// `accuracy`, the default, `bytes` or `energy`, which are spared at `accuracy_floor`.
+        #[serde(default)]
+        objective: ObjectiveKind,
+        /// Share of frames expected right and in time that is kept.
+        accuracy_floor: Option<f64>,
+        /// For energy: what the device needs while it computes (W).
+        watts: Option<f64>,
+        /// For energy: what it needs to send a megabyte (J).
+        joules_per_megabyte: Option<f64>,
     },
 }
 
@@ -443,16 +453,30 @@ impl Scenario {
                 ControllerSpec::LinUcb {} => {
                     add("linucb".into(), Kind::LinUcb);
                 }
-                ControllerSpec::Mpc { target_miss, horizon } => {
+                ControllerSpec::Mpc {
+                    target_miss,
+                    horizon,
+                    objective,
+                    accuracy_floor,
+                    watts,
+                    joules_per_megabyte,
+                } => {
+                    let named = objective.with(*accuracy_floor, *watts, *joules_per_megabyte);
                     let default = MpcConfig::default();
                     let config = MpcConfig {
                         target_miss: target_miss.unwrap_or(default.target_miss),
                         horizon: horizon.unwrap_or(default.horizon),
                         interval: Some(Duration::from_secs_f64(1.0 / self.frames_per_second)),
+                        objective: named.map_err(|error| bad(&key, error.to_string()))?,
                     };
                     within(&format!("{key}.target_miss"), config.target_miss, 0.001, 0.5)?;
                     within(&format!("{key}.horizon"), config.horizon as f64, 1.0, 16.0)?;
-                    add("mpc".into(), Kind::Mpc(config));
+                    let name = match objective {
+                        ObjectiveKind::Accuracy => "mpc",
+                        ObjectiveKind::Bytes => "mpc bytes",
+                        ObjectiveKind::Energy => "mpc energy",
+                    };
+                    add(name.into(), Kind::Mpc(config));
                 }
             }
         }

@@ -6,6 +6,7 @@ mod greedy;
 mod ladder;
 mod linucb;
 mod mpc;
+mod objective;
 mod share;
 mod statistics;
 mod transfer;
@@ -25,6 +26,7 @@ pub use greedy::Greedy;
 pub use ladder::{Ladder, LadderError, LadderRung};
 pub use linucb::LinUcb;
 pub use mpc::{Mpc, MpcConfig};
+pub use objective::{EnergyModel, Objective};
 pub use transfer::{Prediction, TransferTime};
 
 /// Decides twice about every frame: before the head what to run, after it what to send.

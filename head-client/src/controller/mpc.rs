@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isthmus_proto::{FrameId, Timestamp};
 
+use super::objective::{Objective, Thrift};
 use super::share::Share;
 use super::statistics::{Smoothed, normal_cdf};
 use super::way::{Passage, Sent, Way};
@@ -26,11 +27,13 @@ pub struct MpcConfig {
     /// Time between frames, where it is known; else it is measured, which cannot tell a camera's
     /// pace from a slow device's.
     pub interval: Option<Duration>,
+    /// What it strives for.
+    pub objective: Objective,
 }
 
 impl Default for MpcConfig {
     fn default() -> Self {
-        MpcConfig { target_miss: 0.01, horizon: 4, interval: None }
+        MpcConfig { target_miss: 0.01, horizon: 4, interval: None, objective: Objective::Accuracy }
     }
 }
 
@@ -56,6 +59,8 @@ impl Default for MpcConfig {
 /// Others may use the same way. No more than a fair share of its time is taken: that share has a
 /// price, at which the frames go that gain most for their bytes. Where round trips are longer than
 /// they have been, a queue stands on the way, and the price rises with it.
+///
+/// Where something else than accuracy is to be spared ([`Objective`]), it has a price as well.
 #[derive(Debug)]
 pub struct Mpc {
     config: MpcConfig,
@@ -79,6 +84,7 @@ pub struct Mpc {
     way: Way,
     share: Share,
     prices: Prices,
+    thrift: Thrift,
     /// When the next probe may be sent, and the pause after its echo.
     probe_at: Timestamp,
     pause: Duration,
@@ -103,6 +109,7 @@ struct Doubt {
 struct Cost {
     /// Which it is.
     rung: usize,
+    bytes: f64,
     /// Network and server, in the mean, and the standard deviation.
     mean: f64,
     deviation: f64,
@@ -119,22 +126,24 @@ struct Cost {
     exit: f64,
 }
 
-/// What a millisecond is worth, as accuracy.
+/// What things are worth, as accuracy: a millisecond of the device or of the way, and a byte.
 #[derive(Clone, Copy, Debug, Default)]
 struct Prices {
-    /// Of the device.
+    /// Of the device, to the frames to come, and to whoever is to spare energy.
     device: f64,
+    compute: f64,
     /// Of the way.
     link: f64,
     /// Of the way, beside that, beyond the `least` (ms) that any rung takes of it.
     more: f64,
     least: f64,
+    byte: f64,
 }
 
 impl Prices {
-    /// What it costs to keep the way busy for so long (ms).
-    fn toll(&self, busy: f64) -> f64 {
-        self.link * busy + self.more * (busy - self.least).max(0.0)
+    /// What it costs to keep the way busy for so long (ms) with so many bytes.
+    fn toll(&self, busy: f64, bytes: f64) -> f64 {
+        self.link * busy + self.more * (busy - self.least).max(0.0) + self.byte * bytes
     }
 }
 
@@ -186,10 +195,10 @@ impl Mpc {
     /// A controller that knows nothing of the network yet. Values of `config` outside their ranges
     /// count as the nearest one inside.
     pub fn new(config: MpcConfig, ladder: Arc<Ladder>) -> Self {
-        let MpcConfig { target_miss, horizon, interval } = config;
+        let MpcConfig { target_miss, horizon, interval, objective } = config;
         let (target_miss, horizon) = (target_miss.clamp(0.001, 0.5), horizon.clamp(1, 16));
         Mpc {
-            config: MpcConfig { target_miss, horizon, interval },
+            config: MpcConfig { target_miss, horizon, interval, objective },
             ladder,
             transfer: TransferTime::new(None),
             doubt: None,
@@ -204,6 +213,7 @@ impl Mpc {
             way: Way::new(Timestamp::ZERO, None),
             share: Share::new(Timestamp::ZERO),
             prices: Prices::default(),
+            thrift: Thrift::new(objective),
             probe_at: Timestamp::ZERO,
             pause: FIRST_PAUSE,
             last: None,
@@ -223,6 +233,7 @@ impl Mpc {
             let (accuracy, sent) = self.ladder.policy(at, 0.0);
             Cost {
                 rung: at,
+                bytes: rung.bytes,
                 mean,
                 deviation,
                 busy: ms(self.transfer.serialisation(bytes)),
@@ -253,7 +264,7 @@ impl Mpc {
 
     /// The same with accuracy and share of frames sent as they are at these prices.
     fn at_price(&self, cost: &Cost, prices: Prices) -> Cost {
-        let (accuracy, sent) = self.ladder.policy(cost.rung, prices.toll(cost.busy));
+        let (accuracy, sent) = self.ladder.policy(cost.rung, prices.toll(cost.busy, cost.bytes));
         Cost { accuracy, sent, ..*cost }
     }
 
@@ -267,7 +278,8 @@ impl Mpc {
         let busy = costs.iter().map(|cost| cost.busy).filter(|&busy| busy > 0.0);
         let least = busy.fold(f64::INFINITY, f64::min);
         let more = UPGRADE / self.interval();
-        Prices { device: self.prices.device, link: 0.0, more, least }
+        let (compute, byte) = self.thrift.prices();
+        Prices { device: self.prices.device, compute, link: 0.0, more, least, byte }
     }
 
     /// Mean and standard deviation of the time in the network and on the server (ms).
@@ -311,8 +323,9 @@ impl Mpc {
             let (mut best, mut used) = (f64::MIN, 0.0);
             for cost in costs {
                 let cost = self.at_price(cost, prices);
-                let gain = (Self::usual_gain(&cost) - cost.sent * prices.toll(cost.busy)).max(0.0);
-                let value = cost.exit + gain - prices.device * cost.device;
+                let toll = cost.sent * prices.toll(cost.busy, cost.bytes);
+                let gain = (Self::usual_gain(&cost) - toll).max(0.0);
+                let value = cost.exit + gain - (prices.device + prices.compute) * cost.device;
                 if value > best {
                     (best, used) = (value, if gain > 0.0 { cost.sent * cost.busy } else { 0.0 });
                 }
@@ -324,9 +337,12 @@ impl Mpc {
 
     /// The device's price is the multiplier of the best mixture of rungs that keeps pace in the
     /// mean: it minimises the mixture's Lagrangian dual, which is convex.
-    fn device_price(&self, costs: &[Cost]) -> f64 {
+    fn device_price(&self, costs: &[Cost], prices: Prices) -> f64 {
         let interval = self.interval();
-        let worth = |cost: &Cost| (cost.device, cost.exit + Self::usual_gain(cost));
+        let worth = |cost: &Cost| {
+            let gain = Self::usual_gain(cost) - cost.sent * prices.byte * cost.bytes;
+            (cost.device, cost.exit + gain.max(0.0) - prices.compute * cost.device)
+        };
         let worths: Vec<(f64, f64)> = costs.iter().map(worth).collect();
         // Above its minimum the dual rises: there the best rung takes less than the interval. To
         // drop the frame takes nothing.
@@ -365,11 +381,12 @@ impl Mpc {
             let ready = start + cost.device;
             let leaves = free.link.max(ready);
             let head_in_time = normal_cdf((captured + full - ready) / cost.spread);
-            value += head_in_time * cost.exit;
+            value += head_in_time * cost.exit - prices.compute * cost.device;
             free.device = ready;
             let slack = captured + full - leaves - cost.mean;
             let late = self.late(slack, cost.deviation.hypot(cost.spread));
-            let gain = Self::gain(cost, late) - cost.sent * prices.toll(cost.busy);
+            let toll = cost.sent * prices.toll(cost.busy, cost.bytes);
+            let gain = Self::gain(cost, late) - toll;
             if gain > 0.0 {
                 value += gain;
                 free.link = leaves + cost.sent * cost.busy;
@@ -457,7 +474,7 @@ impl Controller for Mpc {
         let first = self.first_prices(&free_of_charge);
         let prices = Prices { link: self.link_price(&free_of_charge, first), ..first };
         let costs = self.at_prices(&free_of_charge, prices);
-        let prices = Prices { device: self.device_price(&costs), ..prices };
+        let prices = Prices { device: self.device_price(&costs, prices), ..prices };
         self.prices = prices;
         let age = ms(self.full - view.time_left);
         let free = Backlog { device: 0.0, link: self.wait(now) };
@@ -483,6 +500,10 @@ impl Controller for Mpc {
             }
         };
         let reason = if in_time { Choice::InTime } else { Choice::TooSlow };
+        // Nothing is left to decide after it.
+        if run == Run::Local {
+            self.thrift.on_frame(costs[best].accuracy);
+        }
         self.started = Some((now, run));
         HeadDecision { run: Some(run), reason }
     }
@@ -506,6 +527,7 @@ impl Controller for Mpc {
         let outage = self.doubt.as_ref().is_some_and(|doubt| doubt.frames >= OUTAGE);
         let (mut best, mut feasible, mut worth) = (None, false, false);
         let mut best_value = exit + future(wait);
+        let mut expected = exit;
         for &(rung, layers, bytes) in &rungs {
             let (mean, deviation) = self.predict(now, bytes);
             let late = self.late(budget - wait - mean, deviation);
@@ -520,12 +542,15 @@ impl Controller for Mpc {
             worth = true;
             let busy = ms(self.transfer.serialisation(bytes));
             let switch = if self.last.is_none_or(|last| last == rung) { 0.0 } else { SWITCH };
-            let own = accuracy - late * (accuracy - exit + MISS) - prices.toll(busy);
+            let toll = prices.toll(busy, bytes as f64);
+            let own = accuracy - late * (accuracy - exit + MISS) - toll;
             let value = own + future(wait + busy) - switch;
             if value > best_value {
                 (best, best_value) = (Some((rung, layers, bytes)), value);
+                expected = accuracy - late * (accuracy - exit);
             }
         }
+        self.thrift.on_frame(expected);
         let smallest = rungs.iter().map(|&(_, _, bytes)| bytes).min();
         let ask = now >= self.probe_at && !self.way.is_probed();
         let (sent, reason) = match (best, smallest) {
@@ -820,11 +845,11 @@ mod tests {
         let cost = |device, exit| Cost { device, exit, accuracy: exit, ..Cost::default() };
         // The second keeps pace, but of 13 ms and 38 ms in turn more comes.
         let costs = [cost(13.0, 0.5), cost(31.0, 0.6), cost(38.0, 0.75)];
-        let price = mpc.device_price(&costs);
+        let price = mpc.device_price(&costs, Prices::default());
         assert!((price - 0.25 / 25.0).abs() < 1e-4, "{price}");
-        assert_eq!(mpc.device_price(&costs[..2]), 0.0, "time to spare");
+        assert_eq!(mpc.device_price(&costs[..2], Prices::default()), 0.0, "time to spare");
         // Beside the head nothing but dropping a frame takes less.
-        let price = mpc.device_price(&costs[2..]);
+        let price = mpc.device_price(&costs[2..], Prices::default());
         assert!((price - 0.75 / 38.0).abs() < 1e-4, "{price}");
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use isthmus_head_client::{Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig};
+use isthmus_head_client::{
+    EnergyModel, Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig, Objective,
+};
 use isthmus_proto::{Bitrate, ImageFormat};
 
 use super::oracle::{Knowledge, plan};
@@ -94,8 +96,13 @@ fn ladder(record: &Record) -> Arc<Ladder> {
 }
 
 fn mpc(config: &WorldConfig, record: &Record) -> RunResult {
+    mpc_for(config, record, Objective::Accuracy)
+}
+
+fn mpc_for(config: &WorldConfig, record: &Record, objective: Objective) -> RunResult {
     let ladder = ladder(record);
-    let settings = MpcConfig { interval: Some(config.interval), ..MpcConfig::default() };
+    let interval = Some(config.interval);
+    let settings = MpcConfig { interval, objective, ..MpcConfig::default() };
     run(config, record, |_| Box::new(Mpc::new(settings, Arc::clone(&ladder))))
 }
 
@@ -328,6 +335,28 @@ fn where_bytes_are_free_the_oracle_takes_the_best_of_every_frame() {
     let mut dead = config.clone();
     dead.path.uplink.rate = crate::link::Rate::Constant(Bitrate::from_bps(0));
     assert_eq!(plan(&dead, &record, &runs, Knowledge::Expected).sent, 0);
+}
+
+#[test]
+fn what_is_to_be_spared_is_spared_down_to_the_floor_of_accuracy() {
+    let record = record();
+    let config = WorldConfig { duration: Duration::from_secs(120), ..varying(1) };
+    let accurate = mpc(&config, &record);
+    let floor = accurate.expected_accuracy() - 0.1;
+    // A radio that costs nothing: only the device counts.
+    let model = EnergyModel { watts: 3.0, joules_per_megabyte: 0.0 };
+    let bytes = mpc_for(&config, &record, Objective::Bytes { floor });
+    let energy = mpc_for(&config, &record, Objective::Energy { floor, model });
+    let told = |result: &RunResult| {
+        format!("{:.4}, {} bytes, floor {floor:.4}", result.expected_accuracy(), result.bytes)
+    };
+    assert!((bytes.expected_accuracy() - floor).abs() < 0.02, "{}", told(&bytes));
+    assert!(bytes.bytes * 3 < accurate.bytes * 2, "{}", told(&bytes));
+    assert!(bytes.bytes < energy.bytes, "{}", told(&energy));
+    assert!(energy.expected_accuracy() > floor - 0.02, "{}", told(&energy));
+    // What is out of reach is striven for.
+    let all = mpc_for(&config, &record, Objective::Bytes { floor: 1.0 });
+    assert!(all.expected_accuracy() > accurate.expected_accuracy() - 0.01, "{}", told(&all));
 }
 
 #[test]
