@@ -16,7 +16,9 @@ cd "$(dirname "$0")/.."
 
 BIN=${BIN:-target/release}
 CROSS=${CROSS:-target/aarch64-unknown-linux-gnu/release}
-RUNNER=${RUNNER-qemu-aarch64-static}
+# A board's processor: qemu's own default computes with SVE, which neither a Raspberry Pi nor a Jetson
+# Orin has, and tract has other kernels for that.
+RUNNER=${RUNNER-qemu-aarch64-static -cpu cortex-a76}
 FRAMES=${1:-512}
 PICTURES=${2-}
 ROUND_TRIPS=32
