@@ -234,7 +234,7 @@ impl Import {
         // Reference values at the deepest quantiser with all channels.
         let point = network.points().next_back();
         let point = point.ok_or(RunError::Point { split: 0, width: 0 })?;
-        let golden = network.golden::<ImportError>(point, test_picture(320, 240)?)?;
+        let golden = network.golden::<ImportError>(point, test_picture(320, 240)?, true)?;
         let golden = golden.to_bytes(&manifest);
         folder.put("goldens/000.safetensors".into(), &golden)?;
         let measured = network.measure(&self.measuring, log)?;

@@ -31,11 +31,12 @@ impl Network {
         })
     }
 
-    /// A picture's way through the network, cut at `point` and in one piece.
+    /// A picture's way through the network cut at `point` and, where `uncut`, in one piece.
     pub(crate) fn golden<E: From<RunError> + From<CodecError>>(
         &self,
         point: OperatingPoint,
         picture: Picture,
+        uncut: bool,
     ) -> Result<Golden, E> {
         let OperatingPoint { split, width, layers, .. } = point;
         let mut input = Vec::new();
@@ -47,12 +48,14 @@ impl Network {
         let mut sent = Vec::new();
         codec.dequantise(&symbols, &mut sent)?;
         let item = TailItem { split, width, latents: &sent };
+        let whole: &[&[f32]] = if uncut { &[&input] } else { &[] };
+        let full_logits = self.full.run(whole)?.pop().unwrap_or_default();
         let starts = [0].iter().chain(&coded.layer_ends);
         let layers = coded.layer_ends.iter().zip(starts).map(|(end, start)| (end - start) as u32);
         Ok(Golden {
             point: self.bundle.describe_point(point),
             logits: self.tail.run(&[item])?.pop().unwrap_or_default(),
-            full_logits: self.full.run(&[&input])?.pop().unwrap_or_default(),
+            full_logits,
             layer_bytes: layers.collect(),
             stream: coded.stream,
             exit: output.exit,

@@ -74,13 +74,15 @@ pub(crate) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
 fn text(replayed: &Replayed) -> String {
     let Replayed { machine, frames, points, coded_alike, decoded_alike, .. } = replayed;
     let Replayed { symbols, differing, furthest, logit_difference, .. } = replayed;
-    let Replayed { same_answers, same_full_answers, .. } = replayed;
+    let Replayed { same_answers, full_frames, same_full_answers, .. } = replayed;
+    let points = points.len();
     format!(
         "{frames} frames at {points} operating points, recorded on {machine}, replayed on {ARCH}\n\
          from the same features: symbols and bytes alike in {coded_alike} of {frames}\n\
          from the same picture: decoded alike in {decoded_alike} of {frames}, {differing} of \
          {symbols} symbols differ, by up to {furthest} steps\n\
          likeliest class: the same in {same_answers} of {frames} by the tail, in \
-         {same_full_answers} by the uncut network; logits within {logit_difference:.1e}\n"
+         {same_full_answers} of {full_frames} by the uncut network; logits within \
+         {logit_difference:.1e}\n"
     )
 }
