@@ -222,6 +222,15 @@ pub enum ObjectiveError {
 }
 
 impl ObjectiveKind {
+    /// Its name as users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ObjectiveKind::Accuracy => "accuracy",
+            ObjectiveKind::Bytes => "bytes",
+            ObjectiveKind::Energy => "energy",
+        }
+    }
+
     /// The objective, with what it needs: a floor of accuracy (0 to 1), and for energy what the device
     /// needs while it computes (W) and to send (J/MB).
     pub fn with(
@@ -230,34 +239,28 @@ impl ObjectiveKind {
         watts: Option<f64>,
         joules_per_megabyte: Option<f64>,
     ) -> Result<Objective, ObjectiveError> {
-        let name = match self {
-            ObjectiveKind::Accuracy => "accuracy",
-            ObjectiveKind::Bytes => "bytes",
-            ObjectiveKind::Energy => "energy",
-        };
         let given = |option: &'static str, value: Option<f64>, most: f64, range| {
-            let value = value.ok_or(ObjectiveError::Missing(name, option))?;
+            let value = value.ok_or(ObjectiveError::Missing(self.name(), option))?;
             let ok = (0.0..=most).contains(&value);
             ok.then_some(value).ok_or(ObjectiveError::Range { name: option, range, value })
         };
         let useless = |option: &'static str, value: Option<f64>| match value {
-            Some(_) => Err(ObjectiveError::Useless(option, name)),
+            Some(_) => Err(ObjectiveError::Useless(option, self.name())),
             None => Ok(()),
         };
-        let floor_of = |value| given("accuracy_floor", value, 1.0, "from 0 to 1");
-        match self {
-            ObjectiveKind::Accuracy => useless("accuracy_floor", floor)?,
-            ObjectiveKind::Bytes | ObjectiveKind::Energy => {}
+        if self == ObjectiveKind::Accuracy {
+            useless("accuracy_floor", floor)?;
         }
         if self != ObjectiveKind::Energy {
             useless("watts", watts)?;
             useless("joules_per_megabyte", joules_per_megabyte)?;
         }
+        let floor = || given("accuracy_floor", floor, 1.0, "from 0 to 1");
         Ok(match self {
             ObjectiveKind::Accuracy => Objective::Accuracy,
-            ObjectiveKind::Bytes => Objective::Bytes { floor: floor_of(floor)? },
+            ObjectiveKind::Bytes => Objective::Bytes { floor: floor()? },
             ObjectiveKind::Energy => {
-                let floor = floor_of(floor)?;
+                let floor = floor()?;
                 let watts = given("watts", watts, 1e3, "from 0 to 1000 W")?;
                 let range = "from 0 to 1000000 J";
                 let joules = given("joules_per_megabyte", joules_per_megabyte, 1e6, range)?;

@@ -472,11 +472,10 @@ impl Scenario {
                     within(&format!("{key}.target_miss"), config.target_miss, 0.001, 0.5)?;
                     within(&format!("{key}.horizon"), config.horizon as f64, 1.0, 16.0)?;
                     let name = match objective {
-                        ObjectiveKind::Accuracy => "mpc",
-                        ObjectiveKind::Bytes => "mpc bytes",
-                        ObjectiveKind::Energy => "mpc energy",
+                        ObjectiveKind::Accuracy => "mpc".to_owned(),
+                        spared => format!("mpc {}", spared.name()),
                     };
-                    add(name.into(), Kind::Mpc(config));
+                    add(name, Kind::Mpc(config));
                 }
             }
         }
