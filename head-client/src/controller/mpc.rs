@@ -118,6 +118,8 @@ struct Cost {
     /// Device, in the mean, and its standard deviation.
     device: f64,
     spread: f64,
+    /// Whether the device's time is known, and no guess.
+    tried: bool,
     /// Probability that a frame which has all its time is late.
     usually_late: f64,
     /// Accuracy if sending is feasible, share of frames that are then sent, and accuracy if not.
@@ -177,7 +179,10 @@ const MOST_LATE: f64 = 0.3;
 
 /// What keeping the way busy all the time beyond the smallest rungs must gain at least (share of
 /// frames right): to send more is to risk a queue, which costs whole answers.
-const UPGRADE: f64 = 0.1;
+const UPGRADE: f64 = 0.05;
+
+/// So many deviations, or margins, away nothing is uncertain any more.
+const SURELY: f64 = 4.0;
 
 /// By what share the shortest round trip is forgotten with every reply.
 const FORGOTTEN: f64 = 1e-3;
@@ -239,7 +244,8 @@ impl Mpc {
                 busy: ms(self.transfer.serialisation(bytes)),
                 device: device_mean,
                 spread,
-                usually_late: self.late(slack, deviation.hypot(spread)),
+                tried: device.mean.is_some(),
+                usually_late: self.late_behind(slack, deviation, spread),
                 accuracy,
                 sent,
                 exit: self.ladder.exit_accuracy(at, None),
@@ -297,6 +303,20 @@ impl Mpc {
         (margins * self.config.target_miss.ln()).exp()
     }
 
+    /// The same behind a device whose time has this `spread` (ms): the margin is learnt from what the
+    /// network does, and says nothing about a head. By Gauss and Hermite's rule with three nodes.
+    fn late_behind(&self, slack: f64, deviation: f64, spread: f64) -> f64 {
+        let off = 3f64.sqrt() * spread;
+        if slack - off > SURELY * self.conformal.margin() * deviation {
+            return 0.0;
+        }
+        if slack + off <= 0.0 {
+            return 1.0;
+        }
+        let late = |slack| self.late(slack, deviation);
+        (4.0 * late(slack) + late(slack - off) + late(slack + off)) / 6.0
+    }
+
     fn interval(&self) -> f64 {
         self.config.interval.map_or_else(|| self.interval.mean.unwrap_or(100.0), ms)
     }
@@ -313,7 +333,7 @@ impl Mpc {
 
     /// The way's price: the one at which the best rung takes no more than one's share of its time,
     /// or with a queue on it at least that part of an accuracy of ½ for all of it which the queue
-    /// takes of the deadline.
+    /// takes of the deadline. What was never tried, and may take the device too long, sets no price.
     fn link_price(&self, costs: &[Cost], first: Prices) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full).max(1.0));
         let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
@@ -321,7 +341,7 @@ impl Mpc {
         let keeps_share = |link: f64| {
             let prices = Prices { link, ..first };
             let (mut best, mut used) = (f64::MIN, 0.0);
-            for cost in costs {
+            for cost in costs.iter().filter(|cost| cost.tried) {
                 let cost = self.at_price(cost, prices);
                 let toll = cost.sent * prices.toll(cost.busy, cost.bytes);
                 let gain = (Self::usual_gain(&cost) - toll).max(0.0);
@@ -336,14 +356,15 @@ impl Mpc {
     }
 
     /// The device's price is the multiplier of the best mixture of rungs that keeps pace in the
-    /// mean: it minimises the mixture's Lagrangian dual, which is convex.
+    /// mean: it minimises the mixture's Lagrangian dual, which is convex. What was never tried would
+    /// take no time of it, and is left out.
     fn device_price(&self, costs: &[Cost], prices: Prices) -> f64 {
         let interval = self.interval();
         let worth = |cost: &Cost| {
             let gain = Self::usual_gain(cost) - cost.sent * prices.byte * cost.bytes;
             (cost.device, cost.exit + gain.max(0.0) - prices.compute * cost.device)
         };
-        let worths: Vec<(f64, f64)> = costs.iter().map(worth).collect();
+        let worths: Vec<(f64, f64)> = costs.iter().filter(|cost| cost.tried).map(worth).collect();
         // Above its minimum the dual rises: there the best rung takes less than the interval. To
         // drop the frame takes nothing.
         let keeps_pace = |price: f64| {
@@ -371,25 +392,35 @@ impl Mpc {
         let (interval, full) = (self.interval(), ms(self.full));
         let mut value = 0.0;
         let mut cost = first;
+        // Of when the device is free.
+        let mut variance: f64 = 0.0;
         for frame in 0..frames {
             let captured = frame as f64 * interval - age;
+            if free.device <= captured {
+                variance = 0.0;
+            }
             let start = free.device.max(captured);
             // The next one takes the place of a frame whose turn has not come.
-            if start > captured + interval {
+            let turn = match (captured + interval - start, variance.sqrt()) {
+                (room, spread) if room.abs() < SURELY * spread => normal_cdf(room / spread),
+                (room, _) => f64::from(room >= 0.0),
+            };
+            if turn == 0.0 {
                 continue;
             }
+            variance += cost.spread.powi(2);
             let ready = start + cost.device;
             let leaves = free.link.max(ready);
             let head_in_time = normal_cdf((captured + full - ready) / cost.spread);
-            value += head_in_time * cost.exit - prices.compute * cost.device;
-            free.device = ready;
+            value += turn * (head_in_time * cost.exit - prices.compute * cost.device);
+            free.device = start + turn * cost.device;
             let slack = captured + full - leaves - cost.mean;
-            let late = self.late(slack, cost.deviation.hypot(cost.spread));
+            let late = self.late_behind(slack, cost.deviation, cost.spread);
             let toll = cost.sent * prices.toll(cost.busy, cost.bytes);
             let gain = Self::gain(cost, late) - toll;
             if gain > 0.0 {
-                value += gain;
-                free.link = leaves + cost.sent * cost.busy;
+                value += turn * gain;
+                free.link = leaves + turn * cost.sent * cost.busy;
             }
             cost = rest;
         }
@@ -496,7 +527,7 @@ impl Controller for Mpc {
             Run::Local => time_left > device,
             Run::Head(_) | Run::Image(_) => {
                 let slack = time_left - free.link.max(device) - mean;
-                view.link.up && self.late(slack, deviation.hypot(spread)) <= MOST_LATE
+                view.link.up && self.late_behind(slack, deviation, spread) <= MOST_LATE
             }
         };
         let reason = if in_time { Choice::InTime } else { Choice::TooSlow };
@@ -842,7 +873,8 @@ mod tests {
         let mut mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder()));
         mpc.full = Duration::from_millis(150);
         mpc.config.interval = Some(Duration::from_millis(33));
-        let cost = |device, exit| Cost { device, exit, accuracy: exit, ..Cost::default() };
+        let tried = true;
+        let cost = |device, exit| Cost { device, exit, accuracy: exit, tried, ..Cost::default() };
         // The second keeps pace, but of 13 ms and 38 ms in turn more comes.
         let costs = [cost(13.0, 0.5), cost(31.0, 0.6), cost(38.0, 0.75)];
         let price = mpc.device_price(&costs, Prices::default());
@@ -851,6 +883,41 @@ mod tests {
         // Beside the head nothing but dropping a frame takes less.
         let price = mpc.device_price(&costs[2..], Prices::default());
         assert!((price - 0.75 / 38.0).abs() < 1e-4, "{price}");
+        // What was never tried is no way to keep pace.
+        let untried = Cost { tried: false, ..cost(0.0, 0.9) };
+        assert_eq!(mpc.device_price(&[costs[2], untried], Prices::default()), price);
+    }
+
+    #[test]
+    fn a_frame_whose_turn_may_not_come_counts_for_as_much() {
+        let mut mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder()));
+        mpc.full = Duration::from_millis(150);
+        mpc.config.interval = Some(Duration::from_millis(33));
+        let cost = |spread| Cost { device: 33.0, spread, exit: 0.8, ..Cost::default() };
+        let plan = |spread: f64, age: f64| {
+            let free = Backlog { device: 0.0, link: 0.0 };
+            mpc.plan([&cost(spread), &cost(spread)], free, age, 2, Prices::default())
+        };
+        // The second frame's turn comes when the first is done, 33 ms less its age before it is lost.
+        assert!((plan(0.001, 32.0) - 1.6).abs() < 1e-6);
+        assert!((plan(5.0, 33.0) - 1.2).abs() < 1e-6, "as likely as not");
+        assert!(plan(5.0, 10.0) > 1.599, "time enough");
+    }
+
+    #[test]
+    fn the_margin_of_the_network_is_not_that_of_the_device() {
+        let mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder()));
+        let margin = mpc.conformal.margin();
+        // A head that takes all the time as often as not, and a network without doubt behind it.
+        let late = mpc.late_behind(0.0, 1e-6, 5.0);
+        assert!((late - 5.0 / 6.0).abs() < 1e-6, "no time is left by the mean, either: {late}");
+        assert_eq!(
+            mpc.late_behind(3.0 * 5.0, 0.01, 5.0),
+            0.0,
+            "a margin of {margin} would be more"
+        );
+        assert_eq!(mpc.late_behind(-10.0, 1.0, 5.0), 1.0);
+        assert_eq!(mpc.late_behind(7.0, 2.0, 0.0), mpc.late(7.0, 2.0));
     }
 
     #[test]
