@@ -27,7 +27,7 @@ Exit codes: 0 stopped by SIGINT or SIGTERM, 1 anything else, 2 usage or configur
 
 /// Serves the tails of every bundle in a folder, over QUIC and gRPC.
 #[derive(Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(name = "tail-server", version, about, after_help = EXIT_CODES)]
 struct Arguments {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "ISTHMUS_SERVER_CONFIG")]
