@@ -61,7 +61,9 @@ done
 
 # Round trips. start WHERE: a server; answer WHERE TRANSPORT: what a client gets of it.
 start() {
-    "$1" tail-server --model-repository models/bundles --address 127.0.0.1 --quic-port 0 --grpc-port 0 \
+    local program=("$BIN/tail-server")
+    if [[ $1 == emulated ]]; then program=($RUNNER "$CROSS/tail-server"); fi
+    "${program[@]}" --model-repository models/bundles --address 127.0.0.1 --quic-port 0 --grpc-port 0 \
         --http-port 0 --metrics-port 0 --tls-dir "$work/tls" > "$work/server" 2> "$work/server.log" &
     server=$!
     for ((i = 0; i < 1200; i++)); do
