@@ -42,18 +42,32 @@ impl Preprocessor {
 
     /// Replaces `out` by the network's input for `picture`: f32 `[3, height, width]`.
     pub fn run(&self, picture: &Picture, out: &mut Vec<f32>) {
-        let pixels = self.resize(picture);
-        out.clear();
-        for (channel, levels) in self.levels.iter().enumerate() {
-            out.extend(pixels.iter().map(|pixel| levels[usize::from(pixel[channel])]));
-        }
+        let pixels = self.width as usize * self.height as usize;
+        out.resize(3 * pixels, 0.0);
+        let (red, rest) = out.split_at_mut(pixels);
+        let (green, blue) = rest.split_at_mut(pixels);
+        let [red_levels, green_levels, blue_levels] = &self.levels;
+        self.each_pixel(picture, |at, pixel| {
+            let [r, g, b] = pixel.map(usize::from);
+            red[at] = red_levels[r];
+            green[at] = green_levels[g];
+            blue[at] = blue_levels[b];
+        });
     }
 
     /// Crops and resizes `picture`: `height × width` pixels, row by row.
+    #[cfg(any(test, feature = "image-encoders"))]
+    pub(crate) fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
+        let mut pixels = vec![[0; 3]; self.width as usize * self.height as usize];
+        self.each_pixel(picture, |at, pixel| pixels[at] = pixel);
+        pixels
+    }
+
+    /// Crops and resizes `picture`, and gives `put` each pixel with its place, `y · width + x`.
     ///
     /// Of RGB columns first, then rows, each rounded to u8: step by step what Pillow does, because a
     /// level more or less moves features across the quantiser's steps. YUYV has a way of its own.
-    pub(crate) fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
+    fn each_pixel(&self, picture: &Picture, mut put: impl FnMut(usize, [u8; 3])) {
         let (left, top, width, height) = self.crop(picture.width(), picture.height());
         let [left, top, width, height] = [left, top, width, height].map(|side| side as usize);
         let rgb = match picture.pixels() {
@@ -61,7 +75,7 @@ impl Preprocessor {
             Pixels::Yuyv { bytes, stride } => {
                 let (columns, rows) = (left..left + width, top..top + height);
                 let to = (self.width as usize, self.height as usize);
-                return yuyv::resize(bytes, *stride, columns, rows, to);
+                return yuyv::resize(bytes, *stride, columns, rows, to, put);
             }
         };
         let row_bytes = 3 * picture.width() as usize;
@@ -72,12 +86,11 @@ impl Preprocessor {
             let (pixels, _) = row[3 * left..3 * (left + width)].as_chunks::<3>();
             narrowed.extend(columns.iter().map(|taps| taps.sum(|at| pixels[at])));
         }
-        let mut resized = Vec::with_capacity(columns.len() * self.height as usize);
-        for taps in Taps::all(height, self.height as usize) {
-            let column = |x: usize| taps.sum(|y| narrowed[y * columns.len() + x]);
-            resized.extend((0..columns.len()).map(column));
+        for (y, taps) in Taps::all(height, self.height as usize).iter().enumerate() {
+            for x in 0..columns.len() {
+                put(y * columns.len() + x, taps.sum(|y| narrowed[y * columns.len() + x]));
+            }
         }
-        resized
     }
 
     /// Left, top, width and height of the centre crop of a `width × height` picture.

@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use crate::preprocess::Taps;
 
-/// Fractional bits of a weight: as many as leave the weight one in an i16, whose products every
-/// processor has instructions for.
-const WEIGHT_BITS: u32 = 14;
+/// Fractional bits of a weight. One is a step less than it should be, so that it fits a u16: of the
+/// product of two every processor has an instruction for the upper half.
+const WEIGHT_BITS: u32 = 16;
 /// Fractional bits of a level between the passes.
-const LEVEL_BITS: u32 = 6;
+const LEVEL_BITS: u32 = 8;
+/// Fractional bits of a level that becomes RGB, which leave room for a sign.
+const SIGNED_BITS: u32 = 7;
 /// Fractional bits of the matrix below.
 const MATRIX_BITS: u32 = 13;
 /// Of BT.601 in limited range: luma, Cr to red, Cb to green, Cr to green, Cb to blue.
@@ -27,15 +29,15 @@ pub(crate) fn row_to_rgb(row: &[u8], width: usize) -> impl Iterator<Item = [u8; 
     let pairs = row.as_chunks::<4>().0.iter();
     let pixels = pairs.flat_map(|&[left, cb, right, cr]| {
         [left, right].map(|luma| {
-            let levels = [luma, cb, cr].map(|level| i16::from(level) << LEVEL_BITS);
-            to_rgb(levels).map(|level| level as u8)
+            let levels = [luma, cb, cr].map(|level| [i16::from(level) << SIGNED_BITS]);
+            to_rgb(levels).map(|[level]| level as u8)
         })
     });
     pixels.take(width)
 }
 
-/// The pixels of a picture, whose rows lie `stride` bytes apart, in the box `columns` × `rows`,
-/// resized to `width × height`.
+/// Resizes the box `columns` × `rows` of a picture, whose rows lie `stride` bytes apart, to `width ×
+/// height`, and gives `put` each pixel with its place, `y · width + x`.
 ///
 /// What resizing its RGB gives, but for rounding: both are linear. Rows are made first, from bytes
 /// that lie side by side, then columns, of [`LANES`] rows at a time, and only what is left becomes
@@ -46,69 +48,72 @@ pub(crate) fn resize(
     columns: Range<usize>,
     rows: Range<usize>,
     (width, height): (usize, usize),
-) -> Vec<[u8; 3]> {
+    mut put: impl FnMut(usize, [u8; 3]),
+) {
     let from = columns.start / 2;
     let strip = 4 * from..row_bytes(columns.end);
     let across = Taps::all(columns.len(), width);
     let across: Vec<Column> =
         across.iter().map(|it| Column::new(it, columns.start, from)).collect();
     let down = Taps::all(rows.len(), height);
-    let mut tile = vec![[0; LANES]; strip.len()];
-    let mut planes: [_; 3] = std::array::from_fn(|_| vec![[0; LANES]; width]);
-    let mut resized = vec![[0; 3]; width * height];
-    for (down, resized) in down.chunks(LANES).zip(resized.chunks_mut(LANES * width)) {
-        let line = |taps: &Taps| -> Line<'_> {
+    let [mut tile, mut shuffled] = [0, 0].map(|level| vec![level; LANES * strip.len()]);
+    for (at, down) in down.chunks(LANES).enumerate() {
+        for (taps, levels) in down.iter().zip(tile.chunks_exact_mut(strip.len())) {
             let rows = bytes[(rows.start + taps.first) * stride..].chunks(stride);
             let weighted = narrow(&taps.weights).zip(rows);
-            weighted.map(|(weight, row)| (&row[strip.clone()], weight)).collect()
-        };
-        fill(&mut tile, &down.iter().map(line).collect::<Vec<_>>());
-        let [luma, cb, cr] = &mut planes;
-        for (((column, luma), cb), cr) in across.iter().zip(&mut *luma).zip(&mut *cb).zip(&mut *cr)
-        {
-            [*luma, *cb, *cr] = column.of(&tile);
+            weigh(&weighted.map(|(weight, row)| (&row[strip.clone()], weight)).collect(), levels);
         }
-        let [luma, cb, cr] = [luma, cb, cr].map(|plane| plane.as_flattened_mut());
-        for ((luma, cb), cr) in luma.iter_mut().zip(cb).zip(cr) {
-            [*luma, *cb, *cr] = to_rgb([*luma, *cb, *cr]);
+        // After as many shuffles as two has to be doubled for `LANES`, columns are rows.
+        for _ in 0..LANES.ilog2() {
+            shuffle(&tile, &mut shuffled);
+            std::mem::swap(&mut tile, &mut shuffled);
         }
-        let [red, green, blue] = &planes;
-        for (lane, row) in resized.chunks_exact_mut(width).enumerate() {
-            for (((pixel, red), green), blue) in row.iter_mut().zip(red).zip(green).zip(blue) {
-                *pixel = [red[lane], green[lane], blue[lane]].map(|level| level as u8);
+        let (tile, _) = tile.as_chunks();
+        for (x, column) in across.iter().enumerate() {
+            let [red, green, blue] = to_rgb(column.of(tile));
+            for lane in 0..down.len() {
+                let pixel = [red[lane], green[lane], blue[lane]].map(|level| level as u8);
+                put((LANES * at + lane) * width + x, pixel);
             }
         }
     }
-    resized
 }
 
 /// The source rows of one target row, with their weights.
-type Line<'a> = Vec<(&'a [u8], i16)>;
+type Line<'a> = Vec<(&'a [u8], u16)>;
 
-/// Fills `tile`, a column for each byte of a row, with a lane of each of `lines`.
-fn fill(tile: &mut [[i16; LANES]], lines: &[Line<'_>]) {
-    let (blocks, rest) = tile.as_chunks_mut::<16>();
-    let filled = 16 * blocks.len();
+/// The weighted bytes of a line, as levels.
+// Apart from what rearranges them, or the compiler keeps them rearranged all along.
+#[inline(never)]
+fn weigh(line: &Line<'_>, levels: &mut [u16]) {
+    let (blocks, rest) = levels.as_chunks_mut::<16>();
+    let weighed = 16 * blocks.len();
     for (at, block) in blocks.iter_mut().enumerate() {
-        fill_block(block, lines, 16 * at);
+        *block = weigh_block(line, 16 * at);
     }
     for (at, pair) in rest.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        fill_block(pair, lines, filled + 4 * at);
+        *pair = weigh_block(line, weighed + 4 * at);
     }
 }
 
+/// The `N` bytes of a line from `at` on.
 #[inline]
-fn fill_block<const N: usize>(block: &mut [[i16; LANES]; N], lines: &[Line<'_>], at: usize) {
-    let mut levels = [[0; N]; LANES];
-    for (levels, line) in levels.iter_mut().zip(lines) {
-        let mut sums = [1 << (WEIGHT_BITS - LEVEL_BITS - 1); N];
-        for (row, weight) in line {
-            let Some(bytes) = row.get(at..).and_then(<[u8]>::first_chunk) else { break };
-            add(&mut sums, bytes, *weight);
-        }
-        *levels = sums.map(|sum| (sum >> (WEIGHT_BITS - LEVEL_BITS)) as i16);
+fn weigh_block<const N: usize>(line: &Line<'_>, at: usize) -> [u16; N] {
+    let mut sums = [rounding(line.len()); N];
+    for (row, weight) in line {
+        let Some(bytes) = row.get(at..).and_then(<[u8]>::first_chunk::<N>) else { break };
+        add(&mut sums, &bytes.map(|byte| u16::from(byte) << LEVEL_BITS), *weight);
     }
-    *block = std::array::from_fn(|column| std::array::from_fn(|lane| levels[lane][column]));
+    sums
+}
+
+/// Interleaves the halves of `from` (a perfect shuffle).
+#[inline(never)]
+fn shuffle(from: &[u16], to: &mut [u16]) {
+    let (left, right) = from.split_at(from.len() / 2);
+    for ((to, &left), &right) in to.as_chunks_mut::<2>().0.iter_mut().zip(left).zip(right) {
+        *to = [left, right];
+    }
 }
 
 /// The source pixels of one target column.
@@ -117,9 +122,9 @@ struct Column {
     pixel: usize,
     pair: usize,
     /// Weights of pixels from there on.
-    luma: Vec<i16>,
+    luma: Vec<u16>,
     /// Weights of pairs from there on: both pixels of a pair have its chroma.
-    chroma: Vec<i16>,
+    chroma: Vec<u16>,
 }
 
 impl Column {
@@ -127,7 +132,7 @@ impl Column {
     fn new(taps: &Taps, left: usize, from: usize) -> Column {
         let pixel = taps.first + left - 2 * from;
         let pair = pixel / 2;
-        let luma: Vec<i16> = narrow(&taps.weights).collect();
+        let luma: Vec<u16> = narrow(&taps.weights).collect();
         let mut chroma = vec![0; (pixel + luma.len()).div_ceil(2) - pair];
         for (x, weight) in (pixel..).zip(&luma) {
             chroma[x / 2 - pair] += weight;
@@ -136,8 +141,9 @@ impl Column {
     }
 
     /// Luma, Cb and Cr of the column's pixels in all lanes.
-    fn of(&self, tile: &[[i16; LANES]]) -> [[i16; LANES]; 3] {
-        let [mut luma, mut cb, mut cr] = [[1 << (WEIGHT_BITS - 1); LANES]; 3];
+    fn of(&self, tile: &[[u16; LANES]]) -> [[i16; LANES]; 3] {
+        let mut luma = [rounding(self.luma.len()); LANES];
+        let [mut cb, mut cr] = [[rounding(self.chroma.len()); LANES]; 2];
         let (pixels, _) = tile[2 * self.pixel..].as_chunks::<2>();
         for (at, &weight) in self.luma.iter().enumerate() {
             let Some([level, _]) = pixels.get(at) else { break };
@@ -149,8 +155,15 @@ impl Column {
             add(&mut cb, blue, weight);
             add(&mut cr, red, weight);
         }
-        [luma, cb, cr].map(|sums| sums.map(|sum| (sum >> WEIGHT_BITS) as i16))
+        [luma, cb, cr].map(|sums| sums.map(|sum| (sum >> (LEVEL_BITS - SIGNED_BITS)) as i16))
     }
+}
+
+/// What a sum of as many taps starts at: half of what their products lose in the mean, at most what
+/// leaves the highest level in a u16.
+#[inline]
+fn rounding(taps: usize) -> u16 {
+    (taps / 2).min(255) as u16
 }
 
 /// Adds a tap to sums that are kept side by side.
@@ -159,36 +172,42 @@ impl Column {
 /// compiler leaves in order, and computes the sums of a tap at once rather than taps of a sum,
 /// which lie apart.
 #[inline]
-fn add<const N: usize>(sums: &mut [i32; N], levels: &[impl Copy + Into<i16>; N], weight: i16) {
+fn add<const N: usize>(sums: &mut [u16; N], levels: &[u16; N], weight: u16) {
     for (sum, &level) in sums.iter_mut().zip(levels) {
-        *sum += i32::from(level.into()) * i32::from(weight);
+        *sum += ((u32::from(level) * u32::from(weight)) >> WEIGHT_BITS) as u16;
     }
 }
 
-/// RGB, 0 to 255, of luma, Cb and Cr with [`LEVEL_BITS`] fractional bits.
+/// RGB, 0 to 255, of luma, Cb and Cr with [`SIGNED_BITS`] fractional bits.
 #[inline]
-fn to_rgb([luma, cb, cr]: [i16; 3]) -> [i16; 3] {
+fn to_rgb<const N: usize>([luma, cb, cr]: [[i16; N]; 3]) -> [[i16; N]; 3] {
     let [scale, cr_red, cb_green, cr_green, cb_blue] = MATRIX.map(i32::from);
-    let less = |level: i16, zero: i16| i32::from(level - (zero << LEVEL_BITS));
-    let (luma, cb, cr) = (less(luma, 16) * scale, less(cb, 128), less(cr, 128));
-    let half = 1 << (MATRIX_BITS + LEVEL_BITS - 1);
-    [cr * cr_red, cb * cb_green + cr * cr_green, cb * cb_blue].map(|chroma| {
-        let level = (luma + chroma + half) >> (MATRIX_BITS + LEVEL_BITS);
-        (level as i16).clamp(0, 255)
-    })
+    let less = |level: i16, zero: i16| i32::from(level - (zero << SIGNED_BITS));
+    let half = 1 << (MATRIX_BITS + SIGNED_BITS - 1);
+    let mut rgb = [[0; N]; 3];
+    for at in 0..N {
+        let (luma, cb, cr) = (less(luma[at], 16) * scale, less(cb[at], 128), less(cr[at], 128));
+        let chroma = [cr * cr_red, cb * cb_green + cr * cr_green, cb * cb_blue];
+        for (levels, chroma) in rgb.iter_mut().zip(chroma) {
+            let level = (luma + chroma + half) >> (MATRIX_BITS + SIGNED_BITS);
+            levels[at] = (level as i16).clamp(0, 255);
+        }
+    }
+    rgb
 }
 
 /// Weights in [`WEIGHT_BITS`], of any number of taps: what rounding takes from one it gives to the
-/// next, so that they add up to one.
-fn narrow(weights: &[i32]) -> impl Iterator<Item = i16> {
+/// next, so that they add up to a step less than one.
+fn narrow(weights: &[i32]) -> impl Iterator<Item = u16> {
+    const ONE: i64 = (1 << WEIGHT_BITS) - 1;
     let all: i64 = weights.iter().copied().map(i64::from).sum();
     let (mut sum, mut given) = (0, 0);
     weights.iter().map(move |&weight| {
         sum += i64::from(weight);
-        let due = ((sum << WEIGHT_BITS) + all / 2) / all;
+        let due = (sum * ONE + all / 2) / all;
         let weight = due - given;
         given = due;
-        weight as i16
+        weight as u16
     })
 }
 
@@ -259,12 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_any_number_of_taps_add_up_to_one() {
+    fn weights_of_any_number_of_taps_add_up_to_a_step_less_than_one() {
         for (from, to) in [(480, 192), (3, 7), (16_384, 1), (4096, 30)] {
             for taps in Taps::all(from, to) {
-                let weights: Vec<i16> = narrow(&taps.weights).collect();
-                let sum: i32 = weights.iter().copied().map(i32::from).sum();
-                assert_eq!((sum, weights.iter().all(|&it| it >= 0)), (1 << WEIGHT_BITS, true));
+                let sum: u32 = narrow(&taps.weights).map(u32::from).sum();
+                assert_eq!(sum, (1 << WEIGHT_BITS) - 1);
             }
         }
     }
