@@ -39,7 +39,9 @@ deb=$(echo "$work"/isthmus-head_*.deb)
 (($(stat -c %s "$deb") <= MAX_BYTES)) || fail "the package is larger than $MAX_BYTES bytes"
 
 arch=$(dpkg-deb --field "$deb" Architecture)
-mmdebstrap --quiet --variant=minbase --architectures="$arch" --include=systemd,dbus bookworm "$root"
+# /usr is one before anything is unpacked: later it takes a Perl, for long where it is emulated.
+mmdebstrap --quiet --variant=minbase --architectures="$arch" \
+    --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged,systemd,dbus bookworm "$root"
 cp "$work"/*.deb "$root/tmp"
 
 # Install.
