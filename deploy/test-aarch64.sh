@@ -21,7 +21,7 @@ CROSS=${CROSS:-target/aarch64-unknown-linux-gnu/release}
 RUNNER=${RUNNER-qemu-aarch64-static -cpu cortex-a76}
 FRAMES=${1:-512}
 PICTURES=${2-}
-ROUND_TRIPS=32
+ROUND_TRIPS=$((FRAMES < 32 ? FRAMES : 32))
 
 work=$(mktemp -d)
 server=
