@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from . import config as configuration
-from . import backbones, data, export, full, loop, student
+from . import backbones, begin, data, export, full, loop, student
 from .bundle import Bundle
 from .network import Inherited
+from .ranks import Ranks
 from .settle import settle
-from .teacher import label_maps
+from .teacher import Teacher, Witness, label_maps
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--config", type=Path, required=True)
     train.add_argument("--teacher", type=Path, help="ONNX classifier whose labels are learnt too")
     train.add_argument("--only", choices=["full", "split"], help="stop before the split network, or start at it")
-    train.add_argument("--start", type=Path, help="another run, whose head the split network's starts as")
+    train.add_argument("--start", type=Path, help="a bundle to start from, or another run, whose head the split network's starts as")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
     write = commands.add_parser("export", help="write a run as a bundle")
@@ -62,14 +63,24 @@ def _train(options: argparse.Namespace) -> None:
     config = configuration.load(options.config)
     options.run.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device if options.device == "auto" else options.device)
-    workers = loop.Workers(device, options.threads, config.precision)
-    train_set, val_set = _pictures(config, options)
-    teacher = None
+    ranks = Ranks(device if options.device == "auto" else options.device)
+    workers = loop.Workers(ranks, options.threads, config.precision)
+    train_set, val_set = _pictures(config, options, ranks.first)
+    teacher: Teacher | None = None
     if options.teacher and config.distil.enabled:
-        teacher = label_maps(train_set, options.teacher, options.run / "teacher.npy", options.threads)
+        if config.distil.views:
+            teacher = Witness(options.teacher, train_set, config.distil.hints, config.data.mean, config.data.std)
+        else:
+            # One process makes the maps, the others then read them.
+            if not ranks.first:
+                ranks.wait()
+            teacher = label_maps(train_set, options.teacher, options.run / "teacher.npy", options.threads)
+            if ranks.first:
+                ranks.wait()
     if options.only != "split" and config.full.enabled:
-        full.train(config, train_set, val_set, teacher, workers, options.run)
+        full.train(config, train_set, val_set, teacher, workers, options.run, options.start)
+    elif options.start and begin.is_bundle(options.start) and not (options.run / "full.pt").exists():
+        full.take(config, train_set, options.start, workers, options.run)
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     if options.only != "full":
         student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run, options.start)
@@ -81,7 +92,7 @@ def _export(options: argparse.Namespace) -> None:
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
     torch.set_num_threads(options.threads)
-    if not isinstance(network.prefix, Inherited):
+    if config.full.enabled and not isinstance(network.prefix, Inherited):
         settle(config, split.prefix if config.whole else network, train_set)
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
@@ -105,10 +116,14 @@ def _backbones(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def _pictures(config: configuration.Config, options: argparse.Namespace) -> tuple[data.Pictures, data.Pictures]:
+def _pictures(
+    config: configuration.Config, options: argparse.Namespace, said: bool = True
+) -> tuple[data.Pictures, data.Pictures]:
     train_folder, val_folder = data.scan(options.data, config.data.holdout, config.seed)
     train_set = data.load(train_folder, tuple(config.data.stored), options.threads)
     val_set = data.load(val_folder, tuple(config.data.size), options.threads)
+    if not said:
+        return train_set, val_set
     print(f"{len(train_set)} training and {len(val_set)} validation pictures of {len(train_set.classes)} classes")
     bad = train_set.bad + val_set.bad
     for path in bad:

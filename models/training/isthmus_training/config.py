@@ -50,7 +50,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Full:
-    """Training of the full network: SGD with Nesterov momentum, warm-up and cosine."""
+    """Training of the full network: warm-up and cosine."""
 
     enabled: bool = True
     phases: list[list[float]] = field(default_factory=lambda: [[20, 0.6], [8, 0.8], [2, 1.0]])
@@ -58,6 +58,8 @@ class Full:
     unit: str = "epochs"
     """Of the lengths: epochs, or minutes of training, which end on time on a shared machine but repeat only roughly."""
     batch: int = 64
+    optimiser: str = "sgd"
+    """`sgd` with Nesterov momentum, or `adamw`, which hints need: their gradients are of another size than a label's."""
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     warmup: float = 2.0
@@ -89,6 +91,14 @@ class Distil:
     cells: float = 0.5
     """Weight of the same in each cell of the last feature map."""
     temperature: float = 1.5
+    views: bool = False
+    """The teacher answers every training view itself (function matching, Beyer et al., 2022), not each picture once;
+    `outputs` and `cells` then say nothing."""
+    hints: list[str] = field(default_factory=list)
+    """With `views`: tensors of the teacher's graph whose features the full network learns (FitNets, Romero et al.,
+    2015), each where its own grid is the same for the last time, through a layer that is dropped at export."""
+    hint: float = 1.0
+    """Weight of each hint's error over its variance."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,10 @@ class Config:
             raise ValueError(f"network.prefix_channels: {len(self.network.prefix_channels)} strides do not lead to {stride}")
         if any(count < 1 for count in self.network.prefix_blocks[1:]):
             raise ValueError("network.prefix_blocks: every stride but the first needs a block")
+        if self.full.optimiser not in ("sgd", "adamw"):
+            raise ValueError(f"full.optimiser: {self.full.optimiser!r} is neither sgd nor adamw")
+        if self.distil.hints and not self.distil.views:
+            raise ValueError("distil.hints: need a teacher that sees the views, distil.views")
         for key in ("full", "stage1", "stage2", "stage3"):
             if getattr(self, key).unit not in ("epochs", "minutes"):
                 raise ValueError(f"{key}.unit: {getattr(self, key).unit!r} is neither epochs nor minutes")

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import save
 from torch import nn
 
-from . import entropy, foreign
+from . import entropy, foreign, full
 from .bundle import Bundle
 from .config import Config
-from .data import Augmentation, Pictures, preprocess, random_views
+from .data import Pictures, preprocess
 from .graph import Graph, round_weights
 from .network import Backbone, Section, plain
 from .quantise import dequantise, quantise, zero_point
@@ -167,10 +167,7 @@ def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str,
 
 def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
     """Counts the symbols of lightly augmented training pictures."""
-    rng = np.random.default_rng(config.seed)
-    index = rng.permutation(len(train_set))[:TABLE_PICTURES]
-    light, size = Augmentation(0.8, 0.1, 0.0, config.full.mirror), tuple(config.data.size)
-    x = random_views(train_set, index, size, light, config.data.mean, config.data.std, config.seed).pictures
+    x = full.plain_views(config, train_set, TABLE_PICTURES)
     (bundle.root / "tables").mkdir()
     for split in bundle.manifest["splits"]:
         for width in split["widths"]:

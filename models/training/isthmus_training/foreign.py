@@ -129,6 +129,10 @@ class Foreign(nn.Module):
         gives. Shares this network's weights."""
         return nn.Sequential(self.body, self.end)
 
+    def layers(self) -> list[nn.Module]:
+        """What runs one after the other from the pictures to the last feature map."""
+        return [self.prefix, self.body]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.end(self.body(self.prefix(x)))
 

@@ -11,14 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import loop
-from .config import Config
+from . import begin, loop
+from .config import Config, Full
 from .data import Augmentation, Pictures, Views, normalise, random_views, shuffled
 from .foreign import Foreign, create
 from .network import Backbone, Encoder, Inherited, Prefix
-from .teacher import LabelMaps
+from .teacher import Answers, Teacher
 
 MICRO_BATCH = 32
+
+HINT_RATE = 4.0
+"""The share of the learning rate that the layers have that read hints: they start from nothing."""
 
 
 def build(config: Config, classes: int, pretrained: bool = False) -> Backbone | Foreign:
@@ -44,16 +47,29 @@ def encoder(config: Config) -> Encoder:
 
 
 def train(
-    config: Config, train_set: Pictures, val_set: Pictures, teacher: LabelMaps | None, workers: loop.Workers, out: Path
+    config: Config,
+    train_set: Pictures,
+    val_set: Pictures,
+    teacher: Teacher | None,
+    workers: loop.Workers,
+    out: Path,
+    start: Path | None = None,
 ) -> None:
-    """Trains the network; `out/full.pt` is the checkpoint that a stopped run continues and `restore` reads."""
+    """Trains the network; `out/full.pt` is the checkpoint that a stopped run continues and `restore` reads. It starts
+    as that of the bundle in `start`, if that is one."""
     settings = config.full
     torch.manual_seed(config.seed)
-    network = build(config, len(train_set.classes), config.network.pretrained and not (out / "full.pt").exists())
-    outputs = outputs_layer(network, teacher.maps.shape[1]) if teacher and network.last else None
-    both = nn.ModuleList([network, outputs] if outputs else [network])
+    fresh = not (out / "full.pt").exists()
+    network = build(config, len(train_set.classes), config.network.pretrained and fresh)
+    if start and begin.is_bundle(start) and fresh:
+        _begin(network, config, train_set, start)
+    outputs = outputs_layer(network, teacher.outputs) if teacher and teacher.outputs and network.last else None
+    hints = hint_layers(network, teacher, config) if teacher and config.distil.hints else None
+    both = nn.ModuleList([part for part in (network, outputs, hints) if part is not None])
     both.to(workers.device, memory_format=torch.channels_last)
-    optimiser = _optimiser(both, settings.learning_rate, settings.weight_decay)
+    optimiser = _optimiser(settings, [network, outputs] if outputs else [network], hints)
+    ranks = workers.ranks
+    ranks.begin_alike([both])
     average = loop.Average(network, settings.average)
 
     steps = len(shuffled(len(train_set), settings.batch, 0))
@@ -79,35 +95,49 @@ def train(
         for step, batch in enumerate(batches):
             size = scaled(config.data.size, schedule.scale)
             for group in optimiser.param_groups:
-                group["lr"] = schedule.rate
+                group["lr"] = schedule.rate * group["share"]
 
             def micro(item: tuple[int, np.ndarray]) -> float:
                 at, index = item
                 seed = hash((config.seed, epoch, step, at)) & 0xFFFFFFFF
                 views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
+                answers = teacher.answers(views) if teacher else None
                 with workers.autocast():
-                    body, *end = network.trunk()
-                    last = body(network.prefix(views.pictures.to(workers.device)))
-                    loss = task_loss(config, last, end, outputs, views, train_set.labels, teacher)
+                    _, *end = network.trunk()
+                    maps = feature_maps(network, views.pictures.to(workers.device))
+                    loss = task_loss(config, maps[-1], end, outputs, views, train_set.labels, teacher, answers)
+                    if hints is not None:
+                        loss = loss + config.distil.hint * hint_loss(hints, maps, answers)
                 (loss * (len(index) / len(batch))).backward()
                 return loss.item()
 
             parts = np.array_split(batch, max(1, round(len(batch) / MICRO_BATCH)))
-            losses += workers.map(micro, enumerate(parts))
+            losses += workers.share(micro, enumerate(parts))
+            ranks.add_gradients(both.parameters())
             optimiser.step()
             optimiser.zero_grad()
             average.update(network)
-            schedule.advance()
+            schedule.advance(ranks)
             if schedule.done:
                 break
+        ranks.average_statistics([both, average.module])
         seconds = schedule.seconds - began
-        values = {"size": size[0], "loss": float(np.mean(losses))}
+        values = {"size": size[0], "loss": float(np.mean(losses or [math.nan]))}
         if schedule.done or epoch % 4 == 3:
             values["accuracy"] = accuracy(average.module, val_set, config, workers)
-        loop.report("full", epoch + 1, schedule, (step + 1) * settings.batch / seconds, values)
+        loop.report("full", epoch + 1, schedule, (step + 1) * settings.batch / seconds, values, ranks)
         history.append(values | {"seconds": seconds})
         state = dict(both=both.state_dict(), average=average.module.state_dict(), steps=average.steps)
-        loop.save(checkpoint, state | dict(optimiser=optimiser.state_dict(), history=history))
+        loop.save(checkpoint, state | dict(optimiser=optimiser.state_dict(), history=history), ranks)
+
+
+def take(config: Config, train_set: Pictures, bundle: Path, workers: loop.Workers, out: Path) -> None:
+    """Writes `out/full.pt` with the bundle's full network as it is."""
+    network = build(config, len(train_set.classes))
+    _begin(network, config, train_set, bundle)
+    state = network.state_dict()
+    own = {f"0.{key}": value for key, value in state.items()}
+    loop.save(out / "full.pt", dict(both=own, average=state, steps=0, history=[]), workers.ranks)
 
 
 def restore(config: Config, classes: int, out: Path) -> tuple[Backbone | Foreign, nn.Conv2d | None]:
@@ -121,6 +151,38 @@ def restore(config: Config, classes: int, out: Path) -> tuple[Backbone | Foreign
         outputs = outputs_layer(network, len(state["both"]["1.bias"]))
         outputs.load_state_dict({key: state["both"][f"1.{key}"] for key in ("weight", "bias")})
     return network, outputs
+
+
+def feature_maps(network: Backbone | Foreign, x: torch.Tensor) -> list[torch.Tensor]:
+    """The last feature map [N, C, h, w] on each grid, from the finest to the last."""
+    maps: dict[torch.Size, torch.Tensor] = {}
+    for layer in network.layers():
+        x = layer(x)
+        maps[x.shape[2:]] = x
+    return list(maps.values())
+
+
+@torch.no_grad()
+def hint_layers(network: Backbone | Foreign, teacher: Teacher, config: Config) -> nn.ModuleList:
+    """For each of the teacher's features the 1×1 convolution that reads it off the network's; never exported."""
+    x = torch.zeros(1, 3, *reversed(config.data.size))
+    own = {map.shape[2:]: map.shape[1] for map in feature_maps(network.eval(), x)}
+    layers = nn.ModuleList()
+    for name, wanted in zip(config.distil.hints, teacher.see(x).features):
+        if wanted.shape[2:] not in own:
+            raise ValueError(f"distil.hints: {name} lies on a grid of {tuple(wanted.shape[2:])}, which the network does not have")
+        layers.append(nn.Conv2d(own[wanted.shape[2:]], wanted.shape[1], 1))
+    return layers
+
+
+def hint_loss(layers: nn.ModuleList, maps: list[torch.Tensor], answers: Answers) -> torch.Tensor:
+    """The squared error of each hint over the variance of its channels, summed over hints."""
+    own, losses = {map.shape[2:]: map for map in maps}, []
+    for layer, wanted in zip(layers, answers.features):
+        wanted = wanted.to(maps[0].device)
+        variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
+        losses.append((layer(own[wanted.shape[2:]]).float() - wanted).square().mean() / variance)
+    return torch.stack(losses).sum()
 
 
 def outputs_layer(network: Backbone | Foreign, count: int) -> nn.Conv2d:
@@ -146,6 +208,17 @@ def augmentation_of(config: Config) -> Augmentation:
     return Augmentation(config.full.scale, config.full.jitter, config.full.mix, config.full.mirror)
 
 
+def plain_views(config: Config, pictures: Pictures, count: int) -> torch.Tensor:
+    """Lightly augmented pictures [count, 3, H, W], drawn with the run's seed, at the input's full size."""
+    light = Augmentation(0.8, 0.1, 0.0, config.full.mirror)
+    index = np.random.default_rng(config.seed).permutation(len(pictures))[:count]
+    return random_views(pictures, index, tuple(config.data.size), light, config.data.mean, config.data.std, config.seed).pictures
+
+
+def _begin(network: Backbone | Foreign, config: Config, train_set: Pictures, bundle: Path) -> None:
+    begin.begin_full(network, bundle, plain_views(config, train_set, begin.PICTURES))
+
+
 def scaled(size: list[int], scale: float) -> tuple[int, int]:
     """(width, height) scaled and rounded to what the strides divide."""
     width, height = (max(32, round(side * scale / 32) * 32) for side in size)
@@ -159,14 +232,15 @@ def task_loss(
     outputs: nn.Conv2d | None,
     views: Views,
     labels: torch.Tensor,
-    teacher: LabelMaps | None,
+    teacher: Teacher | None,
+    answers: Answers | None,
 ) -> torch.Tensor:
     """Cross-entropy of the logits that the layers in `end` make of the last feature map [N, C'', H/32, W/32], with the
     mixed hard labels and, given a teacher, with its soft ones (Hinton et al., 2015).
 
     The teacher's outputs are learnt for the whole view and for each cell of the feature map (token labelling, Jiang et
-    al., 2021): many more answers per picture than one class of a few. A network without such a map (`outputs` none)
-    learns the teacher's answer for the view alone.
+    al., 2021): many more answers per picture than one class of a few. A network without such a map, or a teacher that
+    sees the views (`outputs` none), gives the answer for the view alone.
     """
     logits, device = nn.Sequential(*end)(last).float(), last.device
     smoothing, classes = config.full.smoothing, logits.shape[1]
@@ -175,23 +249,28 @@ def task_loss(
     if teacher is None:
         return loss
     weights, t = config.distil, config.distil.temperature
-    cells = teacher.logits(views.index, views.boxes, tuple(views.kept.shape)) / t
-    whole = cells.mean((2, 3))
 
     def soft(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return t * t * F.cross_entropy(logits / t, views.mix(wanted.softmax(1)).to(device))
+        likely = (wanted / t).softmax(1)
+        return t * t * F.cross_entropy(logits / t, (likely if answers.mixed else views.mix(likely)).to(device))
 
-    loss = weights.hard * loss + weights.classes * soft(logits, whole[:, teacher.columns])
-    if outputs is None:
+    loss = weights.hard * loss + weights.classes * soft(logits, answers.whole[:, teacher.columns])
+    if outputs is None or answers.cells is None:
         return loss
     outputs_map = outputs(last).float()
-    loss = loss + weights.outputs * soft(outputs_map.mean((2, 3)), whole)
-    return loss + weights.cells * soft(outputs_map, cells)
+    loss = loss + weights.outputs * soft(outputs_map.mean((2, 3)), answers.whole)
+    return loss + weights.cells * soft(outputs_map, answers.cells)
 
 
-def _optimiser(module: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    """Weights decay, biases and batch norm's parameters do not."""
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim == 1]
-    groups = [dict(params=matrices, weight_decay=decay), dict(params=vectors, weight_decay=0.0)]
-    return torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, fused=True)
+def _optimiser(settings: Full, learnt: Iterable[nn.Module], hints: nn.Module | None) -> torch.optim.Optimizer:
+    """Weights decay, biases and batch norm's parameters do not. Each group's `share` is of the learning rate."""
+    parameters = [parameter for module in learnt for parameter in module.parameters()]
+    groups = [
+        dict(params=[p for p in parameters if p.ndim > 1], weight_decay=settings.weight_decay, share=1.0),
+        dict(params=[p for p in parameters if p.ndim == 1], weight_decay=0.0, share=1.0),
+    ]
+    if hints is not None:
+        groups.append(dict(params=list(hints.parameters()), weight_decay=0.0, share=HINT_RATE))
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(groups, settings.learning_rate, fused=True)
+    return torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True, fused=True)

@@ -13,6 +13,8 @@ from typing import Any, Callable, Iterable, Sequence, TypeVar
 import torch
 from torch import nn
 
+from .ranks import Ranks
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,9 +27,9 @@ class Workers:
     so only the order of additions varies from run to run. A GPU uses one worker.
     """
 
-    def __init__(self, device: torch.device, threads: int, precision: str = "f32") -> None:
-        self.device, self.precision = device, precision
-        self.count = threads if device.type == "cpu" else 1
+    def __init__(self, ranks: Ranks, threads: int, precision: str = "f32") -> None:
+        self.ranks, self.device, self.precision = ranks, ranks.device, precision
+        self.count = threads if self.device.type == "cpu" else 1
         # What runs between the micro-batches is bound by memory: more threads would only wait for each other.
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(self.count, initializer=_start_thread)
@@ -35,6 +37,10 @@ class Workers:
     def autocast(self) -> torch.autocast:
         """Convolutions and matrix products in the run's precision: `f32` or `bf16`. To be entered on the worker."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def share(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """As `map`, but only this process's part of a step's `items`."""
+        return self.map(function, self.ranks.share(items))
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         return list(self.pool.map(function, items))
@@ -60,10 +66,12 @@ class Schedule:
         self.step, self.seconds = 0, 0.0
         self._last = time.monotonic()
 
-    def advance(self) -> None:
+    def advance(self, ranks: Ranks) -> None:
         """To be called after each step."""
         now = time.monotonic()
-        self.step, self.seconds, self._last = self.step + 1, self.seconds + now - self._last, now
+        # One clock, or some would be done before the others.
+        seconds = ranks.agree(self.seconds + now - self._last)
+        self.step, self.seconds, self._last = self.step + 1, seconds, now
 
     def resume(self, step: int, seconds: float) -> None:
         self.step, self.seconds, self._last = step, seconds, time.monotonic()
@@ -128,18 +136,22 @@ class Average:
                 mine.copy_(theirs)
 
 
-def report(stage: str, epoch: int, schedule: Schedule, rate: float, values: dict[str, float]) -> None:
+def report(stage: str, epoch: int, schedule: Schedule, rate: float, values: dict[str, float], ranks: Ranks) -> None:
     """One line per epoch: what was measured, pictures a second, when it ends."""
+    if not ranks.first:
+        return
     shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
     over, left = 100 * schedule.progress, schedule.minutes_left()
     print(f"{stage} epoch {epoch}  {over:.0f}%  {shown}  {rate:.0f}/s  {left:.1f} min left", flush=True)
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+def save(path: Path, state: dict[str, Any], ranks: Ranks) -> None:
+    """Writes a checkpoint whole or not at all; of several processes the first does, and the others wait for it."""
+    if ranks.first:
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+    ranks.wait()
 
 
 def restore(path: Path) -> dict[str, Any] | None:

@@ -220,6 +220,11 @@ class Backbone(nn.Module):
         which its first part gives. Shares this network's weights."""
         return nn.Sequential(self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
 
+    def layers(self) -> list[nn.Module]:
+        """What runs one after the other from the pictures to the last feature map."""
+        prefix = self.prefix.layers if isinstance(self.prefix, Prefix) else [self.prefix]
+        return [*prefix, *self.stages]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.trunk()(self.prefix(x))
 

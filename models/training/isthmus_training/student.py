@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import full, loop
+from . import begin, full, loop
 from .config import Config, Stage
 from .data import Pictures, Views, normalise, random_views, shuffled
 from .foreign import Foreign
 from .network import Adapter, Backbone, Head, Inherited
 from .quantise import Quantiser
-from .teacher import LabelMaps
+from .teacher import Answers, Teacher
 
 Point = tuple[int, int, int]
 """An operating point: width, channels, bits."""
@@ -79,24 +79,29 @@ def train(
     outputs: nn.Conv2d | None,
     train_set: Pictures,
     val_set: Pictures,
-    teacher: LabelMaps | None,
+    teacher: Teacher | None,
     workers: loop.Workers,
     out: Path,
     start: Path | None = None,
 ) -> None:
     """Runs the enabled stages; `out/stage1.pt` and so on are the checkpoints that a stopped run continues.
 
-    The head and its quantiser start as those of the run in `start`, of the same shapes.
+    The network starts as that of the bundle in `start`, or its head and quantiser as those of the run there, of the
+    same shapes.
     """
     torch.manual_seed(config.seed + 1)
     network = network.to(workers.device).eval().requires_grad_(False)
     student = Student(config, network, outputs)
-    if start:
+    if start and begin.is_bundle(start):
+        pictures = full.plain_views(config, train_set, begin.PICTURES)
+        begin.begin_split(student.head, student.quantiser, student.adapter, student.trunk, start, pictures)
+    elif start:
         began = _latest(start)
         for part in ("head", "quantiser"):
             values = {key.removeprefix(f"{part}."): value for key, value in began.items() if key.startswith(f"{part}.")}
             getattr(student, part).load_state_dict(values)
     student.to(workers.device, memory_format=torch.channels_last)
+    workers.ranks.begin_alike([student])
     for number in (1, 2, 3):
         stage: Stage = getattr(config, f"stage{number}")
         if stage.enabled:
@@ -125,10 +130,11 @@ def _stage(
     network: Backbone | Foreign,
     train_set: Pictures,
     val_set: Pictures,
-    teacher: LabelMaps | None,
+    teacher: Teacher | None,
     workers: loop.Workers,
     out: Path,
 ) -> None:
+    ranks = workers.ranks
     name, checkpoint = f"stage{number}", out / f"stage{number}.pt"
     trained = [getattr(student, part) for part in stage.trains]
     if "head" in stage.trains:
@@ -183,7 +189,8 @@ def _stage(
                         features = network.prefix(x)
                     if stage.soft:
                         soft = (network.trunk()(features).float() / stage.temperature).softmax(1)
-                targets = Targets(views, train_set.labels, features, soft)
+                answers = teacher.answers(views) if teacher and (stage.task or stage.soft) else None
+                targets = Targets(views, train_set.labels, features, soft, answers)
                 drawn = [every[i] for i in rng.integers(len(every), size=stage.passes)]
                 # With a single pass the micro-batches of a step take turns.
                 passes = [widest, *drawn[1:]] if stage.passes > 1 or (step + at) % 2 == 0 else drawn
@@ -199,12 +206,14 @@ def _stage(
                 return values
 
             parts = np.array_split(batch, max(1, round(len(batch) / full.MICRO_BATCH)))
-            sums += workers.map(micro, enumerate(parts))
+            sums += workers.share(micro, enumerate(parts))
+            ranks.add_gradients(student.parameters())
             optimiser.step()
             optimiser.zero_grad()
-            schedule.advance()
+            schedule.advance(ranks)
             if schedule.done:
                 break
+        ranks.average_statistics([student])
         seconds = schedule.seconds - began
         keys = dict.fromkeys(key for values in sums for key in values)
         values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums if key in s])) for key in keys}
@@ -212,19 +221,21 @@ def _stage(
             values["accuracy"], values["exit_accuracy"] = accuracy(student, widest, val_set, config, workers)
             if stage.whole:
                 values["whole_accuracy"], _ = accuracy(student, WHOLE, val_set, config, workers)
-        loop.report(name, epoch + 1, schedule, (step + 1) * stage.batch / seconds, values)
+        loop.report(name, epoch + 1, schedule, (step + 1) * stage.batch / seconds, values, ranks)
         history.append(values | {"seconds": seconds})
         state = dict(student=student.state_dict(), optimiser=optimiser.state_dict(), history=history)
-        loop.save(checkpoint, state)
+        loop.save(checkpoint, state, ranks)
 
 
 class Targets(NamedTuple):
-    """What a batch should give: `labels` of all pictures, the full network's `features` and class probabilities `soft`."""
+    """What a batch should give: `labels` of all pictures, the full network's `features` and class probabilities `soft`,
+    the outside teacher's `answers`."""
 
     views: Views
     labels: torch.Tensor
     features: torch.Tensor | None
     soft: torch.Tensor | None
+    answers: Answers | None
 
 
 def _losses(
@@ -235,7 +246,7 @@ def _losses(
     point: Point,
     noise: bool,
     targets: Targets,
-    teacher: LabelMaps | None,
+    teacher: Teacher | None,
 ) -> dict[str, tuple[float, torch.Tensor]]:
     """Each part of the loss with its weight."""
     features, exit_logits, kilobits = student(x, point, noise)
@@ -250,7 +261,7 @@ def _losses(
     if stage.task or stage.soft:
         (body, *end), t = student.trunk, stage.temperature
         last = body(features)
-        task = full.task_loss(config, last, end, student.outputs, targets.views, targets.labels, teacher)
+        task = full.task_loss(config, last, end, student.outputs, targets.views, targets.labels, teacher, targets.answers)
         losses["task"] = (stage.task, task)
     if stage.soft:
         logits = nn.Sequential(*end)(last).float()

@@ -1,6 +1,6 @@
-"""An outside teacher as a map of labels over each training picture.
+"""An outside teacher: one that answers every view, or a map of labels over each training picture.
 
-A classifier that ends in a global average pool and a linear layer also classifies every place of its last feature
+For the map: a classifier that ends in a global average pool and a linear layer also classifies every place of its last feature
 map, because the two commute. One pass a picture therefore labels every crop of it: the crop's logits are the mean
 over its part of the map (ReLabel, Yun et al., 2021).
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple, Sequence
 
 import numpy as np
 import onnx
@@ -16,17 +17,76 @@ import onnxruntime
 import torch
 from PIL import Image
 
-from .data import Pictures
+from .data import Pictures, Views, normalise
+
+KNOWN = 32
+"""Pictures of each class that tell which of a teacher's outputs stands for it."""
+
+
+class Answers(NamedTuple):
+    """A teacher's logits for a batch of views: `whole` [n, K], in each cell of the last feature map `cells`
+    [n, K, h, w], if it knows them, and its `features` [n, C, h', w'] at the tensors asked for.
+
+    `mixed` says whether it saw the views as CutMix left them, else its answers are to be mixed likewise.
+    """
+
+    whole: torch.Tensor
+    cells: torch.Tensor | None
+    features: list[torch.Tensor]
+    mixed: bool
+
+
+class Witness:
+    """The teacher runs on every view that the network learns from: the same crop, size, colours and patches.
+
+    It takes f32 [N, 3, H, W] scaled to −1..=1, at any size. `hints` names the tensors whose features it gives too.
+    """
+
+    outputs = None
+
+    def __init__(self, model: Path, pictures: Pictures, hints: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+        proto = onnx.load(model)
+        graph = proto.graph
+        known = {name for node in graph.node for name in node.output}
+        if missing := [name for name in hints if name not in known]:
+            raise ValueError(f"distil.hints: {model} has no tensor {missing[0]!r}")
+        for axis, name in ((0, "N"), (2, "H"), (3, "W")):
+            graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+        last = graph.output[0].name
+        del graph.value_info[:], graph.output[:]
+        graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in (last, *hints))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        self._input = graph.input[0].name
+        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        means = []
+        for label in range(len(pictures.classes)):
+            index = np.flatnonzero(pictures.labels.numpy() == label)[:KNOWN]
+            means.append(self.see(normalise(torch.from_numpy(pictures.pixels[index]), mean, std)).whole.mean(0))
+        self.columns = _columns(torch.stack(means))
+
+    def see(self, pictures: torch.Tensor) -> Answers:
+        """Answers to normalised pictures [n, 3, H, W]."""
+        x = ((pictures * self._std + self._mean) * 2 - 1).contiguous().numpy()
+        whole, *features = map(torch.from_numpy, self._session.run(None, {self._input: x}))
+        return Answers(whole, None, features, True)
+
+    def answers(self, views: Views) -> Answers:
+        return self.see(views.pictures)
 
 
 class LabelMaps:
-    """The teacher's logits [n, K, h, w] f16 over `n` pictures."""
+    """The teacher's logits [n, K, h, w] f16 over `n` pictures; `outputs` is K."""
 
     def __init__(self, maps: np.ndarray, labels: torch.Tensor, classes: int) -> None:
         self.maps = maps
-        # Which of the teacher's outputs stands for which class: the one highest on average over its pictures.
         means = np.stack([maps[np.flatnonzero(labels.numpy() == c)].mean((0, 2, 3), dtype=np.float32) for c in range(classes)])
-        self.columns = torch.from_numpy((means - means.mean(0)).argmax(1))
+        self.columns, self.outputs = _columns(torch.from_numpy(means)), maps.shape[1]
+
+    def answers(self, views: Views) -> Answers:
+        cells = self.logits(views.index, views.boxes, tuple(views.kept.shape))
+        return Answers(cells.mean((2, 3)), cells, [], False)
 
     def logits(self, index: torch.Tensor, boxes: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
         """Logits [b, K, rows, columns] over a grid of `cells` (rows, columns) on the crops `boxes` of pictures `index`.
@@ -37,6 +97,9 @@ class LabelMaps:
         rows = _coverage(boxes[:, 1], boxes[:, 3], cells[0], maps.shape[2])
         columns = _coverage(boxes[:, 0], boxes[:, 2], cells[1], maps.shape[3])
         return torch.einsum("bkyx,biy,bjx->bkij", maps, rows, columns)
+
+
+Teacher = Witness | LabelMaps
 
 
 def label_maps(pictures: Pictures, model: Path, cache: Path, threads: int, batch: int = 16) -> LabelMaps:
@@ -67,6 +130,11 @@ def label_maps(pictures: Pictures, model: Path, cache: Path, threads: int, batch
     if len(maps) != len(pictures):
         raise ValueError(f"{cache} holds {len(maps)} pictures, the data {len(pictures)}: delete it")
     return LabelMaps(maps, pictures.labels, len(pictures.classes))
+
+
+def _columns(means: torch.Tensor) -> torch.Tensor:
+    """Which of a teacher's outputs stands for each class: the highest above the others' in its mean logits [classes, K]."""
+    return (means - means.mean(0)).argmax(1)
 
 
 def _without_pool(model: onnx.ModelProto) -> onnx.ModelProto:

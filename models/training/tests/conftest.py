@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
@@ -82,3 +84,18 @@ def toy(tmp_path: Path) -> Path:
     path = tmp_path / "toy.toml"
     path.write_text(TOY)
     return path
+
+
+def write_teacher(path: Path, weights: np.ndarray, stride: int) -> None:
+    """A classifier for pictures in −1..=1: `features` are `weights` [K, 3] times every `stride`-th place, logits their means."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["features"], kernel_shape=[1, 1], strides=[stride, stride]),
+        helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["logits"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(weights)])
+    values = numpy_helper.from_array(weights[:, :, None, None], "w")
+    model = helper.make_model(helper.make_graph(nodes, "teacher", [x], [logits], [values]), opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, path)

@@ -7,7 +7,10 @@ import torch
 from PIL import Image
 
 from isthmus_training import config, data
-from isthmus_training.teacher import LabelMaps
+from isthmus_training.data import Pictures, normalise
+from isthmus_training.teacher import LabelMaps, Witness
+
+from conftest import write_teacher
 
 
 def test_a_plain_folder_is_divided_by_seed_and_bad_files_are_named(pictures: Path) -> None:
@@ -91,6 +94,23 @@ def test_label_maps_follow_the_crop_and_the_mirror() -> None:
     logits = teacher.logits(torch.tensor([0, 1]), boxes, (1, 2))
     torch.testing.assert_close(logits[0, :, 0], torch.tensor([[8.0, 8.0], [0.0, 0.0]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(logits[1, :, 0], torch.tensor([[0.0, 8.0], [8.0, 0.0]]), atol=1e-3, rtol=0)
+
+
+def test_a_witness_answers_the_view_itself(tmp_path: Path) -> None:
+    # Its features are the picture's blue and red, its outputs their means.
+    write_teacher(tmp_path / "teacher.onnx", np.array([[0, 0, 1], [1, 0, 0]], np.float32), stride=1)
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    pixels[0, ..., 2] = pixels[1, ..., 0] = 255
+    pictures = Pictures(["blue", "red"], pixels, torch.tensor([0, 1]), [])
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+
+    teacher = Witness(tmp_path / "teacher.onnx", pictures, ["features"], mean, std)
+    assert teacher.columns.tolist() == [0, 1]
+    answers = teacher.see(normalise(torch.from_numpy(pixels), mean, std)[:, :, :4, :6])
+    torch.testing.assert_close(answers.whole, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+    assert answers.features[0].shape == (2, 2, 4, 6)
+    with pytest.raises(ValueError, match="no tensor 'other'"):
+        Witness(tmp_path / "teacher.onnx", pictures, ["other"], mean, std)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zstandard
 from safetensors import safe_open
 
 from isthmus_training import entropy, full
 from isthmus_training.__main__ import main
 from isthmus_training.quantise import quantise
+
+from conftest import write_teacher
 
 
 def test_train_resume_export_evaluate(
@@ -88,6 +93,40 @@ def test_train_resume_export_evaluate(
     assert f"full: accuracy {manifest['full']['accuracy']:.4f}" in said
     assert said.count("/c") == 8
     shutil.rmtree(bundle)
+
+
+def test_a_teacher_that_sees_the_views_gives_hints(
+    pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = np.array([[-1, -1, 2], [-1, 2, -1], [2, -1, -1]], np.float32)
+    write_teacher(tmp_path / "teacher.onnx", weights, stride=16)
+    recipe = toy.read_text().replace("[full]", '[full]\noptimiser = "adamw"')
+    toy.write_text(recipe + '\n[distil]\nviews = true\nhints = ["features"]\n')
+    common = ["--data", str(pictures), "--config", str(toy), "--threads", "2", "--out", str(tmp_path / "run")]
+    train = ["train", *common, "--device", "cpu", "--teacher", str(tmp_path / "teacher.onnx")]
+    assert main(train) == 0
+    assert "stage3 epoch 1" in capsys.readouterr().out
+
+    write_teacher(tmp_path / "teacher.onnx", weights, stride=3)
+    assert main([*train, "--out", str(tmp_path / "other")]) == 1
+    assert "features lies on a grid of (11, 11), which the network does not have" in capsys.readouterr().err
+
+
+def test_two_processes_learn_what_one_does(pictures: Path, toy: Path, tmp_path: Path) -> None:
+    # Two micro-batches a step, one for each process.
+    toy.write_text(toy.read_text().replace("batch = 16", "batch = 54", 1))
+    common = ["train", "--data", str(pictures), "--config", str(toy), "--device", "cpu", "--only", "full", "--threads", "1"]
+    assert main([*common, "--out", str(tmp_path / "one")]) == 0
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*several, "-m", "isthmus_training", *common, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("full epoch 2") == 1
+
+    one, two = (torch.load(tmp_path / name / "full.pt", weights_only=False)["both"] for name in ("one", "two"))
+    for name, value in one.items():
+        if name.endswith(("weight", "bias")):
+            torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-3)
 
 
 def test_a_missing_run_is_said_plainly(pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,183 @@
+"""A bundle's weights in networks that train on.
+
+Files hold convolutions with their batch norms folded in. Here each norm is put back with the statistics that it has on
+some pictures, so that the network computes what it did, and trains like any other.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from .network import Adapter, Backbone, Head, Prefix, Residual, SlimConv
+from .quantise import Quantiser
+
+PICTURES = 256
+"""How many pictures the norms are measured on."""
+
+Folded = tuple[torch.Tensor, torch.Tensor]
+"""A layer's weights and bias as a file holds them."""
+
+
+def is_bundle(folder: Path) -> bool:
+    return (folder / "manifest.toml").is_file()
+
+
+@torch.no_grad()
+def begin_full(network: Backbone, bundle: Path, pictures: torch.Tensor) -> None:
+    """Gives `network` the weights of the bundle's full network; norms are measured on `pictures` [N, 3, H, W]."""
+    if not isinstance(network, Backbone) or not isinstance(network.prefix, Prefix):
+        raise ValueError(f"{bundle}: only a full network with layers of its own can start from a bundle")
+    layers = nn.Sequential(network.prefix.plain(), network.trunk())
+    _begin_plain(layers, bundle, _manifest(bundle)["full"]["file"], pictures)
+
+
+@torch.no_grad()
+def begin_split(
+    head: Head, quantiser: Quantiser, adapter: Adapter, trunk: nn.Sequential, bundle: Path, pictures: torch.Tensor
+) -> None:
+    """Gives the parts of a split network, of the same shapes, the weights of the bundle's first split."""
+    split = _manifest(bundle)["splits"][0]
+    widths = {int(entry["name"].removeprefix("w")): entry for entry in split["widths"]}
+    if sorted(widths) != quantiser.widths:
+        raise ValueError(f"{bundle}: has the widths {sorted(widths)}, not {quantiser.widths}")
+    for entry in widths.values():
+        if sorted(quantiser_entry["bits"] for quantiser_entry in entry["quantisers"]) != sorted(quantiser.bits):
+            raise ValueError(f"{bundle}: has other bit depths than {quantiser.bits}")
+    features = pictures
+    # The widest first: its weights are all of them, and its statistics set their scale.
+    for width in sorted(widths, reverse=True):
+        first = width == head.encoder.widest
+        begun = _Slim(bundle, widths[width]["head"], width, first)
+        x = pictures
+        for layer in head.encoder.layers:
+            x = torch.relu(begun.run(layer, x))
+        latents = begun.run(head.latent, x)
+        begun.end(head.exits[str(width)])
+        for entry in widths[width]["quantisers"]:
+            at = quantiser.widths.index(width), quantiser.bits.index(entry["bits"])
+            quantiser.log_scale[at] = torch.tensor(entry["scale"]).log()
+
+        begun = _Slim(bundle, widths[width]["adapter"], width, first)
+        x = torch.relu(begun.run(adapter.first, latents))
+        for block in adapter.blocks:
+            x = torch.relu(x + begun.run(block.second, torch.relu(begun.run(block.first, x))))
+        x = adapter.end(begun.run(adapter.last, x))
+        begun.end(nn.Identity())
+        features = x if first else features
+    _begin_plain(trunk, bundle, split["trunk"], features)
+
+
+class _Slim:
+    """Gives layers of several widths the weights of one width's file, in the order in which they run."""
+
+    def __init__(self, bundle: Path, file: str, width: int, first: bool) -> None:
+        self.bundle, self.width, self.first = bundle, width, first
+        self.folded = iter(_folded(bundle, file))
+
+    def run(self, layer: SlimConv, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output; its weights are taken if this is the `first` width, else only its norm's."""
+        weight, bias = self._next(layer.weight(self.width).shape)
+        if self.first:
+            layer.conv.weight.copy_(weight)
+        norm, shared = layer.norms[str(self.width)], layer.weight(self.width)
+        y = nn.functional.conv2d(x, shared, None, layer.conv.stride, layer.conv.padding)
+        if self.first:
+            y = _put_back(layer.conv, norm, y, bias)
+        else:
+            # The file's weights are the shared ones, each output times a factor of its own.
+            factor = (weight * shared).sum((1, 2, 3)) / shared.square().sum((1, 2, 3)).clamp(min=1e-12)
+            mean, deviation = y.mean((0, 2, 3)), _deviation(y)
+            norm.weight.copy_(factor * deviation)
+            norm.bias.copy_(bias + factor * mean)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(deviation.square())
+        return norm.eval()(y)
+
+    def end(self, rest: nn.Module) -> None:
+        """What follows are the matrices of `rest`, and nothing else."""
+        for part in rest.modules():
+            if isinstance(part, nn.Linear):
+                weight, bias = self._next(part.weight.shape)
+                part.weight.copy_(weight)
+                part.bias.copy_(bias)
+        if next(self.folded, None) is not None:
+            raise _others(self.bundle)
+
+    def _next(self, shape: torch.Size) -> Folded:
+        weight, bias = next(self.folded, (None, None))
+        if weight is None or weight.shape != shape:
+            raise _others(self.bundle)
+        return weight, bias
+
+
+def _begin_plain(layers: nn.Sequential, bundle: Path, file: str, x: torch.Tensor) -> None:
+    """Gives `layers` the weights of a file that they were exported to."""
+    pairs, folded = list(_pairs(layers)), _folded(bundle, file)
+    if [layer.weight.shape for layer, _ in pairs] != [weight.shape for weight, _ in folded]:
+        raise _others(bundle)
+    hooks = []
+    for (layer, norm), (weight, bias) in zip(pairs, folded):
+        layer.weight.copy_(weight)
+        if norm is None:
+            layer.bias.copy_(bias)
+            continue
+
+        def put_back(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor], conv: nn.Conv2d = layer, bias: torch.Tensor = bias) -> tuple:
+            return (_put_back(conv, norm, inputs[0], bias),)
+
+        hooks.append(norm.register_forward_pre_hook(put_back))
+    layers.eval()(x)
+    for hook in hooks:
+        hook.remove()
+
+
+def _put_back(conv: nn.Conv2d, norm: nn.BatchNorm2d, y: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Scales `conv`, whose output is `y`, to a variance of one, and `norm` to give `y + bias`. Gives `y` scaled."""
+    mean, deviation = y.mean((0, 2, 3)), _deviation(y)
+    conv.weight.div_(deviation[:, None, None, None])
+    norm.weight.copy_(deviation)
+    norm.bias.copy_(bias + mean)
+    norm.running_mean.copy_(mean / deviation)
+    norm.running_var.fill_(1.0)
+    return y / deviation[:, None, None]
+
+
+def _deviation(y: torch.Tensor) -> torch.Tensor:
+    return y.var((0, 2, 3), unbiased=False).sqrt().clamp(min=1e-4)
+
+
+def _manifest(bundle: Path) -> dict:
+    return tomllib.loads((bundle / "manifest.toml").read_text("utf-8"))
+
+
+def _folded(bundle: Path, file: str) -> list[Folded]:
+    """Each layer's weights and bias in the order in which they run."""
+    tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(bundle / file).graph.initializer]
+    values = [torch.from_numpy(tensor.astype(np.float32)) for tensor in tensors]
+    return list(zip(values[::2], values[1::2]))
+
+
+def _others(bundle: Path) -> ValueError:
+    return ValueError(f"{bundle}: its networks have other layers than the configuration describes")
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
+    """The layers with weights in the order in which they are exported, each with the norm behind it."""
+    if isinstance(module, Residual):
+        for part in (module.first, module.second, module.shortcut):
+            yield from _pairs(part)
+        return
+    parts = list(module.children()) if isinstance(module, nn.Sequential) else [module]
+    for part, after in zip(parts, [*parts[1:], None]):
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            yield part, after if isinstance(after, nn.BatchNorm2d) else None
+        elif isinstance(part, (nn.Sequential, Residual)):
+            yield from _pairs(part)

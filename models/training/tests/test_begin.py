@@ -1,0 +1,64 @@
+"""A bundle's weights train on from where they were."""
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from isthmus_training import begin, config, full, student
+from isthmus_training.__main__ import main
+
+PREFIX = 'prefix_channels = [8, 12, 16]\nprefix_blocks = [0, 1, 1]\nchannels = ['
+
+
+@pytest.fixture
+def own_prefix(toy: Path) -> Path:
+    """The toy's recipe with layers of the full network's own."""
+    toy.write_text(toy.read_text().replace("channels = [", PREFIX, 1).replace("whole = true", "whole = false"))
+    return toy
+
+
+def test_networks_begin_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    common = ["--data", str(pictures), "--config", str(own_prefix), "--threads", "2", "--run", str(run)]
+    assert main(["train", *common, "--device", "cpu"]) == 0
+    assert main(["export", *common, "--bundle", str(bundle)]) == 0
+
+    settings = config.load(own_prefix)
+    torch.manual_seed(5)
+    x = torch.randn(64, 3, 32, 32)
+    network = full.build(settings, 3)
+    begin.begin_full(network, bundle, x)
+    split = student.Student(settings, network, None)
+    begin.begin_split(split.head, split.quantiser, split.adapter, split.trunk, bundle, x)
+
+    def exported(file: str, x: torch.Tensor) -> list[torch.Tensor]:
+        session = onnxruntime.InferenceSession(bundle / "onnx" / file)
+        return [torch.from_numpy(value) for value in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
+
+    with torch.no_grad():
+        (logits,) = exported("full.onnx", x)
+        torch.testing.assert_close(network.eval()(x), logits, atol=1e-3, rtol=1e-3)
+        # The statistics are these pictures' own, so that training starts from the same function too.
+        torch.testing.assert_close(network.train()(x), logits, atol=1e-2, rtol=1e-2)
+        for width in settings.split.widths:
+            latents, exits = zip(*(exported(f"head_s16_w{width}.onnx", one[None]) for one in x))
+            ours = split.head.eval()(x, width)
+            torch.testing.assert_close(ours[0], torch.cat(latents), atol=1e-2, rtol=1e-2)
+            torch.testing.assert_close(ours[1], torch.cat(exits), atol=1e-2, rtol=1e-2)
+            (features,) = exported(f"adapter_s16_w{width}.onnx", ours[0])
+            torch.testing.assert_close(split.adapter.eval()(ours[0], width), features, atol=1e-2, rtol=1e-2)
+        (logits,) = exported("trunk_s16.onnx", features)
+        torch.testing.assert_close(split.trunk.eval()(features), logits, atol=1e-2, rtol=1e-2)
+
+
+def test_other_layers_are_refused(own_prefix: Path, tmp_path: Path, pictures: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    common = ["--data", str(pictures), "--config", str(own_prefix), "--threads", "2", "--run", str(run)]
+    assert main(["train", *common, "--device", "cpu"]) == 0
+    assert main(["export", *common, "--bundle", str(bundle)]) == 0
+    own_prefix.write_text(own_prefix.read_text().replace("[8, 12, 16]", "[8, 12, 20]"))
+    network = full.build(config.load(own_prefix), 3)
+    with pytest.raises(ValueError, match="other layers"):
+        begin.begin_full(network, bundle, torch.zeros(2, 3, 32, 32))
