@@ -1,9 +1,19 @@
 # A clean Debian, booted with systemd in a container that shares this machine's network: a board, for
-# the scripts beside this one. Needs root and systemd-nspawn.
+# the scripts beside this one. Needs root, mmdebstrap and systemd-nspawn.
 
 board=
 # Process 1 of the board, as this machine numbers it.
 init=
+
+# board_debian TARGET [ARCHITECTURE [PACKAGE…]]: the Debian, in this folder or archive, of this machine's
+# or another architecture, with these packages.
+board_debian() {
+    local target=$1 arch=${2:-$(dpkg --print-architecture)}
+    # /usr is one before anything is unpacked: later it takes a Perl, for long where it is emulated.
+    mmdebstrap --quiet --variant=minbase --architectures="$arch" \
+        --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+        --include="$(IFS=,; echo "usr-is-merged,systemd,dbus${3:+,${*:3}}")" bookworm "$target"
+}
 
 # board_boot ROOT: boots the root file system in this folder.
 board_boot() {

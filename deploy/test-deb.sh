@@ -39,9 +39,7 @@ deb=$(echo "$work"/isthmus-head_*.deb)
 (($(stat -c %s "$deb") <= MAX_BYTES)) || fail "the package is larger than $MAX_BYTES bytes"
 
 arch=$(dpkg-deb --field "$deb" Architecture)
-# /usr is one before anything is unpacked: later it takes a Perl, for long where it is emulated.
-mmdebstrap --quiet --variant=minbase --architectures="$arch" \
-    --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged,systemd,dbus bookworm "$root"
+board_debian "$root" "$arch"
 cp "$work"/*.deb "$root/tmp"
 
 # Install.

@@ -38,7 +38,7 @@ fail() {
     exit 1
 }
 
-mmdebstrap --quiet --variant=minbase --include=systemd,dbus,curl bookworm "$work/clean.tar"
+board_debian "$work/clean.tar" "" curl
 
 # What blocks on this machine may call, besides what is installed.
 mkdir "$work/bin"
