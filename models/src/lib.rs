@@ -18,6 +18,7 @@ mod calibrate;
 mod classify;
 #[cfg(feature = "shell")]
 mod cut;
+mod cores;
 mod engine;
 mod golden;
 mod head;
@@ -47,6 +48,7 @@ pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
 #[cfg(feature = "shell")]
 pub use cut::{Cut, CutError, Parts, WholeModel};
+pub use cores::{on_all_cores, on_threads};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 #[cfg(feature = "tract")]
 pub use engine::{EngineKind, EngineKindError, OrtProvider};

@@ -6,10 +6,8 @@
 use std::collections::BTreeSet;
 use std::env::consts::ARCH;
 use std::io::{self, Read, Write};
-use std::num::NonZero;
-use std::panic::resume_unwind;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::iter;
+use std::sync::Arc;
 
 use isthmus_proto::framer::write_message;
 use isthmus_proto::{BundleDigest, CodecError, Framer, FramerError, OperatingPoint};
@@ -17,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::bundle::{Bundle, PointError};
 use crate::classify::top_k;
+use crate::cores::on_all_cores;
 use crate::engine::Engine;
 use crate::golden::Golden;
 use crate::network::Network;
@@ -282,12 +281,12 @@ impl Replayed {
     }
 
     fn compare(
-        &mut self,
         network: &Network,
         point: OperatingPoint,
         picture: Picture,
         theirs: &Frame,
-    ) -> Result<(), ReplayError> {
+    ) -> Result<Replayed, ReplayError> {
+        let mut found = Replayed::default();
         let codec = network.codec(point)?;
         // Another symbol or byte is what is counted, and none that does not fit is an error.
         let symbols = codec.quantise(&theirs.latents, point.layers.into())?;
@@ -300,32 +299,32 @@ impl Replayed {
             && coded.stream == theirs.stream
             && coded.layer_ends.iter().copied().eq(ends)
             && codec.decode(&theirs.stream, point.layers.into())? == symbols;
-        self.coded_alike += usize::from(coded_alike);
+        found.coded_alike += usize::from(coded_alike);
 
         let pixels = Sha256::digest(picture.rgb());
-        self.decoded_alike += usize::from(pixels[..] == theirs.pixels);
+        found.decoded_alike += usize::from(pixels[..] == theirs.pixels);
         let uncut = !theirs.full_logits.is_empty();
         let ours = network.golden::<ReplayError>(point, picture, uncut)?;
         for (a, b) in ours.symbols.iter().zip(&theirs.symbols) {
-            self.differing += usize::from(a != b);
-            self.furthest = self.furthest.max(a.abs_diff(*b));
+            found.differing += usize::from(a != b);
+            found.furthest = found.furthest.max(a.abs_diff(*b));
         }
         // A symbol without its match differs, too.
-        self.differing += ours.symbols.len().abs_diff(theirs.symbols.len());
-        self.symbols += ours.symbols.len();
+        found.differing += ours.symbols.len().abs_diff(theirs.symbols.len());
+        found.symbols += ours.symbols.len();
         let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
-        self.same_answers += usize::from(best(&ours.logits) == best(&theirs.logits));
-        self.full_frames += usize::from(uncut);
-        self.same_full_answers +=
+        found.same_answers += usize::from(best(&ours.logits) == best(&theirs.logits));
+        found.full_frames += usize::from(uncut);
+        found.same_full_answers +=
             usize::from(uncut && best(&ours.full_logits) == best(&theirs.full_logits));
         for (ours, theirs) in
             [(&ours.logits, &theirs.logits), (&ours.full_logits, &theirs.full_logits)]
         {
-            self.logit_difference = self.logit_difference.max(difference(ours, theirs));
+            found.logit_difference = found.logit_difference.max(difference(ours, theirs));
         }
-        self.points.insert(point);
-        self.frames += 1;
-        Ok(())
+        found.points.insert(point);
+        found.frames = 1;
+        Ok(found)
     }
 }
 
@@ -358,31 +357,16 @@ pub fn replay(
         return Err(ReplayError::OtherBundle { recorded, given });
     }
     let network = Network::load(bundle, engine)?;
-    let frames = Mutex::new((0.., messages));
-    let compare = || -> Result<Replayed, ReplayError> {
-        let mut replayed = Replayed::default();
-        loop {
-            let next = {
-                let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
-                let (numbers, messages) = &mut *frames;
-                (messages.next::<Frame>()?, numbers.next().unwrap_or_default())
-            };
-            let (Some(theirs), frame) = next else { return Ok(replayed) };
-            let point = network.bundle.parse_point(&theirs.point)?;
-            let picture = Picture::decode(&theirs.picture)
-                .map_err(|source| ReplayError::Picture { frame, source })?;
-            replayed.compare(&network, point, picture, &theirs)?;
-        }
-    };
-    let mut replayed = Replayed { machine: header.machine, ..Replayed::default() };
-    thread::scope(|scope| {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(compare)).collect();
-        workers.into_iter().try_for_each(|worker| {
-            replayed.add(worker.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-            Ok::<_, ReplayError>(())
-        })
+    let frames = iter::from_fn(|| messages.next::<Frame>().transpose()).enumerate();
+    let compared = on_all_cores(frames, |(frame, theirs)| {
+        let theirs = theirs?;
+        let point = network.bundle.parse_point(&theirs.point)?;
+        let picture = Picture::decode(&theirs.picture)
+            .map_err(|source| ReplayError::Picture { frame, source })?;
+        Replayed::compare(&network, point, picture, &theirs)
     })?;
+    let mut replayed = Replayed { machine: header.machine, ..Replayed::default() };
+    compared.into_iter().for_each(|frame| replayed.add(frame));
     if replayed.frames == 0 {
         return Err(ReplayError::Empty);
     }

@@ -13,7 +13,6 @@
 
 pub mod camera;
 mod charged;
-mod cores;
 pub mod demo;
 pub mod figures;
 pub mod link;

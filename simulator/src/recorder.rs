@@ -13,11 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use isthmus_models::{
     Bundle, Engine, Full, Head, ImageEncoder, ImageSpec, OUTCOMES, Outcome, Outcomes, Photo,
-    Preprocessor, RecordedPoint, decode_image, find_photos, max_image_pixels, top_k,
+    Preprocessor, RecordedPoint, decode_image, find_photos, max_image_pixels, on_all_cores, top_k,
 };
 use isthmus_proto::{Envelope, write_image_packet};
 
-use crate::cores::on_all_cores;
 use crate::figures::rate_accuracy::image_settings;
 
 /// Time left in the envelopes, the default deadline.

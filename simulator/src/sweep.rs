@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, ensure};
+use isthmus_models::{on_all_cores, on_threads};
 
-use crate::cores::on_threads;
 use crate::results::{COMMIT, Cell, Origin, Results, ResultsError};
 use crate::scenario::{Contestant, ORACLE, Prepared, Scenario};
 use crate::world::TransportKind;
@@ -107,10 +107,10 @@ impl Subject {
 
     /// Runs all cells on all cores, and tells `progress` the controller of each that is done.
     pub fn run(&self, progress: impl Fn(&str) + Sync) -> anyhow::Result<Results> {
-        let cells = crate::cores::on_all_cores(self.cells(), |(contestant, seed)| {
+        let cells = on_all_cores(self.cells(), |(contestant, seed)| {
             let cell = Cell::compute(&self.prepared, contestant, seed)?;
             progress(&cell.controller);
-            Ok(cell)
+            anyhow::Ok(cell)
         })?;
         Ok(self.results(cells))
     }
@@ -149,7 +149,7 @@ pub fn run(
             subject.results(vec![cell]).write(&file)?;
         }
         progress(&file, done);
-        Ok(done)
+        anyhow::Ok(done)
     })?;
     let kept = done.iter().filter(|done| **done == Done::Kept).count();
     Ok(Tally { run: done.len() - kept, kept })

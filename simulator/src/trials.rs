@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use isthmus_models::on_all_cores;
 
-use crate::cores::on_all_cores;
 use crate::link::chance::scattered;
 use crate::profile::RateSpec;
 use crate::scenario::{Line, Scenario};

@@ -14,7 +14,7 @@ use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::source::{self, BoxedSource, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, Controller, FrameReport, Pace, Summary};
-use isthmus_models::{Bundle, Engine, Full, Head, Picture};
+use isthmus_models::{Bundle, Engine, Full, Head, Picture, on_all_cores};
 use isthmus_proto::OperatingPoint;
 use isthmus_proto::wire::Detail;
 use isthmus_tail_server::model::BundleModel;
@@ -24,7 +24,6 @@ use rand_pcg::Pcg32;
 use tokio::runtime::{self, Runtime};
 
 use crate::camera::CameraConfig;
-use crate::cores::on_all_cores;
 use crate::demo::camera_source;
 
 /// Most bytes (mean) that the bundle's best point may take on the wire.
