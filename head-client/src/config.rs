@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_models::{
-    Bundle, Engine, EngineKind, EngineKindError, ImageSpec, InputSpec, MAX_IMAGE_SCALE, OrtProvider,
+    Bundle, Engine, EngineKind, EngineKindError, ImageSpec, InputSpec, MAX_IMAGE_SCALE,
+    OrtProvider, image_formats,
 };
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{ImageFormat, OperatingPoint};
@@ -67,7 +68,7 @@ pub struct Options {
     /// recorded them [default: split for fixed, else split,image]
     #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ARM")]
     pub arm: Option<Vec<ArmKind>>,
-    /// How the fixed controller compresses: jpeg or webp [default: webp]
+    /// How the fixed controller compresses: jpeg, webp or, in a program built with it, avif [default: webp]
     #[arg(long, value_name = "FORMAT", env = "ISTHMUS_IMAGE_FORMAT")]
     pub image_format: Option<ImageFormat>,
     /// The codec's quality for it, 1 to 100 [default: 50]
@@ -360,6 +361,9 @@ pub enum ConfigError {
     /// Something needed was not given.
     #[error("{0} is needed")]
     Missing(&'static str),
+    /// Pictures in a format that this program cannot write.
+    #[error("image_format: this program was built without {}", .0.name())]
+    ImageFormat(ImageFormat),
     /// Nothing says how to know the server.
     #[error(
         "the server's identity has to be checked: give --server-fingerprint HEX (the server prints \
@@ -601,6 +605,9 @@ impl Options {
         let side = within("image_side", self.image_side.unwrap_or(longer).into(), 1, most)?;
         let quality = within("image_quality", self.image_quality.unwrap_or(50).into(), 1, 100)?;
         let format = self.image_format.unwrap_or(ImageFormat::Webp);
+        if !image_formats().any(|known| known == format) {
+            return Err(ConfigError::ImageFormat(format));
+        }
         Ok(ImageSpec { format, side: side as u32, quality: quality as u8 })
     }
 }
@@ -774,6 +781,10 @@ mod tests {
             ["image_side = 641", "image_side = 0", "image_quality = 0", "image_quality = 101"]
         {
             assert!(spec(bad).is_err(), "{bad}");
+        }
+        if cfg!(not(feature = "avif")) {
+            let error = spec("image_format = 'avif'").expect_err("not built in");
+            assert_eq!(error.to_string(), "image_format: this program was built without avif");
         }
         assert!(toml::from_str::<Options>("image_format = 'png'").is_err());
         assert!(toml::from_str::<Options>("arm = ['exit']").is_err());

@@ -73,6 +73,13 @@ impl FromStr for ImageSpec {
     }
 }
 
+/// The formats that this program can compress and decompress: AVIF needs the cargo feature `avif`.
+pub fn image_formats() -> impl Iterator<Item = ImageFormat> {
+    ImageFormat::ALL
+        .into_iter()
+        .filter(|&format| cfg!(feature = "avif") || format != ImageFormat::Avif)
+}
+
 /// Most pixels of a compressed picture for a network with `input`.
 pub fn max_image_pixels(input: &InputSpec) -> u64 {
     let scale = u64::from(MAX_IMAGE_SCALE);
@@ -93,6 +100,10 @@ pub fn decode_image(
         ImageFormat::Jpeg => image::ImageFormat::Jpeg,
         ImageFormat::Webp if file.get(12..16) == Some(b"VP8 ") => image::ImageFormat::WebP,
         ImageFormat::Webp => return Err(PictureError::NotSimpleWebp),
+        #[cfg(feature = "avif")]
+        ImageFormat::Avif => return crate::avif::decode(file, max_pixels.min(MAX_PIXELS)),
+        #[cfg(not(feature = "avif"))]
+        ImageFormat::Avif => return Err(PictureError::Unsupported(format)),
     };
     Picture::read(ImageReader::with_format(Cursor::new(file), format), max_pixels.min(MAX_PIXELS))
 }
@@ -107,6 +118,12 @@ pub enum ImageEncodeError {
     /// The WebP encoder failed, in its own words.
     #[error("WebP: {0}")]
     Webp(String),
+    /// The AVIF encoder failed, in its own words.
+    #[error("AVIF: {0}")]
+    Avif(String),
+    /// A format that this program was built without.
+    #[error("this program was built without {}", .0.name())]
+    Unsupported(ImageFormat),
     /// A side that the format cannot have.
     #[error("{width} × {height} pixels are too many for {}", format.name())]
     Size {
@@ -179,6 +196,12 @@ impl ImageEncoder {
                 let file = file.map_err(|error| ImageEncodeError::Webp(format!("{error:?}")))?;
                 Ok(file.to_vec())
             }
+            #[cfg(feature = "avif")]
+            ImageFormat::Avif => {
+                crate::avif::encode(&rgb, width, height, quality).map_err(ImageEncodeError::Avif)
+            }
+            #[cfg(not(feature = "avif"))]
+            ImageFormat::Avif => Err(ImageEncodeError::Unsupported(format)),
         }
     }
 }
@@ -208,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_fine_picture_comes_back_about_as_it_was() {
-        for format in [ImageFormat::Jpeg, ImageFormat::Webp] {
+        for format in image_formats() {
             let back = decode_image(format, &file(format, 64), 64 * 64).expect("decodes");
             let original = slopes(64);
             let (original, back) = (original.rgb(), back.rgb());
@@ -252,6 +275,26 @@ mod tests {
         assert!(matches!(error, PictureError::Size { width: 16383, .. }), "{error}");
     }
 
+    #[cfg(feature = "avif")]
+    #[test]
+    fn a_frame_of_av1_is_refused_by_its_size_and_what_is_none_by_its_bytes() {
+        let bytes = file(ImageFormat::Avif, 64);
+        assert!(decode_image(ImageFormat::Avif, &bytes, 64 * 64).is_ok());
+        for (bytes, most) in [(&bytes[..], 64 * 64 - 1), (&bytes[..40], 1 << 20), (b"", 1 << 20)] {
+            let error = decode_image(ImageFormat::Avif, bytes, most).expect_err("no picture");
+            assert!(matches!(error, PictureError::Avif(_)), "{error}");
+        }
+        let webp = file(ImageFormat::Webp, 64);
+        assert!(decode_image(ImageFormat::Avif, &webp, 1 << 20).is_err());
+    }
+
+    #[cfg(not(feature = "avif"))]
+    #[test]
+    fn a_format_that_was_left_out_is_named() {
+        let error = decode_image(ImageFormat::Avif, b"", 1 << 20).expect_err("not built in");
+        assert_eq!(error.to_string(), "this program was built without avif");
+    }
+
     #[test]
     fn other_formats_than_the_one_announced_are_refused() {
         let (jpeg, webp) = (file(ImageFormat::Jpeg, 64), file(ImageFormat::Webp, 64));
@@ -279,11 +322,10 @@ mod tests {
 
         #[test]
         fn damaged_files_are_small_pictures_or_errors(
-            webp in any::<bool>(),
+            format in prop::sample::select(image_formats().collect::<Vec<_>>()),
             damage in prop::collection::vec((0.0..1.0f64, any::<u8>()), 1..8),
             cut in 0.0..1.0f64,
         ) {
-            let format = if webp { ImageFormat::Webp } else { ImageFormat::Jpeg };
             let mut bytes = file(format, 32);
             for (at, value) in damage {
                 let at = (at * bytes.len() as f64) as usize;

@@ -12,13 +12,15 @@
 //!
 //! Read [`Bundle`] and [`Head`] first; the format is in `BUNDLE.md` beside this crate.
 
+#[cfg(feature = "avif")]
+mod avif;
 mod bundle;
 #[cfg(feature = "shell")]
 mod calibrate;
 mod classify;
+mod cores;
 #[cfg(feature = "shell")]
 mod cut;
-mod cores;
 mod engine;
 mod golden;
 mod head;
@@ -46,9 +48,9 @@ mod yuyv;
 
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
+pub use cores::{on_all_cores, on_threads};
 #[cfg(feature = "shell")]
 pub use cut::{Cut, CutError, Parts, WholeModel};
-pub use cores::{on_all_cores, on_threads};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 #[cfg(feature = "tract")]
 pub use engine::{EngineKind, EngineKindError, OrtProvider};
@@ -56,7 +58,9 @@ pub use golden::{Golden, GoldenError};
 pub use head::{Head, HeadOutput};
 #[cfg(feature = "image-encoders")]
 pub use image_codec::{ImageEncodeError, ImageEncoder};
-pub use image_codec::{ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, decode_image, max_image_pixels};
+pub use image_codec::{
+    ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, decode_image, image_formats, max_image_pixels,
+};
 #[cfg(feature = "shell")]
 pub use import::{Import, ImportError};
 pub use manifest::{

@@ -6,6 +6,8 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
+use isthmus_proto::ImageFormat;
+
 use crate::yuyv;
 
 /// Most pixels that a picture may have; larger ones are refused before memory is taken for them.
@@ -20,6 +22,12 @@ pub enum PictureError {
     /// A WebP file from the wire that is not of the simple, lossy form.
     #[error("the picture is no WebP file of the simple, lossy form")]
     NotSimpleWebp,
+    /// No frame of AV1 as AVIF's pictures are sent, in the decoder's words.
+    #[error("the picture is no AVIF frame that can be decoded: {0}")]
+    Avif(String),
+    /// A format that this program was built without.
+    #[error("this program was built without {}", .0.name())]
+    Unsupported(ImageFormat),
     /// Without pixels, or with too many.
     #[error("the picture has {width} × {height} pixels; 1 to {most} are accepted")]
     Size {

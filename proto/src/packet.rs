@@ -59,7 +59,7 @@ pub enum PacketError {
     #[error("packet says {0} bits; a quantiser has 1 to 8")]
     Bits(u8),
     /// A compressed picture of a format that is not spoken here.
-    #[error("packet says picture format {0}; 0 is JPEG, 1 is WebP")]
+    #[error("packet says picture format {0}; 0 is JPEG, 1 is WebP, 2 is AVIF")]
     Format(u8),
     /// More bytes than the layers announce.
     #[error("packet has {actual} bytes, its header announces {expected}")]
@@ -226,6 +226,7 @@ fn parse_image(bytes: &[u8]) -> Result<Option<PacketHeader>, PacketError> {
     let format = match fixed[1] & 0xf {
         0 => ImageFormat::Jpeg,
         1 => ImageFormat::Webp,
+        2 => ImageFormat::Avif,
         other => return Err(PacketError::Format(other)),
     };
     Ok(parse_layers(bytes, rest, fixed[1] >> 4, Content::Image(format), 1))
@@ -328,7 +329,7 @@ mod tests {
     fn versions_and_depths_are_checked() {
         assert_eq!(PacketHeader::parse(&[0x15]), Err(PacketError::Version(1)));
         assert_eq!(PacketHeader::parse(&[0x29]), Err(PacketError::Bits(10)));
-        assert_eq!(PacketHeader::parse(&[0x28, 0x02]), Err(PacketError::Format(2)));
+        assert_eq!(PacketHeader::parse(&[0x28, 0x03]), Err(PacketError::Format(3)));
     }
 
     #[test]
@@ -377,10 +378,9 @@ mod tests {
         #[test]
         fn a_picture_comes_whole_or_not_at_all(
             file in prop::collection::vec(any::<u8>(), 0..300),
-            (bundle, webp) in (0u8..16, any::<bool>()),
+            (bundle, format) in (0u8..16, prop::sample::select(ImageFormat::ALL.to_vec())),
             (cut, bit) in (0.0..1.0f64, 0usize..8 * 310),
         ) {
-            let format = if webp { ImageFormat::Webp } else { ImageFormat::Jpeg };
             let mut packet = Vec::new();
             write_image_packet(&mut packet, bundle, &DIGEST, format, &file);
             let whole = header(&packet);

@@ -56,21 +56,27 @@ pub enum ImageFormat {
     Jpeg = 0,
     /// WebP, lossy, in its simple form: one chunk of pixels, nothing around it.
     Webp = 1,
+    /// AVIF's still frame of AV1, without the boxes that a file has around it.
+    Avif = 2,
 }
 
 impl ImageFormat {
-    /// Its name: `jpeg` or `webp`.
+    /// All of them.
+    pub const ALL: [ImageFormat; 3] = [ImageFormat::Jpeg, ImageFormat::Webp, ImageFormat::Avif];
+
+    /// Its name: `jpeg`, `webp` or `avif`.
     pub const fn name(self) -> &'static str {
         match self {
             ImageFormat::Jpeg => "jpeg",
             ImageFormat::Webp => "webp",
+            ImageFormat::Avif => "avif",
         }
     }
 }
 
 /// A text that names no format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a picture is sent as jpeg or webp, not {0:?}")]
+#[error("a picture is sent as jpeg, webp or avif, not {0:?}")]
 pub struct ImageFormatError(String);
 
 impl FromStr for ImageFormat {
@@ -78,8 +84,7 @@ impl FromStr for ImageFormat {
 
     fn from_str(text: &str) -> Result<Self, ImageFormatError> {
         let named = |format: &ImageFormat| format.name() == text;
-        let formats = [ImageFormat::Jpeg, ImageFormat::Webp];
-        formats.into_iter().find(named).ok_or_else(|| ImageFormatError(text.to_owned()))
+        ImageFormat::ALL.into_iter().find(named).ok_or_else(|| ImageFormatError(text.to_owned()))
     }
 }
 

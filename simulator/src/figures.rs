@@ -105,6 +105,7 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "client_own_work_ms", unit: "ms", target: Some(1.0), better: Lower, measure: own_work::client_own_work_ms },
     Figure { name: "jpeg_ms_per_megapixel", unit: "ms", target: None, better: Lower, measure: compress::jpeg_ms_per_megapixel },
     Figure { name: "webp_ms_per_megapixel", unit: "ms", target: None, better: Lower, measure: compress::webp_ms_per_megapixel },
+    Figure { name: "avif_ms_per_megapixel", unit: "ms", target: None, better: Lower, measure: compress::avif_ms_per_megapixel },
     Figure { name: "switch_p99_ms", unit: "ms", target: Some(1.0), better: Lower, measure: head::switch_p99_ms },
     Figure { name: "points_resident_bytes", unit: "bytes", target: Some(10e6), better: Lower, measure: head::points_resident_bytes },
     Figure { name: "exit_top1", unit: "share", target: None, better: Higher, measure: head::exit_top1 },

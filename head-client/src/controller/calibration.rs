@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use isthmus_models::{
-    Bundle, BundleError, ImageSpec, OUTCOMES, Outcome, Outcomes, OutcomesError, RecordedPoint, Rung,
+    Bundle, BundleError, ImageSpec, OUTCOMES, Outcome, Outcomes, OutcomesError, RecordedPoint,
+    Rung, image_formats,
 };
 
 use super::{ImageRun, Ladder, LadderError, LadderRung, Run};
@@ -184,7 +185,9 @@ impl Measured {
                     let head = bundle.find_head(split, width).ok_or_else(unknown)?;
                     measured.exits.insert(head, frames);
                 }
-                RecordedPoint::Image(image) if arms.image => images.push((*image, frames)),
+                RecordedPoint::Image(image) if arms.image && can_compress(image) => {
+                    images.push((*image, frames));
+                }
                 RecordedPoint::Full if arms.local => {
                     measured.runs.insert(Run::Local, frames);
                 }
@@ -209,6 +212,10 @@ impl Measured {
             self.runs.insert(run, frames.to_vec());
         }
     }
+}
+
+fn can_compress(image: &ImageSpec) -> bool {
+    image_formats().any(|format| format == image.format)
 }
 
 /// Upper ends of bands with equally many frames; the last one is 1.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use isthmus_models::{ImageEncoder, ImageSpec, Preprocessor};
+use isthmus_models::{ImageEncoder, ImageSpec, Preprocessor, image_formats};
 use isthmus_proto::ImageFormat;
 
 use super::Measurement;
@@ -23,9 +23,16 @@ pub(super) fn webp_ms_per_megapixel(lab: &Lab) -> anyhow::Result<Measurement> {
     ms_per_megapixel(lab, ImageFormat::Webp)
 }
 
+pub(super) fn avif_ms_per_megapixel(lab: &Lab) -> anyhow::Result<Measurement> {
+    ms_per_megapixel(lab, ImageFormat::Avif)
+}
+
 /// Machines differ; how many of the head's multiply-accumulates it takes as long as is told, too, so
 /// that a device whose head's time is known can be given a time for pictures.
 fn ms_per_megapixel(lab: &Lab, format: ImageFormat) -> anyhow::Result<Measurement> {
+    if !image_formats().any(|known| known == format) {
+        return Ok(Measurement::skipped("needs the feature `avif`"));
+    }
     let (head, pictures) = (lab.head()?, lab.pictures()?);
     let manifest = lab.bundle().manifest();
     let input = &manifest.input;

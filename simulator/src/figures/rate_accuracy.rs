@@ -85,6 +85,8 @@ pub enum Family {
     Jpeg,
     /// WebP, lossy.
     Webp,
+    /// AVIF's frame of AV1.
+    Avif,
 }
 
 /// One way to send pictures.
@@ -133,7 +135,7 @@ pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     let mut ways: Vec<Way> = bench.candidates.iter().enumerate().map(way).collect();
     ways.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then_with(|| a.name.cmp(&b.name)));
     let (mut drops, mut rates) = (Vec::new(), Vec::new());
-    let families = [Family::Split, Family::Jpeg, Family::Webp];
+    let families = [Family::Split, Family::Jpeg, Family::Webp, Family::Avif];
     for family in families {
         pareto(&mut ways, family);
     }
@@ -214,6 +216,7 @@ impl Bench {
                 family: match spec.format {
                     ImageFormat::Jpeg => Family::Jpeg,
                     ImageFormat::Webp => Family::Webp,
+                    ImageFormat::Avif => Family::Avif,
                 },
                 name: format!("{width}x{height} q{}", spec.quality),
                 how: How::Image(Box::new(ImageEncoder::new(spec, input))),
@@ -358,6 +361,7 @@ impl Family {
             Family::Split => "split",
             Family::Jpeg => "jpeg",
             Family::Webp => "webp",
+            Family::Avif => "avif",
         }
     }
 }

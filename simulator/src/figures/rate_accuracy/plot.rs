@@ -15,6 +15,7 @@ pub fn plot(measured: &RateAccuracy) -> String {
         (Family::Split, Colour::BLUE),
         (Family::Jpeg, Colour::ORANGE),
         (Family::Webp, Colour::VIOLET),
+        (Family::Avif, Colour::GREEN),
     ];
     for (family, colour) in families {
         let all = || measured.ways.iter().filter(|way| way.family == family);
