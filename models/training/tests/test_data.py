@@ -124,6 +124,8 @@ def test_a_witness_answers_the_view_itself(tmp_path: Path) -> None:
         ({"name": "x", "split": {"name": "s8"}}, "split.name: s8 must name the head's stride, s16"),
         ({"name": "x", "network": {"blocks": [1]}}, "network.channels and network.blocks"),
         ({"name": "x", "precision": "f16"}, "neither f32 nor bf16"),
+        ({"name": "x", "full": {"optimiser": "adam"}}, "full.optimiser: 'adam' is neither sgd nor adamw"),
+        ({"name": "x", "distil": {"hints": ["t45"]}}, "distil.hints: need a teacher that sees the views"),
         ({}, "missing key `name`"),
     ],
 )
