@@ -1,8 +1,8 @@
 //! AVIF's picture: a still frame of AV1 (AV1 Bitstream & Decoding Process Specification, 2019), without
 //! the boxes that a file has around it, which are as long as a small picture.
 //!
-//! Eight bits, chroma as fine as luma, BT.601's matrix in full range: what the encoder writes, and all
-//! that is taken.
+//! Eight bits, chroma as fine as luma, full range: what the encoder writes, and all that is taken. The
+//! matrix is BT.601's, whatever a frame says of it.
 
 use re_rav1d::dav1d::{Decoder, Error, PixelLayout, PlanarImageComponent, Settings, pixel};
 
@@ -24,10 +24,9 @@ pub(crate) fn decode(frame: &[u8], most: u64) -> Result<Picture, PictureError> {
     let decoded = decoder.get_picture().map_err(fail)?;
     let ours = decoded.bit_depth() == 8
         && decoded.pixel_layout() == PixelLayout::I444
-        && decoded.matrix_coefficients() == pixel::MatrixCoefficients::BT470BG
         && decoded.color_range() == pixel::YUVRange::Full;
     if !ours {
-        return Err(PictureError::Avif("it is not of 8 bits, 4:4:4, BT.601 and full range".into()));
+        return Err(PictureError::Avif("it is not of 8 bits, 4:4:4 and full range".into()));
     }
     let (width, height) = (decoded.width(), decoded.height());
     if u64::from(width) * u64::from(height) > most {
