@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use isthmus_models::{
     Bundle, Engine, EngineKind, EngineKindError, ImageSpec, InputSpec, MAX_IMAGE_SCALE,
-    OrtProvider, image_formats,
+    OrtProvider, has_image_format,
 };
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{ImageFormat, OperatingPoint};
@@ -68,7 +68,8 @@ pub struct Options {
     /// recorded them [default: split for fixed, else split,image]
     #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ARM")]
     pub arm: Option<Vec<ArmKind>>,
-    /// How the fixed controller compresses: jpeg, webp or, in a program built with it, avif [default: webp]
+    /// How the fixed controller compresses: jpeg, webp or, in a program built with it, avif
+    /// [default: webp]
     #[arg(long, value_name = "FORMAT", env = "ISTHMUS_IMAGE_FORMAT")]
     pub image_format: Option<ImageFormat>,
     /// The codec's quality for it, 1 to 100 [default: 50]
@@ -605,7 +606,7 @@ impl Options {
         let side = within("image_side", self.image_side.unwrap_or(longer).into(), 1, most)?;
         let quality = within("image_quality", self.image_quality.unwrap_or(50).into(), 1, 100)?;
         let format = self.image_format.unwrap_or(ImageFormat::Webp);
-        if !image_formats().any(|known| known == format) {
+        if !has_image_format(format) {
             return Err(ConfigError::ImageFormat(format));
         }
         Ok(ImageSpec { format, side: side as u32, quality: quality as u8 })

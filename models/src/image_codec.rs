@@ -73,11 +73,14 @@ impl FromStr for ImageSpec {
     }
 }
 
-/// The formats that this program can compress and decompress: AVIF needs the cargo feature `avif`.
+/// Whether this program was built with a format: AVIF needs the cargo feature `avif`.
+pub fn has_image_format(format: ImageFormat) -> bool {
+    cfg!(feature = "avif") || format != ImageFormat::Avif
+}
+
+/// The formats that this program was built with.
 pub fn image_formats() -> impl Iterator<Item = ImageFormat> {
-    ImageFormat::ALL
-        .into_iter()
-        .filter(|&format| cfg!(feature = "avif") || format != ImageFormat::Avif)
+    ImageFormat::ALL.into_iter().filter(|&format| has_image_format(format))
 }
 
 /// Most pixels of a compressed picture for a network with `input`.

@@ -59,7 +59,8 @@ pub use head::{Head, HeadOutput};
 #[cfg(feature = "image-encoders")]
 pub use image_codec::{ImageEncodeError, ImageEncoder};
 pub use image_codec::{
-    ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, decode_image, image_formats, max_image_pixels,
+    ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, decode_image, has_image_format, image_formats,
+    max_image_pixels,
 };
 #[cfg(feature = "shell")]
 pub use import::{Import, ImportError};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use isthmus_models::{
     Bundle, BundleError, ImageSpec, OUTCOMES, Outcome, Outcomes, OutcomesError, RecordedPoint,
-    Rung, image_formats,
+    Rung, has_image_format,
 };
 
 use super::{ImageRun, Ladder, LadderError, LadderRung, Run};
@@ -185,7 +185,7 @@ impl Measured {
                     let head = bundle.find_head(split, width).ok_or_else(unknown)?;
                     measured.exits.insert(head, frames);
                 }
-                RecordedPoint::Image(image) if arms.image && can_compress(image) => {
+                RecordedPoint::Image(image) if arms.image && has_image_format(image.format) => {
                     images.push((*image, frames));
                 }
                 RecordedPoint::Full if arms.local => {
@@ -212,10 +212,6 @@ impl Measured {
             self.runs.insert(run, frames.to_vec());
         }
     }
-}
-
-fn can_compress(image: &ImageSpec) -> bool {
-    image_formats().any(|format| format == image.format)
 }
 
 /// Upper ends of bands with equally many frames; the last one is 1.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use isthmus_models::{ImageEncoder, ImageSpec, Preprocessor, image_formats};
+use isthmus_models::{ImageEncoder, ImageSpec, Preprocessor, has_image_format};
 use isthmus_proto::ImageFormat;
 
 use super::Measurement;
@@ -30,7 +30,7 @@ pub(super) fn avif_ms_per_megapixel(lab: &Lab) -> anyhow::Result<Measurement> {
 /// Machines differ; how many of the head's multiply-accumulates it takes as long as is told, too, so
 /// that a device whose head's time is known can be given a time for pictures.
 fn ms_per_megapixel(lab: &Lab, format: ImageFormat) -> anyhow::Result<Measurement> {
-    if !image_formats().any(|known| known == format) {
+    if !has_image_format(format) {
         return Ok(Measurement::skipped("needs the feature `avif`"));
     }
     let (head, pictures) = (lab.head()?, lab.pictures()?);
