@@ -160,7 +160,7 @@ impl Collector for Scrape {
         page.single("sent", help, Some(Unit::Bytes), &count(state.sent_bytes))?;
         let help = "Frames handed to the link";
         page.single("sent_frames", help, None, &count(counters.sent))?;
-        let help = "Probes handed to the link, which ask whether the network carries frames again";
+        let help = "Probes handed to the link, which ask whether the network carries frames again, or larger ones";
         page.single("probes", help, None, &count(counters.probes))?;
         let help = "Padding of probes";
         page.single("probe", help, Some(Unit::Bytes), &count(counters.probe_bytes))?;

@@ -7,6 +7,7 @@ mod ladder;
 mod linucb;
 mod mpc;
 mod objective;
+mod reach;
 mod share;
 mod statistics;
 mod transfer;

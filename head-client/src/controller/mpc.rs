@@ -7,6 +7,7 @@ use std::time::Duration;
 use isthmus_proto::{FrameId, Timestamp};
 
 use super::objective::{Objective, Thrift};
+use super::reach::Reach;
 use super::share::Share;
 use super::statistics::{Smoothed, normal_cdf};
 use super::way::{Passage, Sent, Way};
@@ -51,6 +52,9 @@ impl Default for MpcConfig {
 /// Several frames in a row without a reply are taken for an outage. Then only probes are sent, and if
 /// the first reply is as quick as before, what was learnt since is forgotten.
 ///
+/// Nor is a frame sent that is much larger than any which came through of late: a probe as large goes
+/// first, with a frame that has nothing to send if one comes soon.
+///
 /// What to run is a wager on how long the head will take: it counts for as much as it is likely to
 /// leave time to send. A head that outlasts the frames' interval delays the next one or costs a
 /// frame, so a plan follows the device's backlog as it follows the link's. What it leaves over at
@@ -83,6 +87,7 @@ pub struct Mpc {
     full: Duration,
     way: Way,
     share: Share,
+    reach: Reach,
     prices: Prices,
     thrift: Thrift,
     /// When the next probe may be sent, and the pause after its echo.
@@ -217,6 +222,7 @@ impl Mpc {
             full: Duration::ZERO,
             way: Way::new(Timestamp::ZERO, None),
             share: Share::new(Timestamp::ZERO),
+            reach: Reach::new(Timestamp::ZERO),
             prices: Prices::default(),
             thrift: Thrift::new(objective),
             probe_at: Timestamp::ZERO,
@@ -492,6 +498,7 @@ impl Controller for Mpc {
         (self.doubt, self.unproven, self.shortest) = (None, 0, f64::INFINITY);
         self.conformal = Conformal::new(self.config.target_miss);
         (self.way, self.share) = (Way::new(now, round_trip), Share::new(now));
+        self.reach = Reach::new(now);
         (self.probe_at, self.pause) = (now, FIRST_PAUSE);
     }
 
@@ -519,7 +526,17 @@ impl Controller for Mpc {
             plans.fold(0.0, f64::max) - if same { 0.0 } else { SWITCH } - first.device * 1e-9
         };
         let values: Vec<f64> = costs.iter().map(value).collect();
-        let best = (0..costs.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(0);
+        let best_of = |rungs: &mut dyn Iterator<Item = usize>| {
+            rungs.max_by(|&a, &b| values[a].total_cmp(&values[b]))
+        };
+        let bytes = |at: usize| costs[at].bytes.ceil() as usize;
+        let mut best = best_of(&mut (0..costs.len())).unwrap_or(0);
+        let beyond = Some(bytes(best)).filter(|&bytes| !self.reach.covers(bytes));
+        self.reach.want(now, beyond);
+        if beyond.is_some() {
+            let mut covered = (0..costs.len()).filter(|&at| self.reach.covers(bytes(at)));
+            best = best_of(&mut covered).unwrap_or(best);
+        }
         let run = self.ladder.run_of(costs[best].rung);
         let Cost { mean, deviation, device, spread, .. } = costs[best];
         let time_left = ms(view.time_left);
@@ -581,6 +598,15 @@ impl Controller for Mpc {
                 expected = accuracy - late * (accuracy - exit);
             }
         }
+        let is_spare = best.is_none() && feasible;
+        let can_ask = self.doubt.is_none() && !self.way.is_probed();
+        let can_ask = can_ask && (is_spare || view.exit_confidence.is_some());
+        if let Some(bytes) = self.reach.question(now, is_spare).filter(|_| can_ask) {
+            self.thrift.on_frame(exit);
+            self.note_send(now, view.frame, bytes, true);
+            self.reach.ask(view.frame);
+            return SendDecision { sending: Sending::Probe(bytes), reason: Choice::Probe };
+        }
         self.thrift.on_frame(expected);
         let smallest = rungs.iter().map(|&(_, _, bytes)| bytes).min();
         let ask = now >= self.probe_at && !self.way.is_probed();
@@ -612,7 +638,14 @@ impl Controller for Mpc {
         let expected = sent.wait + sent.mean;
         let took = ms(network) + ms(server);
         match sent.probe {
+            true if self.reach.is_answered(frame) => {
+                match took <= expected + self.conformal.margin() * sent.deviation {
+                    true => self.reach.on_passed(bytes),
+                    false => self.reach.on_refuted(now),
+                }
+            }
             false => {
+                self.reach.on_passed(bytes);
                 self.conformal.on_score((took - expected) / sent.deviation, false);
                 if took > expected + QUEUE * ms(self.full) {
                     self.share.on_queue(now, self.full);
@@ -643,9 +676,13 @@ impl Controller for Mpc {
         let NetworkTimeout { frame, bytes, waited } = *timeout;
         let Some(sent) = self.way.give_up(frame) else { return };
         if sent.probe {
-            self.probe_at = now;
+            match self.reach.is_answered(frame) {
+                true => self.reach.on_refuted(now),
+                false => self.probe_at = now,
+            }
             return;
         }
+        self.reach.on_late();
         match &mut self.doubt {
             Some(doubt) => {
                 doubt.frames += 1;
@@ -687,11 +724,12 @@ fn least_price(most: f64, is_kept: impl Fn(f64) -> bool) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ladder::tests::ladder;
+    use super::super::ladder::tests::{exit, ladder, rung};
     use super::*;
     use crate::controller::LinkView;
 
     const ENDS: [usize; 4] = [300, 600, 1_200, 2_400];
+    const LARGE: [usize; 1] = [6_000];
     const UNSURE: f32 = 0.2;
     const SURE: f32 = 0.95;
 
@@ -707,7 +745,11 @@ mod tests {
 
     impl Loop {
         fn new(kbits: f64) -> Self {
-            let mut mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder()));
+            Loop::with(kbits, ladder())
+        }
+
+        fn with(kbits: f64, ladder: Ladder) -> Self {
+            let mut mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder));
             mpc.on_link_up(Timestamp::ZERO, Some(Duration::from_millis(40)));
             Loop { mpc, now: Timestamp::ZERO, frame: 0, kbits, probe: None }
         }
@@ -741,11 +783,12 @@ mod tests {
             let run = head.run.expect("something is always run");
             let now = start + ms(10);
             self.mpc.on_run(now, run, ms(10));
+            let layer_ends = if run.head() == Some((0, 1)) { &LARGE[..] } else { &ENDS };
             let view = SendView {
                 frame,
                 run,
                 exit_confidence: Some(confidence),
-                layer_ends: &ENDS,
+                layer_ends,
                 time_left: ms(140),
                 link,
             };
@@ -754,7 +797,7 @@ mod tests {
                 self.probe = Some((frame, padding, now, now + self.network(padding)));
             }
             if let Sending::Layers(layers) = decision.sending {
-                let bytes = ENDS[usize::from(layers) - 1];
+                let bytes = layer_ends[usize::from(layers) - 1];
                 let (network, server) = (self.network(bytes), ms(5));
                 if network + server <= ms(140) {
                     let receive_span = Duration::ZERO;
@@ -855,6 +898,37 @@ mod tests {
         let sent: Vec<u8> = network.steps(60).into_iter().map(layers).collect();
         let late = sent.iter().filter(|&&layers| layers > 2).count();
         assert!(late <= 3, "{sent:?}");
+    }
+
+    /// The layers of one head, and a wide head whose only layer is large.
+    fn steep() -> Ladder {
+        let layers = (0..4).zip(ENDS).map(|(at, end)| rung(0, at + 1, end as f64, 0.0));
+        let rungs = layers.chain([rung(1, 1, LARGE[0] as f64, 0.19)]).collect();
+        Ladder::new(rungs, [((0, 0), exit()), ((0, 1), exit())].into()).expect("a ladder")
+    }
+
+    #[test]
+    fn a_step_up_is_asked_for_before_it_is_taken() {
+        let mut network = Loop::with(4_000.0, steep());
+        let sizes: Vec<Option<usize>> = (0..20)
+            .map(|_| {
+                let decision = network.step(UNSURE);
+                match (decision.sending, network.mpc.started) {
+                    (Sending::Probe(bytes), _) => Some(bytes),
+                    (Sending::Layers(_), Some((_, run))) if run.head() == Some((0, 1)) => None,
+                    _ => Some(0),
+                }
+            })
+            .collect();
+        let first = sizes.iter().position(Option::is_none).expect("it steps up");
+        let probes: Vec<_> = sizes[..first].iter().flatten().filter(|&&bytes| bytes > 0).collect();
+        assert_eq!(probes, [&LARGE[0]], "{sizes:?}");
+        assert!(first < 10 && sizes[first..].iter().all(Option::is_none), "{sizes:?}");
+        // What the exit answers by itself leaves room for the question at once.
+        let mut network = Loop::with(4_000.0, steep());
+        network.steps(1);
+        let spare = network.step(SURE);
+        assert_eq!(spare.sending, Sending::Probe(LARGE[0]));
     }
 
     #[test]
