@@ -7,14 +7,10 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 use tract_onnx::tract_core::ops::math::Max;
-use tract_onnx::tract_core::ops::matmul::ModePicker;
-use tract_onnx::tract_core::ops::matmul::optimized::{
-    AddMatMulGeometry, MapOutputAxisToInput, MatMulOperand, OptMatMul, ProtoFusedSpec,
-};
 use tract_onnx::tract_core::ops::nn::DataFormat;
-use tract_onnx::tract_core::plan::SessionId;
 use tract_onnx::tract_core::tract_linalg::mmm::{
-    EagerPackedInput, MatMatMul, OutputStoreSpec, PackedMatrixStorage, Query, retain_best,
+    AsInputValue, EagerPackedInput, FusedSpec, MMMInputValue, MatMatMul, Query, ScratchSpace,
+    retain_best,
 };
 use tract_onnx::tract_core::tract_linalg::pack::PackedFormat;
 use tract_onnx::tract_core::tract_linalg::{BinOp, MmmDispatch};
@@ -78,11 +74,14 @@ struct Banded {
     padding: [usize; 2],
     /// Output rows of a band.
     rows: usize,
-    /// Of weights and a band's patches, with the bias.
-    product: OptMatMul,
+    /// What multiplies a band's patches by the weights, `[C · kernel, channels]`, and which of its
+    /// packings both have.
+    kernels: (Box<dyn MatMatMul>, usize),
     patches: PackedFormat,
+    weights: Box<dyn MMMInputValue>,
     bias: Arc<Tensor>,
-    zero: Arc<Tensor>,
+    /// What a ReLU clips at, if one is behind it.
+    relu: Option<Arc<Tensor>>,
 }
 
 impl Banded {
@@ -134,39 +133,6 @@ impl Banded {
         let (patches, weights_format) = kernels.packings()[packing].clone();
         let Some(patches) = patches.downcast_ref::<PackedFormat>() else { return Ok(None) };
         let weights = weights.clone().into_tensor().into_shape(&[m, k])?;
-        let here = || MapOutputAxisToInput(tvec![]);
-        let geometry = AddMatMulGeometry {
-            k: k.to_dim(),
-            c_to_a_axis_mapping: here(),
-            c_to_b_axis_mapping: here(),
-        };
-        let mut steps = vec![
-            ProtoFusedSpec::AddMatMul {
-                geo: geometry,
-                a: MatMulOperand::Input(0),
-                b: MatMulOperand::Const(weights_format.prepare_one(&weights, 1, 0)?),
-                packings: vec![(packing, None)],
-            },
-            ProtoFusedSpec::BinPerCol(1, BinOp::Add, here()),
-        ];
-        if relu {
-            steps.push(ProtoFusedSpec::BinScalar(2, BinOp::Max));
-        }
-        steps.push(ProtoFusedSpec::Store(vec![OutputStoreSpec::View {
-            m_axis: Some(1),
-            n_axis: Some(0),
-            mr: kernels.mr(),
-            nr: kernels.nr(),
-        }]));
-        let product = OptMatMul::new(
-            vec![kernels],
-            ModePicker::Single,
-            f32::fact([m, n]),
-            Some(1),
-            Some(0),
-            steps,
-            packing == 0,
-        )?;
         Ok(Some(Banded {
             input: [channels, height, width],
             output,
@@ -174,10 +140,11 @@ impl Banded {
             strides: [down, right],
             padding: [sides[0].pad_before, sides[1].pad_before],
             rows,
-            product,
             patches: patches.clone(),
+            weights: weights_format.prepare_one(&weights, 1, 0)?,
+            kernels: (kernels, packing),
             bias,
-            zero: tensor0(0.0f32).into_arc_tensor(),
+            relu: relu.then(|| tensor0(0.0f32).into_arc_tensor()),
         }))
     }
 
@@ -193,9 +160,12 @@ impl Banded {
     fn split(&self, picture: &[f32], top: usize, phases: &mut [f32]) {
         let ([_, height, width], [_, stride]) = (self.input, self.strides);
         let [seen, columns] = self.seen();
+        let before = self.padding[1].min(stride * columns);
+        let within = width.min(stride * columns - before);
+        // Its ends stay zero.
         let mut padded = vec![0.0; stride * columns];
         let planes = picture.chunks_exact(height * width);
-        for (plane, phases) in planes.zip(phases.chunks_exact_mut(seen * stride * columns)) {
+        for (plane, phases) in planes.zip(phases.chunks_exact_mut(seen * padded.len())) {
             for (y, phases) in (top * self.strides[0]..).zip(phases.chunks_exact_mut(padded.len()))
             {
                 let y = y.wrapping_sub(self.padding[0]);
@@ -203,13 +173,12 @@ impl Banded {
                     phases.fill(0.0);
                     continue;
                 }
-                let row = &plane[y * width..][..width];
-                padded.iter_mut().skip(self.padding[1]).zip(row).for_each(|(to, from)| *to = *from);
+                padded[before..][..within].copy_from_slice(&plane[y * width..][..within]);
                 match stride {
                     1 => phases.copy_from_slice(&padded),
                     2 => {
                         let (even, odd) = phases.split_at_mut(columns);
-                        let pairs = padded.as_chunks::<2>().0;
+                        let (pairs, _) = padded.as_chunks::<2>();
                         for ((even, odd), pair) in even.iter_mut().zip(odd).zip(pairs) {
                             [*even, *odd] = *pair;
                         }
@@ -270,6 +239,47 @@ impl Banded {
         }
         Ok(())
     }
+
+    /// Multiplies a band's `patches` by the weights into the rows from `top` on of picture `at` of
+    /// `result`, `[N, channels, H, W]`.
+    fn multiply(
+        &self,
+        patches: &EagerPackedInput,
+        result: &mut Tensor,
+        at: usize,
+        top: usize,
+        scratch: &mut dyn ScratchSpace,
+    ) -> TractResult<()> {
+        let [channels, down, across] = self.output;
+        let (pixels, plane) = (self.rows * across, down * across);
+        let fits = result.datum_type() == f32::datum_type()
+            && result.shape().get(1..) == Some(&self.output[..])
+            && at < result.shape()[0]
+            && top + self.rows <= down;
+        ensure!(fits, "a band of {} rows from {top} of picture {at} in {result:?}", self.rows);
+        let (shape, strides) = ([pixels, channels], [1, plane as isize]);
+        let first = SIZE * (at * channels * plane + top * across);
+        let (kernels, packing) = &self.kernels;
+        let mut steps = vec![
+            FusedSpec::AddMatMul {
+                a: AsInputValue::Borrowed(patches),
+                b: AsInputValue::Borrowed(&*self.weights),
+                packing: *packing,
+            },
+            FusedSpec::BinPerCol(self.bias.view(), BinOp::Add),
+        ];
+        steps.extend(self.relu.as_deref().map(|zero| FusedSpec::BinScalar(zero, BinOp::Max)));
+        // SAFETY: the kernels write the value of pixel p < `pixels` and channel c < `channels` at
+        // `first` + 4 · (p + c · `plane`) bytes. As `top` + rows ≤ H, that is within channel c's plane
+        // of picture `at`, all of which `result` has (checked above), as f32, and which nobody else
+        // can see while it is borrowed. They read `patches` and the weights as the packing says, which
+        // made both, one bias a channel, and one value to clip at.
+        unsafe {
+            let band = TensorView::from_bytes(result, first as isize, &shape, &strides);
+            steps.push(FusedSpec::Store(kernels.c_view(Some(0), Some(1)).wrap(&band)));
+            kernels.run_with_scratch_space(pixels, channels, scratch, &steps)
+        }
+    }
 }
 
 /// The kernels for a product of `[pixels, k]` and `[k, channels]`, and which of their packings.
@@ -310,22 +320,18 @@ impl Op for Banded {
 impl EvalOp for Banded {
     not_out_of_plan!();
 
-    fn eval(&self, ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let input = inputs[0].to_plain_array_view::<f32>()?;
         let pictures = input.as_slice().context("not row-major")?;
-        let [m, down, across] = self.output;
+        let [channels, down, across] = self.output;
         let [number, k] = [inputs[0].shape()[0], self.input[0] * self.kernel[0] * self.kernel[1]];
-        let (plane, n) = (down * across, self.rows * across);
-        let mut result = Tensor::zero::<f32>(&[number, m, down, across])?;
-        let mut results = result.try_as_plain_ram_mut()?;
-        let results = results.as_slice_mut::<f32>()?;
-        let mut patches = self.patches.new_packed_buffer(k, n)?;
+        let mut result = Tensor::zero::<f32>(&[number, channels, down, across])?;
+        let mut patches = self.patches.new_packed_buffer(k, self.rows * across)?;
+        // SAFETY: it is a buffer of the kernels' own, with nothing in it yet.
+        let mut scratch = unsafe { self.kernels.0.allocate_scratch_space() };
         let [seen, columns] = self.seen();
         let mut phases = Tensor::zero::<f32>(&[self.input[0] * seen * self.strides[1] * columns])?;
-        for (picture, result) in pictures
-            .chunks_exact(self.input.iter().product())
-            .zip(results.chunks_exact_mut(m * plane))
-        {
+        for (at, picture) in pictures.chunks_exact(self.input.iter().product()).enumerate() {
             for top in (0..down).step_by(self.rows) {
                 // The last band reaches back rather than beyond the last row.
                 let top = top.min(down - self.rows);
@@ -336,23 +342,10 @@ impl EvalOp for Banded {
                     24 => self.unfold::<96>(split, &mut patches)?,
                     _ => self.unfold::<32>(split, &mut patches)?,
                 }
-                let packed = PackedMatrixStorage::new(Box::new(patches.clone()));
-                let packed = packed.into_tensor(f32::datum_type());
-                let [bias, zero] = [&self.bias, &self.zero].map(|it| it.clone().into_tvalue());
-                let operands = tvec![packed.into_tvalue(), bias, zero];
-                let band = self.product.eval(ctx, operands)?;
-                let band = band[0].to_plain_array_view::<f32>()?;
-                let band = band.as_slice().context("not row-major")?;
-                for (plane, band) in result.chunks_exact_mut(plane).zip(band.chunks_exact(n)) {
-                    plane[top * across..][..n].copy_from_slice(band);
-                }
+                self.multiply(&patches, &mut result, at, top, &mut *scratch)?;
             }
         }
         Ok(tvec![result.into_tvalue()])
-    }
-
-    fn drop_session(&self, session: SessionId, node_id: usize) {
-        self.product.drop_session(session, node_id);
     }
 }
 
