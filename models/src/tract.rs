@@ -7,6 +7,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::TractErrorContext;
 use tract_onnx::tract_core::model::TypedModelPatch;
 use tract_onnx::tract_core::ops::cast::Cast;
 
@@ -66,7 +67,8 @@ impl Plan {
         outputs
             .into_iter()
             .map(|output| {
-                let data = output.to_plain_array_view::<f32>()?.iter().copied().collect();
+                let values = output.to_plain_array_view::<f32>()?;
+                let data = values.as_slice().context("not row-major")?.to_vec();
                 Ok(Tensor { shape: output.shape().to_vec(), data })
             })
             .collect()

@@ -17,7 +17,7 @@ use tract_onnx::tract_core::tract_linalg::{BinOp, MmmDispatch};
 
 /// Values in the patches of a band, at most if it has more than one row: they stay in a core's own
 /// cache until they have been multiplied.
-pub(super) const BAND: usize = 32 << 10;
+pub(super) const BAND: usize = 48 << 10;
 /// Terms of an output value, at most: with more, it is the weights that do not stay in the cache,
 /// and to go through them once for each band costs more than it saves.
 const TERMS: usize = 512;
