@@ -17,7 +17,7 @@ use isthmus_head_client::cli::{Cli, Command, ProfileArgs, RunArgs};
 use isthmus_head_client::config::{Format, Options};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
 use isthmus_models::{Bundle, Full, Head, Profile};
-use isthmus_telemetry::log;
+use isthmus_telemetry::{log, stop};
 use serde::Serialize;
 use service::ServiceManager;
 use view::View;
@@ -96,12 +96,13 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         let view = view.transpose().context("--tui").or_fail(1)?;
         let printer = RefCell::new(Printer::new(options.format.unwrap_or_default(), view));
         printer.borrow_mut().start();
+        let asked = stop::asked().context("signals").or_fail(1)?;
         let stop = async {
-            let mut interrupted = pin!(interrupted());
+            let mut asked = pin!(asked);
             let mut redraw = tokio::time::interval(REDRAW);
             loop {
                 tokio::select! {
-                    () = &mut interrupted => return,
+                    () = &mut asked => return,
                     _ = redraw.tick(), if tui => printer.borrow_mut().redraw(),
                 }
             }
@@ -121,20 +122,6 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     // The capture thread may be waiting for standard input: the process need not wait for it.
     runtime.shutdown_background();
     done
-}
-
-/// Comes with a signal that asks the program to end.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let asked = async |kind| match signal(kind) {
-        Ok(mut signal) => signal.recv().await,
-        // Without the handler the signal ends the program, which stops it as well.
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        _ = asked(SignalKind::interrupt()) => {}
-        _ = asked(SignalKind::terminate()) => {}
-    }
 }
 
 fn profile(args: &ProfileArgs) -> Result<(), Failure> {

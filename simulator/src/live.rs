@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use isthmus_simulator::PathSpec;
 use isthmus_simulator::relay::{Forward, Relay, RelayConfig, api};
+use isthmus_telemetry::stop;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
@@ -160,44 +162,32 @@ enum Signal {
     Stop,
 }
 
-#[cfg(unix)]
 struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    stop: Pin<Box<dyn Future<Output = ()>>>,
+    #[cfg(unix)]
     user: tokio::signal::unix::Signal,
 }
 
-#[cfg(unix)]
 impl Signals {
     fn listen() -> io::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            user: signal(SignalKind::user_defined1())?,
+            stop: Box::pin(stop::asked()?),
+            #[cfg(unix)]
+            user: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?,
         })
     }
 
+    #[cfg(unix)]
     async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.terminate.recv() => Signal::Stop,
+            () = &mut self.stop => Signal::Stop,
             _ = self.user.recv() => Signal::Counters,
         }
     }
-}
 
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn listen() -> io::Result<Signals> {
-        Ok(Signals)
-    }
-
+    #[cfg(not(unix))]
     async fn next(&mut self) -> Signal {
-        let _ = tokio::signal::ctrl_c().await;
+        (&mut self.stop).await;
         Signal::Stop
     }
 }

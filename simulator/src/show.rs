@@ -12,6 +12,7 @@ use isthmus_head_client::live::{Live, Screen, Seen};
 use isthmus_simulator::results;
 use isthmus_simulator::scenario::Prepared;
 use isthmus_simulator::world::FrameEnd;
+use isthmus_telemetry::stop;
 use tokio::runtime::Runtime;
 
 /// A sleep is at most this long, so that a signal is heard soon.
@@ -82,8 +83,11 @@ impl Signal {
         let listener = runtime.worker_threads(1).enable_all().build()?;
         let came = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&came);
+        let within = listener.enter();
+        let asked = stop::asked()?;
+        drop(within);
         listener.spawn(async move {
-            asked_to_end().await;
+            asked.await;
             told.store(true, Ordering::Relaxed);
         });
         Ok(Signal { came, _listener: listener })
@@ -91,26 +95,5 @@ impl Signal {
 
     fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed)
-    }
-}
-
-#[cfg(unix)]
-async fn asked_to_end() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let asked = async |kind| match signal(kind) {
-        Ok(mut signal) => signal.recv().await,
-        // Without the handler the signal ends the program.
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        _ = asked(SignalKind::interrupt()) => {}
-        _ = asked(SignalKind::terminate()) => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn asked_to_end() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }

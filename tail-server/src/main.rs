@@ -11,6 +11,7 @@ use clap::Parser;
 use isthmus_tail_server::config::Options;
 use isthmus_tail_server::{Server, ServerConfig, StartError};
 use isthmus_telemetry::log::{self, LogFormat};
+use isthmus_telemetry::stop;
 
 /// Longest wait for a connection and for an answer to `--check-health`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -106,7 +107,7 @@ fn ask_health(mut address: SocketAddr) -> anyhow::Result<()> {
 
 async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     // Listened for first, so that a signal during a long start is not lost.
-    let stop = stop_signal()?;
+    let stop = stop::asked().context("signals")?;
     let server = Server::start(config).await?;
     announce(&server).context("standard output")?;
     stop.await;
@@ -143,26 +144,6 @@ fn announce(server: &Server) -> io::Result<()> {
     writeln!(out, "certificate sha256 {}", server.fingerprint())?;
     writeln!(out, "ready")?;
     out.flush()
-}
-
-#[cfg(unix)]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    Ok(async {
-        let _ = tokio::signal::ctrl_c().await;
-    })
 }
 
 #[derive(Debug, thiserror::Error)]
