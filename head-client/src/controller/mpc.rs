@@ -198,6 +198,9 @@ const PRICE_STEPS: usize = 12;
 /// Longer than any deadline (ms).
 const TOO_LONG: f64 = 1e7;
 
+/// What all of a way costs (share of frames right) on which a queue stands as long as the deadline.
+const QUEUE_PRICE: f64 = 2.0;
+
 /// A frame that took so much of the time it had longer than predicted has met a queue.
 const QUEUE: f64 = 0.15;
 
@@ -338,12 +341,12 @@ impl Mpc {
     }
 
     /// The way's price: the one at which the best rung takes no more than one's share of its time,
-    /// or with a queue on it at least that part of an accuracy of ½ for all of it which the queue
-    /// takes of the deadline. What was never tried, and may take the device too long, sets no price.
+    /// or with a queue on it at least that part of [`QUEUE_PRICE`] for all of it which the queue takes
+    /// of the deadline. What was never tried, and may take the device too long, sets no price.
     fn link_price(&self, costs: &[Cost], first: Prices) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full).max(1.0));
         let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
-        let least = 0.5 * (queue / full).min(1.0) / interval;
+        let least = QUEUE_PRICE * (queue / full).min(1.0) / interval;
         let keeps_share = |link: f64| {
             let prices = Prices { link, ..first };
             let (mut best, mut used) = (f64::MIN, 0.0);
@@ -648,7 +651,7 @@ impl Controller for Mpc {
                 self.reach.on_passed(bytes);
                 self.conformal.on_score((took - expected) / sent.deviation, false);
                 if took > expected + QUEUE * ms(self.full) {
-                    self.share.on_queue(now, self.full);
+                    self.share.lower(now, self.full);
                 }
                 self.server.update(ms(server));
                 (self.probe_at, self.pause) = (now, FIRST_PAUSE);
@@ -696,7 +699,7 @@ impl Controller for Mpc {
             }
         }
         self.conformal.on_score((ms(waited) - sent.wait - sent.mean) / sent.deviation, true);
-        self.share.on_late(now, self.full);
+        self.share.lower(now, self.full);
         // What is next to leave keeps all behind it waiting.
         if let Some((bytes, waited)) = self.way.next(now) {
             self.transfer.on_timeout(now, bytes, waited);
@@ -923,7 +926,7 @@ mod tests {
         let first = sizes.iter().position(Option::is_none).expect("it steps up");
         let probes: Vec<_> = sizes[..first].iter().flatten().filter(|&&bytes| bytes > 0).collect();
         assert_eq!(probes, [&LARGE[0]], "{sizes:?}");
-        assert!(first < 10 && sizes[first..].iter().all(Option::is_none), "{sizes:?}");
+        assert!(first <= 12 && sizes[first..].iter().all(Option::is_none), "{sizes:?}");
         // What the exit answers by itself leaves room for the question at once.
         let mut network = Loop::with(4_000.0, steep());
         network.steps(1);

@@ -22,9 +22,8 @@ const MOST: f64 = 0.8;
 const LEAST: f64 = 0.01;
 const A_SECOND: f64 = 0.03;
 
-/// What is left of it after a frame met a queue, and after one was late.
-const AFTER_QUEUE: f64 = 0.6;
-const AFTER_LATE: f64 = 0.5;
+/// What is left of it after a frame met a queue or was late.
+const LEFT: f64 = 0.7;
 
 impl Share {
     /// All of a way that nobody else is known to use.
@@ -45,19 +44,10 @@ impl Share {
         self.share
     }
 
-    /// A frame met a queue.
-    pub(super) fn on_queue(&mut self, now: Timestamp, pause: Duration) {
-        self.lower(now, pause, AFTER_QUEUE);
-    }
-
-    /// A frame was late.
-    pub(super) fn on_late(&mut self, now: Timestamp, pause: Duration) {
-        self.lower(now, pause, AFTER_LATE);
-    }
-
-    fn lower(&mut self, now: Timestamp, pause: Duration, factor: f64) {
+    /// A frame met a queue, or was late.
+    pub(super) fn lower(&mut self, now: Timestamp, pause: Duration) {
         if now.saturating_since(self.lowered) >= pause {
-            self.share = (self.share * factor).max(LEAST);
+            self.share = (self.share * LEFT).max(LEAST);
             self.lowered = now;
         }
     }
@@ -77,7 +67,7 @@ mod tests {
             let now = at(step * 100);
             let sum: f64 = shares.iter_mut().map(|share| share.raise(now)).sum();
             if sum > 1.0 {
-                shares.iter_mut().for_each(|share| share.on_late(now, pause));
+                shares.iter_mut().for_each(|share| share.lower(now, pause));
             }
         }
         let [a, b] = shares.map(|share| share.get());
@@ -89,10 +79,10 @@ mod tests {
         let at = |ms: u64| Timestamp::from_micros(ms * 1_000);
         let mut share = Share::new(at(0));
         let pause = Duration::from_millis(100);
-        share.on_late(at(200), pause);
-        share.on_late(at(250), pause);
-        assert_eq!(share.get(), MOST * AFTER_LATE);
-        share.on_queue(at(300), pause);
-        assert!((share.get() - MOST * AFTER_LATE * AFTER_QUEUE).abs() < 1e-12);
+        share.lower(at(200), pause);
+        share.lower(at(250), pause);
+        assert_eq!(share.get(), MOST * LEFT);
+        share.lower(at(300), pause);
+        assert!((share.get() - MOST * LEFT * LEFT).abs() < 1e-12);
     }
 }
