@@ -23,7 +23,7 @@ const LEAST: f64 = 0.01;
 const A_SECOND: f64 = 0.03;
 
 /// What is left of it after a frame met a queue or was late.
-const LEFT: f64 = 0.7;
+const LEFT: f64 = 0.6;
 
 impl Share {
     /// All of a way that nobody else is known to use.
