@@ -7,7 +7,7 @@ use std::time::Duration;
 use isthmus_proto::{FrameId, Timestamp};
 
 use super::statistics::{Smoothed, normal_cdf};
-use super::way::{Passage, Sent, Way};
+use super::way::{Passage, Question, Sent, Way};
 use super::{
     Controller, HeadDecision, HeadView, Ladder, LinkEstimate, Load, NetworkSample, NetworkTimeout,
     Prediction, Run, SendDecision, SendView, Sending, TransferTime, ms,
@@ -153,7 +153,15 @@ impl LinUcb {
     fn note(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: bool) {
         let wait = self.way.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0));
         let (mean, deviation) = self.predict(now, bytes);
-        self.way.send(Sent { frame, at: now, bytes, wait, mean, deviation, probe });
+        self.way.send(Sent {
+            frame,
+            at: now,
+            bytes,
+            wait,
+            mean,
+            deviation,
+            probe: probe.then_some(Question::Any),
+        });
     }
 
     fn learn(&mut self, frame: FrameId, in_time: bool) {
@@ -255,7 +263,7 @@ impl Controller for LinUcb {
         let Some(Passage { sent, own, at_most }) = self.way.on_reply(frame, network) else {
             return;
         };
-        if !sent.probe {
+        if sent.probe.is_none() {
             self.server.update(ms(server));
         }
         if !at_most || own < self.transfer.predict(now, bytes).mean {
@@ -267,7 +275,7 @@ impl Controller for LinUcb {
     fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout) {
         self.learn(timeout.frame, false);
         let Some(sent) = self.way.give_up(timeout.frame) else { return };
-        if sent.probe {
+        if sent.probe.is_some() {
             return;
         }
         if let Some((bytes, waited)) = self.way.next(now) {

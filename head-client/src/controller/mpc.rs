@@ -10,7 +10,7 @@ use super::objective::{Objective, Thrift};
 use super::reach::Reach;
 use super::share::Share;
 use super::statistics::{Smoothed, normal_cdf};
-use super::way::{Passage, Sent, Way};
+use super::way::{Passage, Question, Sent, Way};
 use super::{
     Conformal, Controller, HeadDecision, HeadView, Ladder, LadderRung, LinkEstimate, Load,
     NetworkSample, NetworkTimeout, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
@@ -488,7 +488,7 @@ impl Mpc {
         }
     }
 
-    fn note_send(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: bool) {
+    fn note_send(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: Option<Question>) {
         let wait = self.wait(now);
         let (mean, deviation) = self.predict(now, bytes);
         self.way.send(Sent { frame, at: now, bytes, wait, mean, deviation, probe });
@@ -606,8 +606,7 @@ impl Controller for Mpc {
         let can_ask = can_ask && (is_spare || view.exit_confidence.is_some());
         if let Some(bytes) = self.reach.question(now, is_spare).filter(|_| can_ask) {
             self.thrift.on_frame(exit);
-            self.note_send(now, view.frame, bytes, true);
-            self.reach.ask(view.frame);
+            self.note_send(now, view.frame, bytes, Some(Question::Larger));
             return SendDecision { sending: Sending::Probe(bytes), reason: Choice::Probe };
         }
         self.thrift.on_frame(expected);
@@ -616,7 +615,7 @@ impl Controller for Mpc {
         let (sent, reason) = match (best, smallest) {
             (Some(sent), _) => (Some(sent), Choice::InTime),
             (None, Some(bytes)) if !feasible && ask => {
-                self.note_send(now, view.frame, bytes, true);
+                self.note_send(now, view.frame, bytes, Some(Question::Any));
                 let sending = Sending::Probe(bytes);
                 return SendDecision { sending, reason: Choice::Probe };
             }
@@ -627,7 +626,7 @@ impl Controller for Mpc {
         let Some((rung, layers, bytes)) = sent else {
             return SendDecision { sending: Sending::Exit, reason };
         };
-        self.note_send(now, view.frame, bytes, false);
+        self.note_send(now, view.frame, bytes, None);
         self.last = Some(rung);
         SendDecision { sending: Sending::Layers(layers), reason }
     }
@@ -641,13 +640,13 @@ impl Controller for Mpc {
         let expected = sent.wait + sent.mean;
         let took = ms(network) + ms(server);
         match sent.probe {
-            true if self.reach.is_answered(frame) => {
+            Some(Question::Larger) => {
                 match took <= expected + self.conformal.margin() * sent.deviation {
                     true => self.reach.on_passed(bytes),
                     false => self.reach.on_refuted(now),
                 }
             }
-            false => {
+            None => {
                 self.reach.on_passed(bytes);
                 self.conformal.on_score((took - expected) / sent.deviation, false);
                 if took > expected + QUEUE * ms(self.full) {
@@ -657,8 +656,8 @@ impl Controller for Mpc {
                 (self.probe_at, self.pause) = (now, FIRST_PAUSE);
             }
             // The network is back, or slow: the next one tells.
-            true if at_most => self.probe_at = now,
-            true => {
+            Some(Question::Any) if at_most => self.probe_at = now,
+            Some(Question::Any) => {
                 self.probe_at = now + self.pause;
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 // It was the margin that spoke against a frame.
@@ -678,12 +677,13 @@ impl Controller for Mpc {
     fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout) {
         let NetworkTimeout { frame, bytes, waited } = *timeout;
         let Some(sent) = self.way.give_up(frame) else { return };
-        if sent.probe {
-            match self.reach.is_answered(frame) {
-                true => self.reach.on_refuted(now),
-                false => self.probe_at = now,
+        match sent.probe {
+            Some(Question::Larger) => return self.reach.on_refuted(now),
+            Some(Question::Any) => {
+                self.probe_at = now;
+                return;
             }
-            return;
+            None => {}
         }
         self.reach.on_late();
         match &mut self.doubt {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isthmus_proto::{FrameId, Timestamp};
+use isthmus_proto::Timestamp;
 
 /// The largest of late that came through in time.
 ///
@@ -13,7 +13,6 @@ use isthmus_proto::{FrameId, Timestamp};
 pub(super) struct Reach {
     bytes: usize,
     wanted: Option<Wanted>,
-    asked: Option<FrameId>,
     ask_at: Timestamp,
     pause: Duration,
 }
@@ -42,8 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 impl Reach {
     /// Of a way that one has just connected over.
     pub(super) fn new(now: Timestamp) -> Self {
-        let (wanted, asked) = (None, None);
-        Reach { bytes: FIRST, wanted, asked, ask_at: now, pause: FIRST_PAUSE }
+        Reach { bytes: FIRST, wanted: None, ask_at: now, pause: FIRST_PAUSE }
     }
 
     /// Whether so many bytes may be sent unasked.
@@ -62,17 +60,7 @@ impl Reach {
     pub(super) fn question(&self, now: Timestamp, is_spare: bool) -> Option<usize> {
         let Wanted { bytes, since } = self.wanted?;
         let due = if is_spare { self.ask_at } else { self.ask_at.max(since + PATIENCE) };
-        (self.asked.is_none() && now >= due).then_some(bytes)
-    }
-
-    /// The question was sent in the place of this frame.
-    pub(super) fn ask(&mut self, frame: FrameId) {
-        self.asked = Some(frame);
-    }
-
-    /// Whether this frame's probe was a question; if so it is answered.
-    pub(super) fn is_answered(&mut self, frame: FrameId) -> bool {
-        self.asked.take_if(|asked| *asked == frame).is_some()
+        (now >= due).then_some(bytes)
     }
 
     /// So many bytes came through in time.
@@ -112,11 +100,8 @@ mod tests {
         assert_eq!(reach.question(at(1_099), false), None);
         reach.want(at(1_100), Some(4_000));
         assert_eq!(reach.question(at(1_100), false), Some(4_000));
-        reach.ask(FrameId(3));
-        assert_eq!(reach.question(at(1_200), true), None, "one at a time");
-        assert!(!reach.is_answered(FrameId(2)) && reach.is_answered(FrameId(3)));
         reach.on_passed(4_000);
-        assert!(reach.covers(8_000) && !reach.is_answered(FrameId(3)));
+        assert!(reach.covers(8_000));
     }
 
     #[test]

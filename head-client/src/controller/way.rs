@@ -18,7 +18,17 @@ pub(super) struct Sent {
     /// In the network and on the server (ms), in the mean, and the standard deviation.
     pub(super) mean: f64,
     pub(super) deviation: f64,
-    pub(super) probe: bool,
+    /// What it asks, if it is a probe.
+    pub(super) probe: Option<Question>,
+}
+
+/// What a probe asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether anything comes through in time.
+    Any,
+    /// Whether as much does.
+    Larger,
 }
 
 /// What a reply tells of the way.
@@ -85,7 +95,7 @@ impl Way {
 
     /// Whether a probe is on the way.
     pub(super) fn is_probed(&self) -> bool {
-        self.sent.iter().any(|sent| sent.probe)
+        self.sent.iter().any(|sent| sent.probe.is_some())
     }
 
     /// Takes in that a frame spent `network` outside the server.
@@ -104,7 +114,7 @@ impl Way {
     pub(super) fn give_up(&mut self, frame: FrameId) -> Option<Sent> {
         let at = self.position(frame)?;
         let sent = self.sent[at];
-        if sent.probe {
+        if sent.probe.is_some() {
             self.sent.remove(at);
         }
         Some(sent)
@@ -142,7 +152,7 @@ mod tests {
         let mut way = Way::new(at(0), Some(Duration::from_millis(20)));
         for (frame, &(ms, bytes)) in (0..).zip(sent) {
             let (frame, at) = (FrameId(frame), at(ms));
-            let (wait, mean, deviation, probe) = (0.0, 0.0, 1.0, false);
+            let (wait, mean, deviation, probe) = (0.0, 0.0, 1.0, None);
             way.send(Sent { frame, at, bytes, wait, mean, deviation, probe });
         }
         way
@@ -195,9 +205,9 @@ mod tests {
     fn a_probe_is_on_the_way_until_it_is_given_up() {
         let mut way = way(&[]);
         let (frame, at) = (FrameId(7), at(5));
-        let (wait, mean, deviation, probe) = (0.0, 0.0, 1.0, true);
+        let (wait, mean, deviation, probe) = (0.0, 0.0, 1.0, Some(Question::Any));
         way.send(Sent { frame, at, bytes: 100, wait, mean, deviation, probe });
         assert!(way.is_probed());
-        assert!(way.give_up(frame).is_some_and(|sent| sent.probe) && !way.is_probed());
+        assert!(way.give_up(frame).is_some_and(|sent| sent.probe.is_some()) && !way.is_probed());
     }
 }
