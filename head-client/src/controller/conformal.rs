@@ -13,7 +13,8 @@ const ENOUGH: usize = 20;
 /// Scores are `(observed − predicted) / deviation`. The margin follows the misses themselves
 /// (quantile tracking, Angelopoulos, Candès and Tibshirani 2023): `κ ← κ + η (miss − ε*)`, so that in
 /// the long run the share `ε*` misses, whatever the distribution. It is never less than nine in
-/// ten of the last 64 scores, so that it widens before misses teach it.
+/// ten of the last 64 scores, or as many as `ε*` leaves where that is fewer, so that it widens before
+/// misses teach it.
 #[derive(Clone, Debug)]
 pub struct Conformal {
     target: f64,
@@ -21,6 +22,9 @@ pub struct Conformal {
     scores: VecDeque<f64>,
     margin: f64,
 }
+
+/// The share of the scores remembered that a margin covers.
+const COVERED: f64 = 0.9;
 
 /// Step of the margin (η): a miss widens it by so many deviations.
 const GAIN: f64 = 1.0;
@@ -72,7 +76,8 @@ impl Conformal {
         let mut sorted: Vec<f64> = self.scores.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         // The ⌈0.9 (n + 1)⌉-th smallest, or none while there are too few to tell.
-        let rank = ((sorted.len() + 1) * 9).div_ceil(10);
+        let covered = (1.0 - self.target).min(COVERED);
+        let rank = ((sorted.len() + 1) as f64 * covered).ceil() as usize;
         let enough = sorted.len() >= ENOUGH;
         let seen = sorted.get(rank - 1).filter(|_| enough).copied().unwrap_or(LEAST_MARGIN);
         self.margin = self.tracked.max(seen.min(GREATEST_MARGIN));

@@ -1,7 +1,9 @@
 //! What to run and what to send: the two decisions about every frame.
 
+mod backoff;
 mod calibration;
 mod conformal;
+mod doubt;
 mod greedy;
 mod ladder;
 mod linucb;

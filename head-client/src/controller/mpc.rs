@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use isthmus_proto::{FrameId, Timestamp};
 
+use super::backoff::Backoff;
+use super::doubt::{Doubt, Restored};
 use super::objective::{Objective, Thrift};
 use super::reach::Reach;
 use super::share::Share;
@@ -70,11 +72,7 @@ pub struct Mpc {
     config: MpcConfig,
     ladder: Arc<Ladder>,
     transfer: TransferTime,
-    /// Since a frame went without a reply, until the next reply.
-    doubt: Option<Doubt>,
-    /// Size (bytes) of the frames that an outage is thought to have kept from coming through, until
-    /// one about as large has; else 0.
-    unproven: usize,
+    doubt: Doubt,
     /// The shortest round trip of a frame without bytes (ms), slowly forgotten.
     shortest: f64,
     conformal: Conformal,
@@ -90,23 +88,9 @@ pub struct Mpc {
     reach: Reach,
     prices: Prices,
     thrift: Thrift,
-    /// When the next probe may be sent, and the pause after its echo.
-    probe_at: Timestamp,
-    pause: Duration,
+    /// Between probes that ask whether anything comes through.
+    backoff: Backoff,
     last: Option<usize>,
-}
-
-/// Frames went without a reply: the network has become slow, or it is not there.
-#[derive(Clone, Debug)]
-struct Doubt {
-    /// What was known before.
-    before: TransferTime,
-    margin: Conformal,
-    /// How many, and the size of the largest (bytes).
-    frames: u32,
-    lost: usize,
-    /// Whether something passed that had been held up: there was an outage.
-    held_up: bool,
 }
 
 /// What one rung costs, in ms, and what it is worth.
@@ -170,17 +154,14 @@ const SWITCH: f64 = 0.002;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// So many frames in a row without a reply are taken for an outage until one comes.
-const OUTAGE: u32 = 3;
-
-/// Deviations above what was expected up to which a reply is as quick as before.
-const AS_BEFORE: f64 = 3.0;
-
 /// What a frame that is late costs beside its answer, and from which probability of that on none is
 /// sent. The first is a fraction of what an answer gains: misses are held to the target by the
 /// margin, which widens with them.
 const MISS: f64 = 0.3;
 const MOST_LATE: f64 = 0.3;
+
+/// The share of frames that is taken to need more than the margin.
+const BEYOND: f64 = 0.01;
 
 /// What keeping the way busy all the time beyond the smallest rungs must gain at least (share of
 /// frames right): to send more is to risk a queue, which costs whole answers.
@@ -199,7 +180,7 @@ const PRICE_STEPS: usize = 12;
 const TOO_LONG: f64 = 1e7;
 
 /// What all of a way costs (share of frames right) on which a queue stands as long as the deadline.
-const QUEUE_PRICE: f64 = 2.0;
+const QUEUE_PRICE: f64 = 8.0;
 
 /// A frame that took so much of the time it had longer than predicted has met a queue.
 const QUEUE: f64 = 0.15;
@@ -214,8 +195,7 @@ impl Mpc {
             config: MpcConfig { target_miss, horizon, interval, objective },
             ladder,
             transfer: TransferTime::new(None),
-            doubt: None,
-            unproven: 0,
+            doubt: Doubt::default(),
             shortest: f64::INFINITY,
             conformal: Conformal::new(target_miss),
             server: Smoothed::default(),
@@ -228,8 +208,7 @@ impl Mpc {
             reach: Reach::new(Timestamp::ZERO),
             prices: Prices::default(),
             thrift: Thrift::new(objective),
-            probe_at: Timestamp::ZERO,
-            pause: FIRST_PAUSE,
+            backoff: Backoff::new(Timestamp::ZERO, FIRST_PAUSE, LONGEST_PAUSE),
             last: None,
         }
     }
@@ -305,11 +284,11 @@ impl Mpc {
     }
 
     /// Probability that what is predicted with this `deviation` takes longer than the prediction and
-    /// `slack` (ms). The margin is what the target share exceeds; beyond and before it the tail is
-    /// taken to be exponential.
+    /// `slack` (ms): at the margin [`BEYOND`], whatever the target, which the margin follows by
+    /// itself; beyond and before it the tail is taken to be exponential.
     fn late(&self, slack: f64, deviation: f64) -> f64 {
         let margins = slack.max(0.0) / (self.conformal.margin() * deviation);
-        (margins * self.config.target_miss.ln()).exp()
+        BEYOND.powf(margins)
     }
 
     /// The same behind a device whose time has this `spread` (ms): the margin is learnt from what the
@@ -462,32 +441,6 @@ impl Mpc {
         }
     }
 
-    /// A reply as quick as before says that there was an outage, which tells nothing about the
-    /// network as it is now. One that perhaps waited for what was given up says nothing unless it was.
-    fn settle_doubt(&mut self, now: Timestamp, bytes: usize, own: Duration, at_most: bool) {
-        if 2 * bytes >= self.unproven {
-            self.unproven = 0;
-        }
-        let Some(doubt) = &mut self.doubt else { return };
-        let Prediction { mean, deviation } = doubt.before.predict(now, bytes);
-        let as_before = ms(own) <= ms(mean) + AS_BEFORE * ms(deviation);
-        if at_most && !as_before {
-            doubt.held_up = true;
-            return;
-        }
-        let Some(Doubt { before, margin, frames, lost, held_up }) = self.doubt.take() else {
-            return;
-        };
-        if as_before {
-            self.transfer = before;
-            // No margin helps against an outage; against a late reply it does.
-            if frames >= OUTAGE || held_up {
-                self.conformal = margin;
-            }
-            self.unproven = if 2 * bytes >= lost { 0 } else { lost };
-        }
-    }
-
     fn note_send(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: Option<Question>) {
         let wait = self.wait(now);
         let (mean, deviation) = self.predict(now, bytes);
@@ -498,11 +451,11 @@ impl Mpc {
 impl Controller for Mpc {
     fn on_link_up(&mut self, now: Timestamp, round_trip: Option<Duration>) {
         self.transfer = TransferTime::new(round_trip);
-        (self.doubt, self.unproven, self.shortest) = (None, 0, f64::INFINITY);
+        (self.doubt, self.shortest) = (Doubt::default(), f64::INFINITY);
         self.conformal = Conformal::new(self.config.target_miss);
         (self.way, self.share) = (Way::new(now, round_trip), Share::new(now));
         self.reach = Reach::new(now);
-        (self.probe_at, self.pause) = (now, FIRST_PAUSE);
+        self.backoff = Backoff::new(now, FIRST_PAUSE, LONGEST_PAUSE);
     }
 
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
@@ -575,7 +528,7 @@ impl Controller for Mpc {
             (None, _) | (_, None) => 0.0,
             (confidence, Some(&(rung, ..))) => self.ladder.exit_accuracy(rung, confidence),
         };
-        let outage = self.doubt.as_ref().is_some_and(|doubt| doubt.frames >= OUTAGE);
+        let outage = self.doubt.is_outage();
         let (mut best, mut feasible, mut worth) = (None, false, false);
         let mut best_value = exit + future(wait);
         let mut expected = exit;
@@ -602,7 +555,7 @@ impl Controller for Mpc {
             }
         }
         let is_spare = best.is_none() && feasible;
-        let can_ask = self.doubt.is_none() && !self.way.is_probed();
+        let can_ask = !self.doubt.is_open() && !self.way.is_probed();
         let can_ask = can_ask && (is_spare || view.exit_confidence.is_some());
         if let Some(bytes) = self.reach.question(now, is_spare).filter(|_| can_ask) {
             self.thrift.on_frame(exit);
@@ -611,7 +564,7 @@ impl Controller for Mpc {
         }
         self.thrift.on_frame(expected);
         let smallest = rungs.iter().map(|&(_, _, bytes)| bytes).min();
-        let ask = now >= self.probe_at && !self.way.is_probed();
+        let ask = self.backoff.is_over(now) && !self.way.is_probed();
         let (sent, reason) = match (best, smallest) {
             (Some(sent), _) => (Some(sent), Choice::InTime),
             (None, Some(bytes)) if !feasible && ask => {
@@ -636,7 +589,12 @@ impl Controller for Mpc {
         let Some(Passage { sent, own, at_most }) = self.way.on_reply(frame, network) else {
             return;
         };
-        self.settle_doubt(now, bytes, own, at_most);
+        if let Some(Restored { transfer, margin }) = self.doubt.on_reply(now, bytes, own, at_most) {
+            self.transfer = transfer;
+            if let Some(margin) = margin {
+                self.conformal = margin;
+            }
+        }
         let expected = sent.wait + sent.mean;
         let took = ms(network) + ms(server);
         match sent.probe {
@@ -650,16 +608,16 @@ impl Controller for Mpc {
                 self.reach.on_passed(bytes);
                 self.conformal.on_score((took - expected) / sent.deviation, false);
                 if took > expected + QUEUE * ms(self.full) {
-                    self.share.lower(now, self.full);
+                    self.share.on_crowded(now, self.full);
                 }
                 self.server.update(ms(server));
-                (self.probe_at, self.pause) = (now, FIRST_PAUSE);
+                self.backoff.end(now);
+                self.backoff.reset();
             }
             // The network is back, or slow: the next one tells.
-            Some(Question::Any) if at_most => self.probe_at = now,
+            Some(Question::Any) if at_most => self.backoff.end(now),
             Some(Question::Any) => {
-                self.probe_at = now + self.pause;
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.backoff.pause(now);
                 // It was the margin that spoke against a frame.
                 if ms(network) + self.server.mean.unwrap_or(0.0) <= expected {
                     self.conformal.on_unexpected();
@@ -679,27 +637,13 @@ impl Controller for Mpc {
         let Some(sent) = self.way.give_up(frame) else { return };
         match sent.probe {
             Some(Question::Larger) => return self.reach.on_refuted(now),
-            Some(Question::Any) => {
-                self.probe_at = now;
-                return;
-            }
+            Some(Question::Any) => return self.backoff.end(now),
             None => {}
         }
         self.reach.on_late();
-        match &mut self.doubt {
-            Some(doubt) => {
-                doubt.frames += 1;
-                doubt.lost = doubt.lost.max(bytes);
-            }
-            // An outage was suspected already, and that did not hold: it is the rate.
-            None if self.unproven > 0 => {}
-            None => {
-                let (before, margin) = (self.transfer.clone(), self.conformal.clone());
-                self.doubt = Some(Doubt { before, margin, frames: 1, lost: bytes, held_up: false });
-            }
-        }
+        self.doubt.on_lost(bytes, &self.transfer, &self.conformal);
         self.conformal.on_score((ms(waited) - sent.wait - sent.mean) / sent.deviation, true);
-        self.share.lower(now, self.full);
+        self.share.on_crowded(now, self.full);
         // What is next to leave keeps all behind it waiting.
         if let Some((bytes, waited)) = self.way.next(now) {
             self.transfer.on_timeout(now, bytes, waited);
@@ -742,6 +686,8 @@ mod tests {
         now: Timestamp,
         frame: u64,
         kbits: f64,
+        /// Every so many frames the network stalls for longer than the deadline.
+        stalls: Option<u64>,
         /// A probe, its padding, when it was sent and when its echo will come.
         probe: Option<(FrameId, usize, Timestamp, Timestamp)>,
     }
@@ -754,11 +700,13 @@ mod tests {
         fn with(kbits: f64, ladder: Ladder) -> Self {
             let mut mpc = Mpc::new(MpcConfig::default(), Arc::new(ladder));
             mpc.on_link_up(Timestamp::ZERO, Some(Duration::from_millis(40)));
-            Loop { mpc, now: Timestamp::ZERO, frame: 0, kbits, probe: None }
+            Loop { mpc, now: Timestamp::ZERO, frame: 0, kbits, stalls: None, probe: None }
         }
 
         fn network(&self, bytes: usize) -> Duration {
-            Duration::from_secs_f64((40.0 + bytes as f64 * 8.0 / self.kbits) / 1e3)
+            let stalls = self.stalls.is_some_and(|every| self.frame.is_multiple_of(every));
+            let stall = if stalls { 200.0 } else { 0.0 };
+            Duration::from_secs_f64((stall + 40.0 + bytes as f64 * 8.0 / self.kbits) / 1e3)
         }
 
         /// An echo that has come by `now`, or comes with a rise of the rate.
@@ -901,6 +849,20 @@ mod tests {
         let sent: Vec<u8> = network.steps(60).into_iter().map(layers).collect();
         let late = sent.iter().filter(|&&layers| layers > 2).count();
         assert!(late <= 3, "{sent:?}");
+    }
+
+    #[test]
+    fn whoever_may_miss_more_sends_more() {
+        let sent = |target_miss| {
+            let mut network = Loop::new(1_000.0);
+            let config = MpcConfig { target_miss, ..MpcConfig::default() };
+            network.mpc = Mpc::new(config, Arc::new(ladder()));
+            network.mpc.on_link_up(Timestamp::ZERO, Some(Duration::from_millis(40)));
+            network.stalls = Some(7);
+            network.steps(400).into_iter().filter(|it| layers(*it) > 0).count()
+        };
+        let counts = [0.01, 0.05, 0.2].map(sent);
+        assert!(counts.is_sorted() && counts[2] > counts[0] + 20, "{counts:?}");
     }
 
     /// The layers of one head, and a wide head whose only layer is large.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use isthmus_proto::Timestamp;
 
+use super::backoff::Backoff;
+
 /// The largest of late that came through in time.
 ///
 /// What is more than a step beyond it is no frame's to try, which would be lost if the rate was taken
@@ -13,8 +15,8 @@ use isthmus_proto::Timestamp;
 pub(super) struct Reach {
     bytes: usize,
     wanted: Option<Wanted>,
-    ask_at: Timestamp,
-    pause: Duration,
+    /// Between questions.
+    backoff: Backoff,
 }
 
 /// A size (bytes) that would be sent if it were known to come through, and since when.
@@ -41,7 +43,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 impl Reach {
     /// Of a way that one has just connected over.
     pub(super) fn new(now: Timestamp) -> Self {
-        Reach { bytes: FIRST, wanted: None, ask_at: now, pause: FIRST_PAUSE }
+        let backoff = Backoff::new(now, FIRST_PAUSE, LONGEST_PAUSE);
+        Reach { bytes: FIRST, wanted: None, backoff }
     }
 
     /// Whether so many bytes may be sent unasked.
@@ -59,14 +62,14 @@ impl Reach {
     /// be sent anyway.
     pub(super) fn question(&self, now: Timestamp, is_spare: bool) -> Option<usize> {
         let Wanted { bytes, since } = self.wanted?;
-        let due = if is_spare { self.ask_at } else { self.ask_at.max(since + PATIENCE) };
-        (now >= due).then_some(bytes)
+        let is_due = is_spare || now >= since + PATIENCE;
+        (is_due && self.backoff.is_over(now)).then_some(bytes)
     }
 
     /// So many bytes came through in time.
     pub(super) fn on_passed(&mut self, bytes: usize) {
         self.bytes = self.bytes.max(bytes);
-        self.pause = FIRST_PAUSE;
+        self.backoff.reset();
     }
 
     /// A frame was late: what came through before says no more.
@@ -77,8 +80,7 @@ impl Reach {
     /// What a question asked about did not.
     pub(super) fn on_refuted(&mut self, now: Timestamp) {
         self.wanted = None;
-        self.ask_at = now + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.backoff.pause(now);
     }
 }
 

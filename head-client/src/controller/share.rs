@@ -6,15 +6,16 @@ use isthmus_proto::Timestamp;
 
 /// The share of a way's time that one allows oneself.
 ///
-/// It rises steadily, and falls by a factor when a frame has met a queue or was late: additive
-/// increase, multiplicative decrease, which leads those who share a way to equal parts of it (Chiu and
-/// Jain 1989). Once a while is over in which frames sent before the fall may still be late, it may
-/// fall again.
+/// It rises steadily, and falls by a factor when frames meet a queue or are late: additive increase,
+/// multiplicative decrease, which leads those who share a way to equal parts of it (Chiu and Jain
+/// 1989). Radios stall by themselves, too, and no share prevents that: only where it happens again
+/// soon are others taken for the cause.
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     share: f64,
     raised: Timestamp,
-    lowered: Timestamp,
+    /// When a frame last met a queue or was late, other than together with one before.
+    crowded: Option<Timestamp>,
 }
 
 /// The most and the least of the way's time, and how much more every second.
@@ -22,13 +23,16 @@ const MOST: f64 = 0.8;
 const LEAST: f64 = 0.01;
 const A_SECOND: f64 = 0.03;
 
-/// What is left of it after a frame met a queue or was late.
+/// What is left of it after frames met a queue or were late.
 const LEFT: f64 = 0.6;
+
+/// Within how many times as long as what is sent together may be late it has to happen again.
+const SOON: u32 = 6;
 
 impl Share {
     /// All of a way that nobody else is known to use.
     pub(super) fn new(now: Timestamp) -> Self {
-        Share { share: MOST, raised: now, lowered: now }
+        Share { share: MOST, raised: now, crowded: None }
     }
 
     /// The share at `now`.
@@ -44,12 +48,16 @@ impl Share {
         self.share
     }
 
-    /// A frame met a queue, or was late.
-    pub(super) fn lower(&mut self, now: Timestamp, pause: Duration) {
-        if now.saturating_since(self.lowered) >= pause {
-            self.share = (self.share * LEFT).max(LEAST);
-            self.lowered = now;
+    /// A frame met a queue, or was late; for `together` what was sent with it may, too.
+    pub(super) fn on_crowded(&mut self, now: Timestamp, together: Duration) {
+        let since = self.crowded.map(|before| now.saturating_since(before));
+        if since.is_some_and(|since| since < together) {
+            return;
         }
+        if since.is_some_and(|since| since <= together * SOON) {
+            self.share = (self.share * LEFT).max(LEAST);
+        }
+        self.crowded = Some(now);
     }
 }
 
@@ -67,7 +75,7 @@ mod tests {
             let now = at(step * 100);
             let sum: f64 = shares.iter_mut().map(|share| share.raise(now)).sum();
             if sum > 1.0 {
-                shares.iter_mut().for_each(|share| share.lower(now, pause));
+                shares.iter_mut().for_each(|share| share.on_crowded(now, pause));
             }
         }
         let [a, b] = shares.map(|share| share.get());
@@ -75,14 +83,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_late_together_counts_once() {
+    fn what_was_late_together_counts_once_and_once_alone_not_at_all() {
         let at = |ms: u64| Timestamp::from_micros(ms * 1_000);
         let mut share = Share::new(at(0));
-        let pause = Duration::from_millis(100);
-        share.lower(at(200), pause);
-        share.lower(at(250), pause);
-        assert_eq!(share.get(), MOST * LEFT);
-        share.lower(at(300), pause);
-        assert!((share.get() - MOST * LEFT * LEFT).abs() < 1e-12);
+        let together = Duration::from_millis(100);
+        share.on_crowded(at(200), together);
+        share.on_crowded(at(250), together);
+        assert_eq!(share.get(), MOST, "a stall of the radio");
+        share.on_crowded(at(300), together);
+        assert_eq!(share.get(), MOST * LEFT, "again, and soon");
+        share.on_crowded(at(1_000), together);
+        assert_eq!(share.get(), MOST * LEFT, "long after");
     }
 }
