@@ -23,7 +23,7 @@ pub struct Conformal {
     margin: f64,
 }
 
-/// The share of the scores remembered that a margin covers.
+/// The most of the scores remembered that a margin has to cover.
 const COVERED: f64 = 0.9;
 
 /// Step of the margin (η): a miss widens it by so many deviations.
@@ -75,7 +75,7 @@ impl Conformal {
     fn settle(&mut self) {
         let mut sorted: Vec<f64> = self.scores.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
-        // The ⌈0.9 (n + 1)⌉-th smallest, or none while there are too few to tell.
+        // The ⌈covered · (n + 1)⌉-th smallest, or none while there are too few to tell.
         let covered = (1.0 - self.target).min(COVERED);
         let rank = ((sorted.len() + 1) as f64 * covered).ceil() as usize;
         let enough = sorted.len() >= ENOUGH;
