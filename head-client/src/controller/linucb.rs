@@ -150,18 +150,10 @@ impl LinUcb {
         in_time * (accuracy - exit) - (1.0 - in_time) * MISS * (accuracy - exit).max(0.0)
     }
 
-    fn note(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: bool) {
+    fn note(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: Option<Question>) {
         let wait = self.way.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0));
         let (mean, deviation) = self.predict(now, bytes);
-        self.way.send(Sent {
-            frame,
-            at: now,
-            bytes,
-            wait,
-            mean,
-            deviation,
-            probe: probe.then_some(Question::Any),
-        });
+        self.way.send(Sent { frame, at: now, bytes, wait, mean, deviation, probe });
     }
 
     fn learn(&mut self, frame: FrameId, in_time: bool) {
@@ -243,7 +235,7 @@ impl Controller for LinUcb {
             let (sending, reason) = match smallest {
                 Some(bytes) if worth && ask => {
                     self.asked_at = now;
-                    self.note(now, view.frame, bytes, true);
+                    self.note(now, view.frame, bytes, Some(Question::Any));
                     (Sending::Probe(bytes), Choice::Probe)
                 }
                 _ if worth => (Sending::Exit, Choice::TooSlow),
@@ -251,7 +243,7 @@ impl Controller for LinUcb {
             };
             return SendDecision { sending, reason };
         };
-        self.note(now, view.frame, bytes, false);
+        self.note(now, view.frame, bytes, None);
         self.sent.insert(view.frame, (rung, chance.features, chance.predicted));
         self.asked_at = now;
         SendDecision { sending: Sending::Layers(layers), reason: Choice::InTime }

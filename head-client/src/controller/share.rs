@@ -51,11 +51,12 @@ impl Share {
     /// A frame met a queue, or was late; for `together` what was sent with it may, too.
     pub(super) fn on_crowded(&mut self, now: Timestamp, together: Duration) {
         let since = self.crowded.map(|before| now.saturating_since(before));
-        if since.is_some_and(|since| since < together) {
-            return;
-        }
-        if since.is_some_and(|since| since <= together * SOON) {
-            self.share = (self.share * LEFT).max(LEAST);
+        match since {
+            Some(since) if since < together => return,
+            Some(since) if since <= together * SOON => {
+                self.share = (self.share * LEFT).max(LEAST);
+            }
+            _ => {}
         }
         self.crowded = Some(now);
     }
