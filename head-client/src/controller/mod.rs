@@ -10,7 +10,6 @@ mod linucb;
 mod mpc;
 mod objective;
 mod reach;
-mod share;
 mod statistics;
 mod transfer;
 mod way;

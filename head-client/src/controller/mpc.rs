@@ -10,7 +10,6 @@ use super::backoff::Backoff;
 use super::doubt::{Doubt, Restored};
 use super::objective::{Objective, Thrift};
 use super::reach::Reach;
-use super::share::Share;
 use super::statistics::{Smoothed, normal_cdf};
 use super::way::{Passage, Question, Sent, Way};
 use super::{
@@ -62,9 +61,12 @@ impl Default for MpcConfig {
 /// frame, so a plan follows the device's backlog as it follows the link's. What it leaves over at
 /// the end costs what the device's time is worth when heads are mixed at their best.
 ///
-/// Others may use the same way. No more than a fair share of its time is taken: that share has a
-/// price, at which the frames go that gain most for their bytes. Where round trips are longer than
-/// they have been, a queue stands on the way, and the price rises with it.
+/// Others may use the same way. Its time has a price, at which the frames go that gain most for their
+/// bytes. It keeps all of them together within a part of that time, and where round trips are longer
+/// than they have been, a queue stands on the way, and the price rises with it: all who wait in the
+/// same queue see it, and take less, as by TCP Vegas (Brakmo and Peterson 1995). Where nothing large
+/// was sent for long, nothing says that the way is as slow as it was: what is charged is the time that
+/// it takes if it is faster by one standard deviation. So what would be in time in any case is tried.
 ///
 /// Where something else than accuracy is to be spared ([`Objective`]), it has a price as well.
 #[derive(Debug)]
@@ -84,7 +86,6 @@ pub struct Mpc {
     /// The most time left that a frame had: what the frames to come will have.
     full: Duration,
     way: Way,
-    share: Share,
     reach: Reach,
     prices: Prices,
     thrift: Thrift,
@@ -102,8 +103,9 @@ struct Cost {
     /// Network and server, in the mean, and the standard deviation.
     mean: f64,
     deviation: f64,
-    /// The way is busy with it.
+    /// The way is busy with it, in the mean, and if it is as fast as one may hope: what is charged.
     busy: f64,
+    charged: f64,
     /// Device, in the mean, and its standard deviation.
     device: f64,
     spread: f64,
@@ -165,7 +167,7 @@ const BEYOND: f64 = 0.01;
 
 /// What keeping the way busy all the time beyond the smallest rungs must gain at least (share of
 /// frames right): to send more is to risk a queue, which costs whole answers.
-const UPGRADE: f64 = 0.05;
+const UPGRADE: f64 = 0.1;
 
 /// So many deviations, or margins, away nothing is uncertain any more.
 const SURELY: f64 = 4.0;
@@ -180,10 +182,10 @@ const PRICE_STEPS: usize = 12;
 const TOO_LONG: f64 = 1e7;
 
 /// What all of a way costs (share of frames right) on which a queue stands as long as the deadline.
-const QUEUE_PRICE: f64 = 8.0;
+const QUEUE_PRICE: f64 = 16.0;
 
-/// A frame that took so much of the time it had longer than predicted has met a queue.
-const QUEUE: f64 = 0.1;
+/// The part of the way's time that is taken at most.
+const SHARE: f64 = 0.4;
 
 impl Mpc {
     /// A controller that knows nothing of the network yet. Values of `config` outside their ranges
@@ -204,7 +206,6 @@ impl Mpc {
             interval: Smoothed::default(),
             full: Duration::ZERO,
             way: Way::new(Timestamp::ZERO, None),
-            share: Share::new(Timestamp::ZERO),
             reach: Reach::new(Timestamp::ZERO),
             prices: Prices::default(),
             thrift: Thrift::new(objective),
@@ -230,6 +231,7 @@ impl Mpc {
                 mean,
                 deviation,
                 busy: ms(self.transfer.serialisation(bytes)),
+                charged: ms(self.transfer.hoped_serialisation(now, bytes)),
                 device: device_mean,
                 spread,
                 tried: device.mean.is_some(),
@@ -258,7 +260,7 @@ impl Mpc {
 
     /// The same with accuracy and share of frames sent as they are at these prices.
     fn at_price(&self, cost: &Cost, prices: Prices) -> Cost {
-        let (accuracy, sent) = self.ladder.policy(cost.rung, prices.toll(cost.busy, cost.bytes));
+        let (accuracy, sent) = self.ladder.policy(cost.rung, prices.toll(cost.charged, cost.bytes));
         Cost { accuracy, sent, ..*cost }
     }
 
@@ -269,8 +271,8 @@ impl Mpc {
 
     /// Prices before it is known what the way is worth to others, and the device.
     fn first_prices(&self, costs: &[Cost]) -> Prices {
-        let busy = costs.iter().map(|cost| cost.busy).filter(|&busy| busy > 0.0);
-        let least = busy.fold(f64::INFINITY, f64::min);
+        let charged = costs.iter().map(|cost| cost.charged).filter(|&charged| charged > 0.0);
+        let least = charged.fold(f64::INFINITY, f64::min);
         let more = UPGRADE / self.interval();
         let (compute, byte) = self.thrift.prices();
         Prices { device: self.prices.device, compute, link: 0.0, more, least, byte }
@@ -319,7 +321,7 @@ impl Mpc {
         Self::gain(cost, cost.usually_late).max(0.0)
     }
 
-    /// The way's price: the one at which the best rung takes no more than one's share of its time,
+    /// The way's price: the one at which the best rung takes no more than [`SHARE`] of its time,
     /// or with a queue on it at least that part of [`QUEUE_PRICE`] for all of it which the queue takes
     /// of the deadline. What was never tried, and may take the device too long, sets no price.
     fn link_price(&self, costs: &[Cost], first: Prices) -> f64 {
@@ -331,14 +333,14 @@ impl Mpc {
             let (mut best, mut used) = (f64::MIN, 0.0);
             for cost in costs.iter().filter(|cost| cost.tried) {
                 let cost = self.at_price(cost, prices);
-                let toll = cost.sent * prices.toll(cost.busy, cost.bytes);
+                let toll = cost.sent * prices.toll(cost.charged, cost.bytes);
                 let gain = (Self::usual_gain(&cost) - toll).max(0.0);
                 let value = cost.exit + gain - (prices.device + prices.compute) * cost.device;
                 if value > best {
-                    (best, used) = (value, if gain > 0.0 { cost.sent * cost.busy } else { 0.0 });
+                    (best, used) = (value, if gain > 0.0 { cost.sent * cost.charged } else { 0.0 });
                 }
             }
-            used <= self.share.get() * interval
+            used <= SHARE * interval
         };
         least_price(1.0, keeps_share).max(least)
     }
@@ -404,7 +406,7 @@ impl Mpc {
             free.device = start + turn * cost.device;
             let slack = captured + full - leaves - cost.mean;
             let late = self.late_behind(slack, cost.deviation, cost.spread);
-            let toll = cost.sent * prices.toll(cost.busy, cost.bytes);
+            let toll = cost.sent * prices.toll(cost.charged, cost.bytes);
             let gain = Self::gain(cost, late) - toll;
             if gain > 0.0 {
                 value += turn * gain;
@@ -453,8 +455,7 @@ impl Controller for Mpc {
         self.transfer = TransferTime::new(round_trip);
         (self.doubt, self.shortest) = (Doubt::default(), f64::INFINITY);
         self.conformal = Conformal::new(self.config.target_miss);
-        (self.way, self.share) = (Way::new(now, round_trip), Share::new(now));
-        self.reach = Reach::new(now);
+        (self.way, self.reach) = (Way::new(now, round_trip), Reach::new(now));
         self.backoff = Backoff::new(now, FIRST_PAUSE, LONGEST_PAUSE);
     }
 
@@ -463,7 +464,6 @@ impl Controller for Mpc {
             self.interval.update(ms(now.saturating_since(before)));
         }
         self.full = self.full.max(view.time_left);
-        self.share.raise(now);
         let free_of_charge = self.costs(now);
         let first = self.first_prices(&free_of_charge);
         let prices = Prices { link: self.link_price(&free_of_charge, first), ..first };
@@ -546,7 +546,8 @@ impl Controller for Mpc {
             worth = true;
             let busy = ms(self.transfer.serialisation(bytes));
             let switch = if self.last.is_none_or(|last| last == rung) { 0.0 } else { SWITCH };
-            let toll = prices.toll(busy, bytes as f64);
+            let charged = ms(self.transfer.hoped_serialisation(now, bytes));
+            let toll = prices.toll(charged, bytes as f64);
             let own = accuracy - late * (accuracy - exit + MISS) - toll;
             let value = own + future(wait + busy) - switch;
             if value > best_value {
@@ -607,9 +608,6 @@ impl Controller for Mpc {
             None => {
                 self.reach.on_passed(bytes);
                 self.conformal.on_score((took - expected) / sent.deviation, false);
-                if took > expected + QUEUE * ms(self.full) {
-                    self.share.on_crowded(now, self.full);
-                }
                 self.server.update(ms(server));
                 self.backoff.end(now);
                 self.backoff.reset();
@@ -643,7 +641,6 @@ impl Controller for Mpc {
         self.reach.on_late();
         self.doubt.on_lost(bytes, &self.transfer, &self.conformal);
         self.conformal.on_score((ms(waited) - sent.wait - sent.mean) / sent.deviation, true);
-        self.share.on_crowded(now, self.full);
         // What is next to leave keeps all behind it waiting.
         if let Some((bytes, waited)) = self.way.next(now) {
             self.transfer.on_timeout(now, bytes, waited);

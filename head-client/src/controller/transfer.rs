@@ -70,6 +70,9 @@ const SLOWNESS_DRIFT: f64 = 0.05;
 /// Bounds of the slowness: 80 Gbit/s and 80 bit/s.
 const SLOWNESS: std::ops::RangeInclusive<f64> = 1e-4..=1e5;
 
+/// How many times as fast as it is taken to be one may hope that the way is.
+const HOPED: f64 = 10.0;
+
 /// Weight of the latest residual in the noise, and the least noise: wire and timers (ms²).
 const NOISE_GAIN: f64 = 1.0 / 32.0;
 const LEAST_NOISE: f64 = 0.25;
@@ -155,6 +158,16 @@ impl TransferTime {
     /// The time that `bytes` occupy the way.
     pub fn serialisation(&self, bytes: usize) -> Duration {
         from_ms(self.slowness * kilobytes(bytes))
+    }
+
+    /// The time that `bytes` occupy the way if it is faster than it is taken to be, by one standard
+    /// deviation and at most tenfold.
+    pub fn hoped_serialisation(&self, now: Timestamp, bytes: usize) -> Duration {
+        let mut later = self.clone();
+        later.drift(now);
+        let deviation = later.covariance[1][1].sqrt();
+        let slowness = (later.slowness - deviation).max(later.slowness / HOPED);
+        from_ms(slowness * kilobytes(bytes))
     }
 
     /// The rate that the time from the first to the last byte of a frame at the receiver shows;
@@ -332,6 +345,8 @@ mod tests {
             (transfer.predict(at(6_000), 1_000), transfer.predict(at(60_000), 1_000));
         assert_eq!(soon.mean, late.mean);
         assert!(late.deviation > 2 * soon.deviation);
+        let hoped = [6_000, 60_000].map(|now| transfer.hoped_serialisation(at(now), 1_000));
+        assert!(hoped[0] > transfer.serialisation(1_000).mul_f64(0.8) && hoped[1] < hoped[0] / 4);
         let never = transfer.predict(at(1 << 40), 1_000);
         assert!(never.deviation <= 2 * late.mean, "up to ignorance: {never:?}");
     }
