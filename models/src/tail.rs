@@ -9,14 +9,15 @@ use crate::prepared::{Batch, LoadError, Prepared, RunError};
 
 /// The adapters and trunks of a bundle, all prepared.
 ///
-/// Frames of different operating points share a batch: each split and width has its own adapter,
-/// but one trunk serves every width of a split. Several threads may run one `Tail` at once.
+/// Frames of different operating points share a batch: each split and width may have its own adapter,
+/// but one trunk serves every width of a split. What several name in the manifest is there once.
+/// Several threads may run one `Tail` at once.
 pub struct Tail {
     bundle: Arc<Bundle>,
     /// `None` where the latents are the trunk's features as they are.
-    adapters: BTreeMap<(u8, u8), Option<Prepared>>,
+    adapters: BTreeMap<(u8, u8), Option<Arc<Prepared>>>,
     /// In the manifest's order of splits.
-    trunks: Vec<Prepared>,
+    trunks: Vec<Arc<Prepared>>,
 }
 
 /// One frame of a tail's batch.
@@ -35,19 +36,28 @@ impl Tail {
     pub fn load(bundle: Arc<Bundle>, engine: &dyn Engine) -> Result<Tail, LoadError> {
         let (mut adapters, mut trunks) = (BTreeMap::new(), Vec::new());
         let classes = [bundle.labels().len()];
+        let mut loaded = BTreeMap::new();
+        let mut load = |file, input: [usize; 4], output: &[usize]| {
+            let key = (file, input, output.to_vec());
+            if let Some(known) = loaded.get(&key) {
+                return Ok(Arc::clone(known));
+            }
+            let part = Prepared::load(&bundle, engine, file, input, &[output], Batch::Any)?;
+            let part = Arc::new(part);
+            loaded.insert(key, Arc::clone(&part));
+            Ok::<_, LoadError>(part)
+        };
         for (s, split) in bundle.manifest().splits.iter().enumerate() {
             let (latents, features) = (split.latent_shape(), split.features_shape());
-            let load = |file, input, output: &[usize]| {
-                Prepared::load(&bundle, engine, file, input, &[output], Batch::Any)
-            };
             for (w, width) in split.widths.iter().enumerate() {
                 let adapter = width.adapter.as_deref();
                 let adapter =
                     adapter.map(|file| load(file, latents, &features[1..])).transpose()?;
                 adapters.insert((s as u8, w as u8), adapter);
             }
-            trunks.push(load(&split.trunk, features, &classes)?);
+            trunks.push(load(split.trunk.as_str(), features, &classes)?);
         }
+        drop(loaded);
         Ok(Tail { bundle, adapters, trunks })
     }
 

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     write = commands.add_parser("export", help="write a run as a bundle")
     write.add_argument("--config", type=Path, required=True)
     write.add_argument("--bundle", type=Path, required=True, help="the folder to write; an old one is replaced")
+    write.add_argument("--add", action="store_true", help="add the run's split to the bundle that is there, before its trunk")
     write.add_argument("--goldens", type=Path, help="folder of rendered pictures; synthetic ones by default")
     write.add_argument("--limit", type=int, help="validation pictures that operating points are measured on; all by default")
     write.add_argument("--card", type=Path, help="opening text of the model card")
@@ -92,12 +93,12 @@ def _export(options: argparse.Namespace) -> None:
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
     torch.set_num_threads(options.threads)
-    if config.full.enabled and not isinstance(network.prefix, Inherited):
+    if config.full.enabled and not options.add and not isinstance(network.prefix, Inherited):
         settle(config, split.prefix if config.whole else network, train_set)
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
-    limit = options.limit
-    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads, limit)
+    limit, add = options.limit, options.add
+    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads, limit, add)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

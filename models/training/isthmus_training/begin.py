@@ -6,6 +6,7 @@ some pictures, so that the network computes what it did, and trains like any oth
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from pathlib import Path
 from typing import Iterator
@@ -16,7 +17,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from .network import Adapter, Backbone, Head, Prefix, Residual, SlimConv
+from .network import Adapter, Backbone, Encoder, Head, Prefix, Residual, SlimConv
 from .quantise import Quantiser
 
 PICTURES = 256
@@ -39,12 +40,31 @@ def begin_full(network: Backbone, bundle: Path, pictures: torch.Tensor) -> None:
     _begin_plain(layers, bundle, _manifest(bundle)["full"]["file"], pictures)
 
 
+def has_split(bundle: Path, name: str) -> bool:
+    return any(split["name"] == name for split in _manifest(bundle)["splits"])
+
+
+@torch.no_grad()
+def begin_beside(encoder: Encoder, trunk: nn.Sequential, bundle: Path, pictures: torch.Tensor, features: torch.Tensor) -> None:
+    """Begins a further split: gives `encoder` as many first layers as it has of the shape of those of the bundle's first
+    split, and `trunk` the trunk of that, whose norms are measured on `features` [N, C', h', w']."""
+    split = _manifest(bundle)["splits"][0]
+    widths = {int(entry["name"].removeprefix("w")): entry for entry in split["widths"]}
+    for width in sorted((int(width) for width in encoder.layers[0].norms), reverse=True):
+        if width not in widths:
+            raise ValueError(f"{bundle}: has the widths {sorted(widths)}, and not {width}")
+        begun, x = _Slim(bundle, widths[width]["head"], width, width == encoder.widest), pictures
+        for layer in itertools.takewhile(begun.fits, encoder.layers):
+            x = torch.relu(begun.run(layer, x))
+    _begin_plain(trunk, bundle, split["trunk"], features)
+
+
 @torch.no_grad()
 def begin_split(
-    head: Head, quantiser: Quantiser, adapter: Adapter, trunk: nn.Sequential, bundle: Path, pictures: torch.Tensor
+    head: Head, quantiser: Quantiser, adapter: Adapter, trunk: nn.Sequential, bundle: Path, name: str, pictures: torch.Tensor
 ) -> None:
-    """Gives the parts of a split network, of the same shapes, the weights of the bundle's first split."""
-    split = _manifest(bundle)["splits"][0]
+    """Gives the parts of a split network, of the same shapes, the weights of the bundle's split of that name."""
+    split = next(split for split in _manifest(bundle)["splits"] if split["name"] == name)
     widths = {int(entry["name"].removeprefix("w")): entry for entry in split["widths"]}
     if sorted(widths) != quantiser.widths:
         raise ValueError(f"{bundle}: has the widths {sorted(widths)}, not {quantiser.widths}")
@@ -65,6 +85,8 @@ def begin_split(
             at = quantiser.widths.index(width), quantiser.bits.index(entry["bits"])
             quantiser.log_scale[at] = torch.tensor(entry["scale"]).log()
 
+        if width not in adapter.widths:
+            continue
         begun = _Slim(bundle, widths[width]["adapter"], width, first)
         x = torch.relu(begun.run(adapter.first, latents))
         for block in adapter.blocks:
@@ -80,7 +102,11 @@ class _Slim:
 
     def __init__(self, bundle: Path, file: str, width: int, first: bool) -> None:
         self.bundle, self.width, self.first = bundle, width, first
-        self.folded = iter(_folded(bundle, file))
+        self.folded = _folded(bundle, file)
+
+    def fits(self, layer: SlimConv) -> bool:
+        """Whether the next of the file's layers has this one's shape."""
+        return bool(self.folded) and self.folded[0][0].shape == layer.weight(self.width).shape
 
     def run(self, layer: SlimConv, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; its weights are taken if this is the `first` width, else only its norm's."""
@@ -108,14 +134,13 @@ class _Slim:
                 weight, bias = self._next(part.weight.shape)
                 part.weight.copy_(weight)
                 part.bias.copy_(bias)
-        if next(self.folded, None) is not None:
+        if self.folded:
             raise _others(self.bundle)
 
     def _next(self, shape: torch.Size) -> Folded:
-        weight, bias = next(self.folded, (None, None))
-        if weight is None or weight.shape != shape:
+        if not self.folded or self.folded[0][0].shape != shape:
             raise _others(self.bundle)
-        return weight, bias
+        return self.folded.pop(0)
 
 
 def _begin_plain(layers: nn.Sequential, bundle: Path, file: str, x: torch.Tensor) -> None:

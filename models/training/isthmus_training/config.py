@@ -103,7 +103,10 @@ class Distil:
 
 @dataclass(frozen=True)
 class Split:
-    """The head, what it sends, and the adapter. Costs are of the head at full width."""
+    """The head, what it sends, and the adapter. Costs are of the head at full width.
+
+    A split before the trunk's place, such as `s8` before a trunk at stride 16, sends a finer grid, which its adapter
+    halves. It is trained with the trunk of a bundle, to which it is added (`export --add`)."""
 
     name: str = "s16"
     widths: list[int] = field(default_factory=lambda: [50, 100])
@@ -116,6 +119,8 @@ class Split:
     exit_units: int = 96
     adapter_units: int = 128
     adapter_blocks: int = 2
+    adapter_shared: bool = False
+    """Whether all widths have one adapter, which keeps a bundle small, and not each its own batch norms."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,13 @@ class Config:
         """Whether the full network learns on with the split one, and has its trunk in the end."""
         return self.stage3.enabled and self.stage3.whole
 
+    @property
+    def trunk_stride(self) -> int:
+        """Of the features that the trunk takes."""
+        if self.network.backbone:
+            return math.prod(self.split.strides)
+        return LAST_STRIDE >> (len(self.network.channels) - 1)
+
     def __post_init__(self) -> None:
         if any(side % 32 or side <= 0 for side in self.data.size):
             raise ValueError(f"data.size: {self.data.size} is not made of multiples of 32")
@@ -200,17 +212,20 @@ class Config:
                 raise ValueError("network.backbone: stands for the whole network; leave out the other keys but cut and pretrained")
             if self.split.name != f"s{stride}":
                 raise ValueError(f"split.name: {self.split.name} must name the head's stride, s{stride}")
-        elif self.split.name != f"s{stride}" or stride << (len(self.network.channels) - 1) != LAST_STRIDE:
+        elif self.split.name != f"s{stride}" or self.trunk_stride not in (stride, 2 * stride):
             raise ValueError(
                 f"split.name: {self.split.name} must name the head's stride, s{stride}, and the trunk's stages must"
-                f" bring it to {LAST_STRIDE}"
+                f" bring it, or twice that, to {LAST_STRIDE}"
             )
         if len(self.network.prefix_channels) != len(self.network.prefix_blocks):
             raise ValueError("network.prefix_channels and network.prefix_blocks differ in length")
         if not self.network.backbone and (self.network.cut or self.network.pretrained):
             raise ValueError("network.cut and network.pretrained need a network.backbone")
-        if self.network.prefix_channels and 2 << len(self.network.prefix_channels) != stride:
-            raise ValueError(f"network.prefix_channels: {len(self.network.prefix_channels)} strides do not lead to {stride}")
+        strides = len(self.network.prefix_channels)
+        if strides and 2 << strides != self.trunk_stride:
+            raise ValueError(f"network.prefix_channels: {strides} strides do not lead to {self.trunk_stride}")
+        if not strides and not self.network.backbone and self.trunk_stride != stride:
+            raise ValueError("network.prefix_channels: a split before the trunk's place needs a prefix of the network's own")
         if any(count < 1 for count in self.network.prefix_blocks[1:]):
             raise ValueError("network.prefix_blocks: every stride but the first needs a block")
         if self.full.optimiser not in ("sgd", "adamw"):

@@ -43,21 +43,29 @@ def write(
     card: str,
     threads: int,
     limit: int | None = None,
+    add: bool = False,
 ) -> None:
     """Writes the bundle beside `target` and then takes its place. `goldens` are rendered pictures, never photos.
 
-    The full network and the exits are measured on all of `val_set`, operating points on `limit` pictures of it.
+    The full network and the exits are measured on all of `val_set`, operating points on `limit` pictures of it. With
+    `add` the bundle that is in `target` gets the student's split, in front of the trunk that it has.
     """
     root = target.with_name(target.name + ".partial")
     shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    manifest = _graphs(config, network.cpu().eval(), student.cpu().eval(), train_set.classes, root)
+    student = student.cpu().eval()
+    if add:
+        shutil.copytree(target, root)
+        manifest = _joined(config, student, train_set.classes, root)
+    else:
+        root.mkdir(parents=True)
+        manifest = _graphs(config, network.cpu().eval(), student, train_set.classes, root)
     bundle = Bundle(root, manifest, threads)
     _tables(config, bundle, train_set)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(val_set))[:limit])
     _measure(bundle, val_set, chosen)
     _goldens(bundle, goldens, config.seed)
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    about = (root / "manifest.toml", root / "MODEL_CARD.md")
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path not in about)
     manifest["files"] = {path.relative_to(root).as_posix(): _digest(path) for path in files}
     (root / "manifest.toml").write_bytes(tomli_w.dumps(manifest).encode())
     (root / "MODEL_CARD.md").write_text(_card(config, manifest, train_set, val_set, len(chosen), card), "utf-8")
@@ -71,14 +79,51 @@ def write(
 
 def _graphs(config: Config, network: Backbone | foreign.Foreign, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
     """Writes every graph, weights rounded to f16. Gives the manifest without what has to be measured."""
-    (width, height), split = config.data.size, config.split
-    picture = (3, height, width)
-
+    width, height = config.data.size
     # The split network's trunk serves the whole one only where it went on learning for it.
     prefix, trunk = (student.prefix, student.trunk) if config.whole else (network.prefix, network.trunk())
     layers = nn.Sequential(prefix.plain(), trunk)
-    full_macs = _save(layers, ("picture", "logits"), picture, root / "onnx/full.onnx")
+    full_macs = _save(layers, ("picture", "logits"), (3, height, width), root / "onnx/full.onnx")
 
+    split = _split(config, student, root)
+    _save(student.trunk, ("features", "logits"), tuple(split["features"]), root / split["trunk"])
+    return {
+        "format": 1,
+        "name": config.name,
+        "version": config.version,
+        "task": "classification",
+        "labels": labels,
+        "input": {"width": width, "height": height, "mean": config.data.mean, "std": config.data.std},
+        "full": {
+            "file": "onnx/full.onnx",
+            "macs": full_macs,
+            "parameters": _parameters(plain(layers)),
+            "accuracy": 0.0,
+        },
+        "splits": [split],
+    }
+
+
+def _joined(config: Config, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
+    """Writes the split's graphs, but for the trunk's, into the bundle in `root`. Gives the bundle's manifest with it."""
+    manifest, (width, height) = Bundle(root).manifest, config.data.size
+    known = {"width": width, "height": height, "mean": config.data.mean, "std": config.data.std}
+    if manifest["labels"] != labels or manifest["input"] != known:
+        raise ValueError(f"{config.name}: the bundle to add {config.split.name} to has other labels or another input")
+    first = manifest["splits"][0]
+    if config.split.name == first["name"]:
+        raise ValueError(f"{config.name}: {first['name']} came with the bundle's trunk; export it without --add")
+    split = _split(config, student, root)
+    if split["features"] != first["features"]:
+        raise ValueError(f"{config.name}: {split['name']} gives features {split['features']}, its trunk takes {first['features']}")
+    others = [other for other in manifest["splits"] if other["name"] != split["name"]]
+    return manifest | {"version": config.version, "splits": [*others, split | {"trunk": first["trunk"]}]}
+
+
+def _split(config: Config, student: Student, root: Path) -> dict[str, Any]:
+    """Writes heads and adapters. Gives the manifest's entry, in which the exits' accuracies are to be filled in."""
+    (width, height), split = config.data.size, config.split
+    picture = (3, height, width)
     grid = (height // int(split.name[1:]), width // int(split.name[1:]))
     latent_shape = (split.channels[-1], *grid)
     widths = []
@@ -94,9 +139,10 @@ def _graphs(config: Config, network: Backbone | foreign.Foreign, student: Studen
         graph.output(exits, "exit")
         graph.save(root / f"onnx/head_{tag}.onnx")
 
-        graph = Graph(f"adapter_{tag}", "latents", latent_shape, "N")
+        adapter = f"adapter_{split.name}" if split.adapter_shared else f"adapter_{tag}"
+        graph = Graph(adapter, "latents", latent_shape, "N")
         graph.output(graph.add(round_weights(student.adapter.plain(percent)), "latents"), "features")
-        graph.save(root / f"onnx/adapter_{tag}.onnx")
+        graph.save(root / f"onnx/{adapter}.onnx")
         feature_shape = graph.shapes["features"]
 
         exit_parameters = _parameters(head.exit)
@@ -104,7 +150,7 @@ def _graphs(config: Config, network: Backbone | foreign.Foreign, student: Studen
             {
                 "name": f"w{percent}",
                 "head": f"onnx/head_{tag}.onnx",
-                "adapter": f"onnx/adapter_{tag}.onnx",
+                "adapter": f"onnx/{adapter}.onnx",
                 "head_macs": macs,
                 "head_parameters": _parameters(head) - exit_parameters,
                 "exit_parameters": exit_parameters,
@@ -113,30 +159,13 @@ def _graphs(config: Config, network: Backbone | foreign.Foreign, student: Studen
             }
         )
 
-    _save(student.trunk, ("features", "logits"), feature_shape, root / f"onnx/trunk_{split.name}.onnx")
     return {
-        "format": 1,
-        "name": config.name,
-        "version": config.version,
-        "task": "classification",
-        "labels": labels,
-        "input": {"width": width, "height": height, "mean": config.data.mean, "std": config.data.std},
-        "full": {
-            "file": "onnx/full.onnx",
-            "macs": full_macs,
-            "parameters": _parameters(plain(layers)),
-            "accuracy": 0.0,
-        },
-        "splits": [
-            {
-                "name": split.name,
-                "latent": list(latent_shape),
-                "channels": split.channels,
-                "features": list(feature_shape),
-                "trunk": f"onnx/trunk_{split.name}.onnx",
-                "widths": widths,
-            }
-        ],
+        "name": split.name,
+        "latent": list(latent_shape),
+        "channels": split.channels,
+        "features": list(feature_shape),
+        "trunk": f"onnx/trunk_{split.name}.onnx",
+        "widths": widths,
     }
 
 
@@ -168,8 +197,10 @@ def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str,
 def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
     """Counts the symbols of lightly augmented training pictures."""
     x = full.plain_views(config, train_set, TABLE_PICTURES)
-    (bundle.root / "tables").mkdir()
+    (bundle.root / "tables").mkdir(exist_ok=True)
     for split in bundle.manifest["splits"]:
+        if split["name"] != config.split.name:
+            continue
         for width in split["widths"]:
             latents = bundle.run(width["head"], x.contiguous().numpy())[0]
             for entry in width["quantisers"]:
@@ -205,6 +236,7 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
 
 def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
     """Reference values over the operating points, on rendered pictures or, without any, synthetic ones."""
+    shutil.rmtree(bundle.root / "goldens", ignore_errors=True)
     (bundle.root / "goldens").mkdir()
     every = [
         (split, width, entry, channels)

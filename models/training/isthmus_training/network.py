@@ -285,25 +285,39 @@ class SlimBlock(nn.Module):
 
 
 class Adapter(nn.Module):
-    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h, w], of which none
-    is below zero where they are `rectified`."""
+    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h', w'], whose grid
+    is `stride` times as coarse, and of which none is below zero where they are `rectified`."""
 
     def __init__(
-        self, latents: int, hidden: int, blocks: int, features: int, widths: Sequence[int], rectified: bool = True
+        self,
+        latents: int,
+        hidden: int,
+        blocks: int,
+        features: int,
+        widths: Sequence[int],
+        rectified: bool = True,
+        stride: int = 1,
     ) -> None:
         super().__init__()
-        self.first = SlimConv(latents, hidden, 3, 1, widths, (False, False))
+        self.widths = list(widths)
+        self.first = SlimConv(latents, hidden, 3, stride, widths, (False, False))
         self.blocks = nn.ModuleList(SlimBlock(hidden, widths) for _ in range(blocks))
         self.last = SlimConv(hidden, features, 3, 1, widths, (False, False))
         self.end = nn.ReLU() if rectified else nn.Identity()
 
     def forward(self, latents: torch.Tensor, width: int) -> torch.Tensor:
+        width = self.norms(width)
         x = F.relu(self.first(latents, width))
         for block in self.blocks:
             x = block(x, width)
         return self.end(self.last(x, width))
 
+    def norms(self, width: int) -> int:
+        """Whose batch norms serve a width: its own, or those that all share."""
+        return width if width in self.widths else self.widths[-1]
+
     def plain(self, width: int) -> nn.Sequential:
+        width = self.norms(width)
         blocks = [Residual(block.first.plain(width), block.second.plain(width), nn.Identity()) for block in self.blocks]
         return nn.Sequential(self.first.plain(width), nn.ReLU(), *blocks, self.last.plain(width), self.end)
 

@@ -8,6 +8,7 @@ narrower ones (the sandwich rule, Yu and Huang, 2019).
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +49,9 @@ class Student(nn.Module):
             encoder = full.encoder(config)
         self.head = Head(encoder, latents, split.exit_units, network.classes, split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
-        units, blocks = split.adapter_units, split.adapter_blocks
-        self.adapter = Adapter(latents, units, blocks, network.features, split.widths, network.rectified)
+        units, blocks, widths = split.adapter_units, split.adapter_blocks, split.widths
+        adapted, stride = widths[-1:] if split.adapter_shared else widths, config.trunk_stride // math.prod(split.strides)
+        self.adapter = Adapter(latents, units, blocks, network.features, adapted, network.rectified, stride)
         self.prefix = prefix
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
@@ -86,15 +88,22 @@ def train(
 ) -> None:
     """Runs the enabled stages; `out/stage1.pt` and so on are the checkpoints that a stopped run continues.
 
-    The network starts as that of the bundle in `start`, or its head and quantiser as those of the run there, of the
-    same shapes.
+    The network starts as that of the bundle in `start`, or where that lacks such a split, its encoder as the first
+    layers of another's and its trunk as that; or its head and quantiser as those of the run there, of the same shapes.
     """
     torch.manual_seed(config.seed + 1)
     network = network.to(workers.device).eval().requires_grad_(False)
     student = Student(config, network, outputs)
     if start and begin.is_bundle(start):
         pictures = full.plain_views(config, train_set, begin.PICTURES)
-        begin.begin_split(student.head, student.quantiser, student.adapter, student.trunk, start, pictures)
+        name = config.split.name
+        if begin.has_split(start, name):
+            begin.begin_split(student.head, student.quantiser, student.adapter, student.trunk, start, name, pictures)
+        else:
+            with torch.no_grad():
+                features = network.cpu().prefix(pictures)
+            begin.begin_beside(student.head.encoder, student.trunk, start, pictures, features)
+            network.to(workers.device)
     elif start:
         began = _latest(start)
         for part in ("head", "quantiser"):
@@ -141,7 +150,7 @@ def _stage(
         trained.append(student.quantiser)
     if stage.whole:
         trained.append(student.prefix)
-    if "trunk" in stage.trains and student.outputs is not None:
+    if stage.task and student.outputs is not None:
         trained.append(student.outputs)
     learnt = [student.trunk, student.outputs, *([] if isinstance(student.prefix, Inherited) else [student.prefix])]
     groups, grouped = [], set()

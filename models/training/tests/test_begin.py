@@ -1,5 +1,6 @@
 """A bundle's weights train on from where they were."""
 
+import tomllib
 from pathlib import Path
 
 import onnxruntime
@@ -31,7 +32,7 @@ def test_networks_begin_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_
     network = full.build(settings, 3)
     begin.begin_full(network, bundle, x)
     split = student.Student(settings, network, None)
-    begin.begin_split(split.head, split.quantiser, split.adapter, split.trunk, bundle, x)
+    begin.begin_split(split.head, split.quantiser, split.adapter, split.trunk, bundle, "s16", x)
 
     def exported(file: str, x: torch.Tensor) -> list[torch.Tensor]:
         session = onnxruntime.InferenceSession(bundle / "onnx" / file)
@@ -62,3 +63,51 @@ def test_other_layers_are_refused(own_prefix: Path, tmp_path: Path, pictures: Pa
     network = full.build(config.load(own_prefix), 3)
     with pytest.raises(ValueError, match="other layers"):
         begin.begin_full(network, bundle, torch.zeros(2, 3, 32, 32))
+
+
+def test_a_split_is_added_before_a_bundles_trunk(pictures: Path, own_prefix: Path, tmp_path: Path) -> None:
+    bundle, early = tmp_path / "bundle", tmp_path / "early.toml"
+    common = ["--data", str(pictures), "--threads", "2"]
+    first = [*common, "--config", str(own_prefix), "--run", str(tmp_path / "first")]
+    assert main(["train", *first, "--device", "cpu"]) == 0
+    assert main(["export", *first, "--bundle", str(bundle)]) == 0
+    trunk = (bundle / "onnx/trunk_s16.onnx").read_bytes()
+    recipe = own_prefix.read_text()
+    for old, new in {
+        "[split]\n": '[split]\nname = "s8"\nadapter_shared = true\n',
+        "[8, 8, 16, 16]": "[8, 8, 16]",
+        "[2, 2, 2, 2]": "[2, 2, 2]",
+        '["adapter", "trunk"]': '["adapter"]',
+        '["head", "adapter", "trunk"]': '["head", "adapter"]',
+    }.items():
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    early.write_text(recipe)
+
+    settings, x = config.load(early), torch.randn(64, 3, 32, 32)
+    network = full.build(settings, 3)
+    begin.begin_full(network, bundle, x)
+    whole, part = (student.Student(config.load(path), network, None).eval() for path in (own_prefix, early))
+    begin.begin_split(whole.head, whole.quantiser, whole.adapter, whole.trunk, bundle, "s16", x)
+    with torch.no_grad():
+        features = network.eval().prefix(x)
+        begin.begin_beside(part.head.encoder, part.trunk, bundle, x, features)
+        torch.testing.assert_close(part.trunk(features), whole.trunk(features), atol=1e-3, rtol=1e-3)
+        for width in settings.split.widths:
+            y = x
+            for layer in whole.head.encoder.layers[:3]:
+                y = torch.relu(layer(y, width))
+            torch.testing.assert_close(part.head.encoder(x, width), y, atol=1e-3, rtol=1e-3)
+
+    second = [*common, "--config", str(early), "--run", str(tmp_path / "second")]
+    assert main(["train", *second, "--device", "cpu", "--only", "split", "--start", str(bundle)]) == 0
+    assert main(["export", *second, "--bundle", str(bundle), "--add"]) == 0
+    manifest = tomllib.loads((bundle / "manifest.toml").read_text("utf-8"))
+    late, added = manifest["splits"]
+    assert (late["name"], added["name"], added["latent"]) == ("s16", "s8", [3, 4, 4])
+    assert added["trunk"] == late["trunk"] and (bundle / late["trunk"]).read_bytes() == trunk
+    assert len({width["adapter"] for width in added["widths"]}) == 1
+    assert {point["split"] for point in manifest["points"]} == {"s16", "s8"}
+    assert main(["evaluate", *common, "--config", str(early), "--bundle", str(bundle)]) == 0
+    # The split that brought the trunk is not one to add.
+    assert main(["export", *first, "--bundle", str(bundle), "--add"]) == 1
