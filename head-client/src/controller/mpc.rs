@@ -62,11 +62,12 @@ impl Default for MpcConfig {
 /// the end costs what the device's time is worth when heads are mixed at their best.
 ///
 /// Others may use the same way. Its time has a price, at which the frames go that gain most for their
-/// bytes. It keeps all of them together within a part of that time, and where round trips are longer
-/// than they have been, a queue stands on the way, and the price rises with it: all who wait in the
-/// same queue see it, and take less, as by TCP Vegas (Brakmo and Peterson 1995). Where nothing large
-/// was sent for long, nothing says that the way is as slow as it was: what is charged is the time that
-/// it takes if it is faster by one standard deviation. So what would be in time in any case is tried.
+/// bytes. It keeps all of them together within a part of that time, a smaller one where the way is
+/// unsteady, and where round trips are longer than they have been, a queue stands on the way, and the
+/// price rises with it: all who wait in the same queue see it, and take less, as by TCP Vegas (Brakmo
+/// and Peterson 1995). Where nothing large was sent for long, nothing says that the way is as slow as
+/// it was: what is charged is the time that it takes if it is faster by one standard deviation. So
+/// what would be in time in any case is tried.
 ///
 /// Where something else than accuracy is to be spared ([`Objective`]), it has a price as well.
 #[derive(Debug)]
@@ -165,8 +166,8 @@ const MOST_LATE: f64 = 0.3;
 /// The share of frames that is taken to need more than the margin.
 const BEYOND: f64 = 0.01;
 
-/// What keeping the way busy all the time beyond the smallest rungs must gain at least (share of
-/// frames right): to send more is to risk a queue, which costs whole answers.
+/// What keeping an unsteady way busy all the time beyond the smallest rungs must gain at least (share
+/// of frames right): to send more is to risk a queue, which costs whole answers.
 const UPGRADE: f64 = 0.1;
 
 /// So many deviations, or margins, away nothing is uncertain any more.
@@ -184,8 +185,13 @@ const TOO_LONG: f64 = 1e7;
 /// What all of a way costs (share of frames right) on which a queue stands as long as the deadline.
 const QUEUE_PRICE: f64 = 16.0;
 
-/// The part of the way's time that is taken at most.
-const SHARE: f64 = 0.4;
+/// The part of the way's time that is taken at most, of a steady one and an unsteady one.
+const STEADY_SHARE: f64 = 0.8;
+const UNSTEADY_SHARE: f64 = 0.4;
+
+/// A way is unsteady where replies differ from what is predicted by so much of the time that a frame
+/// has.
+const UNSTEADY: f64 = 0.01;
 
 impl Mpc {
     /// A controller that knows nothing of the network yet. Values of `config` outside their ranges
@@ -273,7 +279,7 @@ impl Mpc {
     fn first_prices(&self, costs: &[Cost]) -> Prices {
         let charged = costs.iter().map(|cost| cost.charged).filter(|&charged| charged > 0.0);
         let least = charged.fold(f64::INFINITY, f64::min);
-        let more = UPGRADE / self.interval();
+        let more = self.unsteadiness() * UPGRADE / self.interval();
         let (compute, byte) = self.thrift.prices();
         Prices { device: self.prices.device, compute, link: 0.0, more, least, byte }
     }
@@ -307,6 +313,11 @@ impl Mpc {
         (4.0 * late(slack) + late(slack - off) + late(slack + off)) / 6.0
     }
 
+    /// From 0, where every reply comes as predicted, to 1 where the way is [`UNSTEADY`].
+    fn unsteadiness(&self) -> f64 {
+        (ms(self.transfer.noise()) / (UNSTEADY * ms(self.full).max(1.0))).min(1.0)
+    }
+
     fn interval(&self) -> f64 {
         self.config.interval.map_or_else(|| self.interval.mean.unwrap_or(100.0), ms)
     }
@@ -321,13 +332,15 @@ impl Mpc {
         Self::gain(cost, cost.usually_late).max(0.0)
     }
 
-    /// The way's price: the one at which the best rung takes no more than [`SHARE`] of its time,
+    /// The way's price: the one at which the best rung takes no more than one's share of its time,
     /// or with a queue on it at least that part of [`QUEUE_PRICE`] for all of it which the queue takes
     /// of the deadline. What was never tried, and may take the device too long, sets no price.
     fn link_price(&self, costs: &[Cost], first: Prices) -> f64 {
         let (interval, full) = (self.interval(), ms(self.full).max(1.0));
         let queue = (ms(self.transfer.round_trip()) - self.shortest).max(0.0);
         let least = QUEUE_PRICE * (queue / full).min(1.0) / interval;
+        let unsteadiness = self.unsteadiness();
+        let share = STEADY_SHARE + unsteadiness * (UNSTEADY_SHARE - STEADY_SHARE);
         let keeps_share = |link: f64| {
             let prices = Prices { link, ..first };
             let (mut best, mut used) = (f64::MIN, 0.0);
@@ -340,7 +353,7 @@ impl Mpc {
                     (best, used) = (value, if gain > 0.0 { cost.sent * cost.charged } else { 0.0 });
                 }
             }
-            used <= SHARE * interval
+            used <= share * interval
         };
         least_price(1.0, keeps_share).max(least)
     }

@@ -149,6 +149,11 @@ impl TransferTime {
         Prediction { mean: from_ms(mean), deviation: from_ms(variance.sqrt()) }
     }
 
+    /// Standard deviation of what replies take from what was predicted for them.
+    pub fn noise(&self) -> Duration {
+        from_ms(self.noise.sqrt())
+    }
+
     /// The rate at which bytes pass, and the round trip of a frame without any.
     pub fn estimate(&self) -> LinkEstimate {
         let rate = Bitrate::from_bps((8e6 / self.slowness) as u64);
