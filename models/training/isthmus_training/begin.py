@@ -49,7 +49,7 @@ def begin_beside(encoder: Encoder, trunk: nn.Sequential, bundle: Path, pictures:
     """Begins a further split: gives `encoder` as many first layers as it has of the shape of those of the bundle's first
     split, and `trunk` the trunk of that, whose norms are measured on `features` [N, C', h', w']."""
     split = _manifest(bundle)["splits"][0]
-    widths = {int(entry["name"].removeprefix("w")): entry for entry in split["widths"]}
+    widths = _widths(split)
     for width in sorted((int(width) for width in encoder.layers[0].norms), reverse=True):
         if width not in widths:
             raise ValueError(f"{bundle}: has the widths {sorted(widths)}, and not {width}")
@@ -65,7 +65,7 @@ def begin_split(
 ) -> None:
     """Gives the parts of a split network, of the same shapes, the weights of the bundle's split of that name."""
     split = next(split for split in _manifest(bundle)["splits"] if split["name"] == name)
-    widths = {int(entry["name"].removeprefix("w")): entry for entry in split["widths"]}
+    widths = _widths(split)
     if sorted(widths) != quantiser.widths:
         raise ValueError(f"{bundle}: has the widths {sorted(widths)}, not {quantiser.widths}")
     for entry in widths.values():
@@ -181,6 +181,11 @@ def _deviation(y: torch.Tensor) -> torch.Tensor:
 
 def _manifest(bundle: Path) -> dict:
     return tomllib.loads((bundle / "manifest.toml").read_text("utf-8"))
+
+
+def _widths(split: dict) -> dict[int, dict]:
+    """The manifest's entries by percentage of the head's channels."""
+    return {int(entry["name"].removeprefix("w")): entry for entry in split["widths"]}
 
 
 def _folded(bundle: Path, file: str) -> list[Folded]:

@@ -195,19 +195,17 @@ def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str,
 
 
 def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
-    """Counts the symbols of lightly augmented training pictures."""
+    """Counts the symbols of lightly augmented training pictures, for the configuration's split."""
     x = full.plain_views(config, train_set, TABLE_PICTURES)
     (bundle.root / "tables").mkdir(exist_ok=True)
-    for split in bundle.manifest["splits"]:
-        if split["name"] != config.split.name:
-            continue
-        for width in split["widths"]:
-            latents = bundle.run(width["head"], x.contiguous().numpy())[0]
-            for entry in width["quantisers"]:
-                scale, zero = np.array(entry["scale"], np.float32), np.array(entry["zero_point"], np.float32)
-                symbols, size = quantise(latents, scale, zero, entry["bits"]), 2 ** entry["bits"]
-                for key, count in (("tables", entropy.Tables.count), ("contexts", entropy.Tables.count_contexts)):
-                    (bundle.root / entry[key]).write_bytes(count(symbols, zero.astype(np.int64), size).to_bytes())
+    split = next(split for split in bundle.manifest["splits"] if split["name"] == config.split.name)
+    for width in split["widths"]:
+        latents = bundle.run(width["head"], x.contiguous().numpy())[0]
+        for entry in width["quantisers"]:
+            scale, zero = np.array(entry["scale"], np.float32), np.array(entry["zero_point"], np.float32)
+            symbols, size = quantise(latents, scale, zero, entry["bits"]), 2 ** entry["bits"]
+            for key, count in (("tables", entropy.Tables.count), ("contexts", entropy.Tables.count_contexts)):
+                (bundle.root / entry[key]).write_bytes(count(symbols, zero.astype(np.int64), size).to_bytes())
 
 
 def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:

@@ -100,10 +100,8 @@ def train(
         if begin.has_split(start, name):
             begin.begin_split(student.head, student.quantiser, student.adapter, student.trunk, start, name, pictures)
         else:
-            with torch.no_grad():
-                features = network.cpu().prefix(pictures)
+            features = network.prefix(pictures.to(workers.device)).cpu()
             begin.begin_beside(student.head.encoder, student.trunk, start, pictures, features)
-            network.to(workers.device)
     elif start:
         began = _latest(start)
         for part in ("head", "quantiser"):
