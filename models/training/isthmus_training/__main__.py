@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--bundle", type=Path, required=True)
 
     for command in (train, write, evaluate):
+        changed = "one of the configuration's settings, such as stage3.rate=0; may be given again"
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=changed)
         command.add_argument("--data", type=Path, required=True, help="DIR/{train,val}/CLASS/* or DIR/CLASS/*")
         command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
 
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = configuration.load(options.config)
+    config = configuration.load(options.config, options.set)
     options.run.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ranks = Ranks(device if options.device == "auto" else options.device)
@@ -88,7 +90,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    config = configuration.load(options.config)
+    config = configuration.load(options.config, options.set)
     train_set, val_set = _pictures(config, options)
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
@@ -104,7 +106,7 @@ def _export(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     bundle = Bundle(options.bundle, threads=options.threads)
     size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
-    config = configuration.load(options.config)
+    config = configuration.load(options.config, options.set)
     _, folder = data.scan(options.data, config.data.holdout, config.seed)
     pictures = data.load(folder, size, options.threads)
     labels = pictures.labels.numpy()

@@ -8,7 +8,7 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 LAST_STRIDE = 32
 """Of the last feature map, on whose cells a teacher's labels and CutMix's shares are laid."""
@@ -245,9 +245,25 @@ class Config:
             raise ValueError(f"split.bits: {self.split.bits} is not within 1 to 8")
 
 
-def load(path: Path) -> Config:
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
+    """The file's settings. Each of `changes` is one more line of TOML with its whole key, `stage3.rate=0`, in place of the
+    file's own."""
     with path.open("rb") as file:
-        return parse(tomllib.load(file))
+        table = tomllib.load(file)
+    for change in changes:
+        try:
+            _lay(table, tomllib.loads(change))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"--set {change}: not a KEY=VALUE of TOML: {error}") from None
+    return parse(table)
+
+
+def _lay(table: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _lay(table[key], value)
+        else:
+            table[key] = value
 
 
 def parse(table: dict[str, Any]) -> Config:

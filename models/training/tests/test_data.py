@@ -140,3 +140,14 @@ def test_the_shipped_configurations_are_read() -> None:
     assert {path.stem for path in shipped} >= {"photos", "street"}
     for path in shipped:
         assert config.load(path).name == path.stem.split("-")[0]
+def test_a_setting_can_be_changed_for_one_run(toy: Path) -> None:
+    changes = ["stage3.rate=0", "distil.enabled = false", 'split.widths=[50]']
+    changed, shipped = config.load(toy, changes), config.load(toy)
+    assert (changed.stage3.rate, changed.distil.enabled, changed.split.widths) == (0.0, False, [50])
+    assert changed.stage3.phases == shipped.stage3.phases and changed.full == shipped.full
+    with pytest.raises(ValueError, match="--set rate: not a KEY=VALUE of TOML"):
+        config.load(toy, ["rate"])
+    with pytest.raises(ValueError, match="unknown key `stage3.pace`"):
+        config.load(toy, ["stage3.pace=1"])
+
+
