@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--config", type=Path, required=True)
     train.add_argument("--teacher", type=Path, help="ONNX classifier whose labels are learnt too")
     train.add_argument("--only", choices=["full", "split"], help="stop before the split network, or start at it")
-    train.add_argument("--start", type=Path, help="a bundle to start from, or another run, whose head the split network's starts as")
+    train.add_argument("--start", type=Path, help="a bundle to start from, or another run, whose head and adapter the split network's start as")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
     write = commands.add_parser("export", help="write a run as a bundle")
@@ -80,6 +80,8 @@ def _train(options: argparse.Namespace) -> None:
             teacher = label_maps(train_set, options.teacher, options.run / "teacher.npy", options.threads)
             if ranks.first:
                 ranks.wait()
+    train_set, val_set = train_set.on(ranks.device), val_set.on(ranks.device)
+    teacher = teacher and teacher.on(ranks.device)
     if options.only != "split" and config.full.enabled:
         full.train(config, train_set, val_set, teacher, workers, options.run, options.start)
     elif options.start and begin.is_bundle(options.start) and not (options.run / "full.pt").exists():

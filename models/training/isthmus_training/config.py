@@ -151,6 +151,9 @@ class Stage:
     soft: float = 0.0
     """Weight of the cross-entropy with the full network's distribution."""
     temperature: float = 2.0
+    invariant: float = 0.0
+    """Weight of how far each further pass's last feature map, its channels normalised, is from the widest point's in the
+    first pass: configuration-invariant distillation. Needs at least 2 `passes`."""
     exit: float = 1.0
     rate: float = 0.0
     """Weight of the estimated size in kilobits a picture."""
@@ -235,6 +238,9 @@ class Config:
         for key in ("full", "stage1", "stage2", "stage3"):
             if getattr(self, key).unit not in ("epochs", "minutes"):
                 raise ValueError(f"{key}.unit: {getattr(self, key).unit!r} is neither epochs nor minutes")
+        for key in ("stage1", "stage2", "stage3"):
+            if getattr(self, key).invariant and getattr(self, key).passes < 2:
+                raise ValueError(f"{key}.invariant: needs another pass than the widest, {key}.passes of at least 2")
         if len(self.split.head) != len(self.split.strides):
             raise ValueError("split.head and split.strides differ in length")
         for key in ("widths", "channels"):

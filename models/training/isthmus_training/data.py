@@ -34,16 +34,24 @@ class Folder:
 @dataclasses.dataclass
 class Pictures:
     """Decoded pictures. `pixels` [n, H, W, 3] u8, `labels` [n] i64, `bad` names what did not decode; `objects` [n, 4]
-    is where the labelled thing is (left, top, right, bottom in 0..=1 of the picture), where that is known."""
+    is where the labelled thing is (left, top, right, bottom in 0..=1 of the picture), where that is known.
+
+    In a GPU's memory `pixels` are a tensor, and views of them are made there."""
 
     classes: list[str]
-    pixels: np.ndarray
+    pixels: np.ndarray | torch.Tensor
     labels: torch.Tensor
     bad: list[str]
     objects: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def on(self, device: torch.device) -> Pictures:
+        """The same where a network trains on them."""
+        if device.type == "cpu":
+            return self
+        return dataclasses.replace(self, pixels=torch.as_tensor(self.pixels, device=device), labels=self.labels.to(device))
 
 
 def scan(root: Path, holdout: float, seed: int) -> tuple[Folder, Folder]:
@@ -121,7 +129,8 @@ def centre_crop(picture_width: int, picture_height: int, size: tuple[int, int]) 
 
 def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """u8 [n, H, W, 3] to f32 [n, 3, H, W], channels last in memory: `(v / 255 − mean) / std`."""
-    scaled = (pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)
+    mean, std = (torch.tensor(values, device=pixels.device) for values in (mean, std))
+    scaled = (pixels.float() / 255 - mean) / std
     return scaled.permute(0, 3, 1, 2)
 
 
@@ -171,33 +180,65 @@ def random_views(
     often: a thing that fills little of the picture is learnt from near and recognised from afar.
     """
     rng = np.random.default_rng(seed)
-    n, (width, height) = len(index), size
-    out = np.empty((n, height, width, 3), np.uint8)
-    boxes = np.empty((n, 4), np.float32)
-    for i, at in enumerate(index):
-        picture = Image.fromarray(pictures.pixels[at])
-        boxes[i] = _crop(rng, augmentation.scale, None if pictures.objects is None else pictures.objects[at])
-        pixels_box = boxes[i] * np.array([picture.width, picture.height] * 2, np.float32)
-        view = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=tuple(map(float, pixels_box))))
-        mirrored = bool(rng.random() < 0.5) and augmentation.mirror
-        out[i] = view[:, ::-1] if mirrored else view
-        boxes[i] = boxes[i, [2, 1, 0, 3]] if mirrored else boxes[i]
-    x = normalise(torch.from_numpy(out), mean, std)
+    index, (width, height) = np.asarray(index), size
+    boxes = _crops(rng, augmentation.scale, len(index), None if pictures.objects is None else pictures.objects[index])
+    mirrored = (rng.random(len(index)) < 0.5) & augmentation.mirror
+    boxes[mirrored] = boxes[mirrored][:, [2, 1, 0, 3]]
+    if isinstance(pictures.pixels, torch.Tensor):
+        device = pictures.pixels.device
+        places, corners = _sent(index, device), _sent(boxes, device)
+        seen = resampled(pictures.pixels[places], corners, size)
+    else:
+        places, corners = torch.from_numpy(index), torch.from_numpy(boxes)
+        seen = torch.from_numpy(np.stack([_view(pictures.pixels[at], box, size) for at, box in zip(index, boxes)]))
+    x = normalise(seen, mean, std)
     if augmentation.jitter:
         x = _jitter(x, augmentation.jitter, rng)
-    kept = torch.ones(height, width)
+    kept = np.ones((height, width), np.float32)
     if augmentation.mix and rng.random() < augmentation.mix:
         side = np.sqrt(1 - rng.uniform())
         w, h = int(width * side), int(height * side)
         left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
         kept[top : top + h, left : left + w] = 0
-        x = torch.where(kept > 0, x, x.roll(1, 0))
-    return Views(
-        x.contiguous(memory_format=torch.channels_last),
-        torch.as_tensor(np.asarray(index)),
-        torch.from_numpy(boxes),
-        F.avg_pool2d(kept[None], 32)[0],
-    )
+    shown = _sent(kept, x.device)
+    if kept.min() == 0:
+        x = torch.where(shown > 0, x, x.roll(1, 0))
+    return Views(x.contiguous(memory_format=torch.channels_last), places, corners, F.avg_pool2d(shown[None], 32)[0])
+
+
+def resampled(pixels: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """What Pillow's `BILINEAR` makes of the `boxes` [n, 4] (0..=1, left > right in a mirror image) of pictures
+    [n, H, W, 3] u8, unrounded: f32 [n, h, w, 3], by two products of matrices a picture, which a GPU is made for."""
+    rows = _triangles(boxes[:, 1], boxes[:, 3], pixels.shape[1], size[1])
+    columns = _triangles(boxes[:, 0], boxes[:, 2], pixels.shape[2], size[0])
+    exact = torch.float32 if pixels.device.type == "cpu" else torch.float16
+    rows, columns = rows.to(exact)[:, None], columns.to(exact)[:, None]
+    bands = pixels.permute(0, 3, 1, 2).to(exact)
+    return (rows @ bands @ columns.mT).float().permute(0, 2, 3, 1)
+
+
+def _triangles(begin: torch.Tensor, end: torch.Tensor, places: int, outputs: int) -> torch.Tensor:
+    """The weight [n, outputs, places] of each place in each output between `begin` and `end` [n]: a triangle as wide as
+    the step from one output to the next, and no narrower than that between places."""
+    steps = (end - begin)[:, None, None] * (places / outputs)
+    centres = begin[:, None, None] * places + steps * (torch.arange(outputs, device=begin.device)[:, None] + 0.5)
+    distances = (torch.arange(places, device=begin.device) + 0.5 - centres).abs()
+    weights = (1 - distances / steps.abs().clamp(min=1)).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _view(picture: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A part of a picture [H, W, 3] u8 (0..=1, left > right in a mirror image), resized to `size`."""
+    left, top, right, bottom = map(float, box * np.array([picture.shape[1], picture.shape[0]] * 2, np.float32))
+    sides = (min(left, right), top, max(left, right), bottom)
+    view = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, box=sides))
+    return view[:, ::-1] if left > right else view
+
+
+def _sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device, without waiting for what it is doing."""
+    tensor = torch.from_numpy(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def shuffled(count: int, batch: int, seed: int) -> list[np.ndarray]:
@@ -207,26 +248,27 @@ def shuffled(count: int, batch: int, seed: int) -> list[np.ndarray]:
     return [order[i : i + batch] for i in range(0, count - batch + 1, batch)]
 
 
-def _crop(rng: np.random.Generator, least: float, thing: np.ndarray | None) -> tuple[float, float, float, float]:
-    """A box of at least the share `least` of a picture's area (left, top, right, bottom in 0..=1) that shows `thing`."""
-    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    share = rng.uniform(least, 1.0) if thing is None else np.exp(rng.uniform(np.log(least), 0.0))
-    w, h = min(1.0, np.sqrt(share * ratio)), min(1.0, np.sqrt(share / ratio))
-    if thing is None:
-        x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        return x, y, x + w, y + h
-    left, top, right, bottom = map(float, thing)
-    w, h = min(1.0, max(w, 1.1 * (right - left))), min(1.0, max(h, 1.1 * (bottom - top)))
-    x = rng.uniform(max(0.0, right - w), max(0.0, min(left, 1 - w)))
-    y = rng.uniform(max(0.0, bottom - h), max(0.0, min(top, 1 - h)))
-    return x, y, min(1.0, x + w), min(1.0, y + h)
+def _crops(rng: np.random.Generator, least: float, count: int, things: np.ndarray | None) -> np.ndarray:
+    """Boxes [count, 4] of at least the share `least` of a picture's area (left, top, right, bottom in 0..=1), each of
+    which shows its thing of `things` [count, 4]."""
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), count))
+    share = rng.uniform(least, 1.0, count) if things is None else np.exp(rng.uniform(np.log(least), 0.0, count))
+    sides = np.minimum(1.0, np.sqrt(share[:, None] * np.stack([ratio, 1 / ratio], 1)))
+    if things is None:
+        corners = rng.random((count, 2)) * (1 - sides)
+    else:
+        near, far = things[:, :2], things[:, 2:]
+        sides = np.minimum(1.0, np.maximum(sides, 1.1 * (far - near)))
+        low, high = np.maximum(0.0, far - sides), np.maximum(0.0, np.minimum(near, 1 - sides))
+        corners = low + rng.random((count, 2)) * (high - low)
+    return np.concatenate([corners, np.minimum(1.0, corners + sides)], 1).astype(np.float32)
 
 
 def _jitter(x: torch.Tensor, strength: float, rng: np.random.Generator) -> torch.Tensor:
     """Brightness, contrast and saturation of normalised pictures, each by a factor in `1 ± strength`."""
 
     def factor() -> torch.Tensor:
-        return torch.from_numpy(rng.uniform(1 - strength, 1 + strength, (len(x), 1, 1, 1)).astype(np.float32))
+        return _sent(rng.uniform(1 - strength, 1 + strength, (len(x), 1, 1, 1)).astype(np.float32), x.device)
 
     brightness, contrast, saturation = factor() - 1, factor(), factor()
     centre, grey = x.mean((1, 2, 3), keepdim=True), x.mean(1, keepdim=True)

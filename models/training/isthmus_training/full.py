@@ -18,8 +18,6 @@ from .foreign import Foreign, create
 from .network import Backbone, Encoder, Inherited, Prefix
 from .teacher import Answers, Teacher
 
-MICRO_BATCH = 32
-
 HINT_RATE = 4.0
 """The share of the learning rate that the layers have that read hints: they start from nothing."""
 
@@ -75,6 +73,7 @@ def train(
     steps = len(shuffled(len(train_set), settings.batch, 0))
     schedule = loop.Schedule(settings.learning_rate, settings.warmup, settings.phases, settings.unit, steps)
     augmentation = augmentation_of(config)
+    measuring, saving = loop.Pace(schedule, ranks), loop.Pace(schedule, ranks)
 
     history: list[dict[str, float]] = []
     checkpoint = out / "full.pt"
@@ -97,7 +96,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate * group["share"]
 
-            def micro(item: tuple[int, np.ndarray]) -> float:
+            def micro(item: tuple[int, np.ndarray]) -> torch.Tensor:
                 at, index = item
                 seed = hash((config.seed, epoch, step, at)) & 0xFFFFFFFF
                 views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
@@ -109,10 +108,9 @@ def train(
                     if hints is not None:
                         loss = loss + config.distil.hint * hint_loss(hints, maps, answers)
                 (loss * (len(index) / len(batch))).backward()
-                return loss.item()
+                return loss.detach()
 
-            parts = np.array_split(batch, max(1, round(len(batch) / MICRO_BATCH)))
-            losses += workers.share(micro, enumerate(parts))
+            losses += workers.share(micro, enumerate(workers.micro_batches(batch)))
             ranks.add_gradients(both.parameters())
             optimiser.step()
             optimiser.zero_grad()
@@ -121,14 +119,18 @@ def train(
             if schedule.done:
                 break
         ranks.average_statistics([both, average.module])
+        # Asking for the losses waits for a GPU: until here it had only been told what to do.
+        values = {"size": size[0], "loss": float(torch.stack(losses).mean()) if losses else math.nan}
+        schedule.advance(ranks, steps=0)
         seconds = schedule.seconds - began
-        values = {"size": size[0], "loss": float(np.mean(losses or [math.nan]))}
-        if schedule.done or epoch % 4 == 3:
-            values["accuracy"] = accuracy(average.module, val_set, config, workers)
+        if measuring.due:
+            values["accuracy"] = measuring.run(lambda: accuracy(average.module, val_set, config, workers))
         loop.report("full", epoch + 1, schedule, (step + 1) * settings.batch / seconds, values, ranks)
         history.append(values | {"seconds": seconds})
-        state = dict(both=both.state_dict(), average=average.module.state_dict(), steps=average.steps)
-        loop.save(checkpoint, state | dict(optimiser=optimiser.state_dict(), history=history), ranks)
+        if saving.due:
+            state = dict(both=both.state_dict(), average=average.module.state_dict(), steps=average.steps)
+            state |= dict(optimiser=optimiser.state_dict(), history=history)
+            saving.run(lambda: loop.save(checkpoint, state, ranks))
 
 
 def take(config: Config, train_set: Pictures, bundle: Path, workers: loop.Workers, out: Path) -> None:
@@ -197,9 +199,9 @@ def accuracy(network: nn.Module, pictures: Pictures, config: Config, workers: lo
 
     def correct(at: int) -> int:
         with torch.no_grad(), workers.autocast():
-            x = normalise(torch.from_numpy(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
-            top = network(x.to(workers.device)).argmax(1).cpu()
-        return int((top == pictures.labels[at : at + batch]).sum())
+            x = normalise(torch.as_tensor(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
+            top = network(x.to(workers.device)).argmax(1)
+        return int((top == pictures.labels[at : at + batch].to(top.device)).sum())
 
     return sum(workers.map(correct, range(0, len(pictures), batch))) / len(pictures)
 
@@ -212,7 +214,8 @@ def plain_views(config: Config, pictures: Pictures, count: int) -> torch.Tensor:
     """Lightly augmented pictures [count, 3, H, W], drawn with the run's seed, at the input's full size."""
     light = Augmentation(0.8, 0.1, 0.0, config.full.mirror)
     index = np.random.default_rng(config.seed).permutation(len(pictures))[:count]
-    return random_views(pictures, index, tuple(config.data.size), light, config.data.mean, config.data.std, config.seed).pictures
+    mean, std = config.data.mean, config.data.std
+    return random_views(pictures, index, tuple(config.data.size), light, mean, std, config.seed).pictures.cpu()
 
 
 def _begin(network: Backbone | Foreign, config: Config, train_set: Pictures, bundle: Path) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,6 +38,11 @@ class Workers:
     def autocast(self) -> torch.autocast:
         """Convolutions and matrix products in the run's precision: `f32` or `bf16`. To be entered on the worker."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
+        """A step's pictures in parts that suit the device, and at least one for each process."""
+        fit = 32 if self.device.type == "cpu" else 128
+        return np.array_split(batch, max(self.ranks.count, round(len(batch) / fit)))
 
     def share(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """As `map`, but only this process's part of a step's `items`."""
@@ -66,12 +72,12 @@ class Schedule:
         self.step, self.seconds = 0, 0.0
         self._last = time.monotonic()
 
-    def advance(self, ranks: Ranks) -> None:
-        """To be called after each step."""
+    def advance(self, ranks: Ranks, steps: int = 1) -> None:
+        """To be called after each step, and after what else took time."""
         now = time.monotonic()
         # One clock, or some would be done before the others.
         seconds = ranks.agree(self.seconds + now - self._last)
-        self.step, self.seconds, self._last = self.step + 1, seconds, now
+        self.step, self.seconds, self._last = self.step + steps, seconds, now
 
     def resume(self, step: int, seconds: float) -> None:
         self.step, self.seconds, self._last = step, seconds, time.monotonic()
@@ -115,6 +121,28 @@ class Schedule:
             if spent < end - 1e-9:
                 return scale
         return self.phases[-1][1]
+
+
+class Pace:
+    """Keeps what is done now and then, such as writing a checkpoint, to one part in twenty of a stage's time."""
+
+    SHARE = 1 / 20
+
+    def __init__(self, schedule: Schedule, ranks: Ranks) -> None:
+        self._schedule, self._ranks = schedule, ranks
+        self._last, self._took = schedule.seconds, 0.0
+
+    @property
+    def due(self) -> bool:
+        """Once what it took last is little against the training since then, and at the end."""
+        return self._schedule.done or self._took <= self.SHARE * (self._schedule.seconds - self._last)
+
+    def run(self, function: Callable[[], Result]) -> Result:
+        """Does it. All processes then know what it took."""
+        began = time.monotonic()
+        result = function()
+        self._last, self._took = self._schedule.seconds, self._ranks.agree(time.monotonic() - began)
+        return result
 
 
 class Average:

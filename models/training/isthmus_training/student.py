@@ -89,7 +89,7 @@ def train(
     """Runs the enabled stages; `out/stage1.pt` and so on are the checkpoints that a stopped run continues.
 
     The network starts as that of the bundle in `start`, or where that lacks such a split, its encoder as the first
-    layers of another's and its trunk as that; or its head and quantiser as those of the run there, of the same shapes.
+    layers of another's and its trunk as that; or its head and adapter as those of the run there, of the same shapes.
     """
     torch.manual_seed(config.seed + 1)
     network = network.to(workers.device).eval().requires_grad_(False)
@@ -104,7 +104,7 @@ def train(
             begin.begin_beside(student.head.encoder, student.trunk, start, pictures, features)
     elif start:
         began = _latest(start)
-        for part in ("head", "quantiser"):
+        for part in ("head", "quantiser", "adapter"):
             values = {key.removeprefix(f"{part}."): value for key, value in began.items() if key.startswith(f"{part}.")}
             getattr(student, part).load_state_dict(values)
     student.to(workers.device, memory_format=torch.channels_last)
@@ -164,6 +164,8 @@ def _stage(
     widest: Point = (config.split.widths[-1], config.split.channels[-1], max(config.split.bits))
     every = points(config)
 
+    measuring, saving = loop.Pace(schedule, ranks), loop.Pace(schedule, ranks)
+
     history: list[dict[str, float]] = []
     if state := loop.restore(checkpoint):
         student.load_state_dict(state["student"])
@@ -179,13 +181,13 @@ def _stage(
             module.train().requires_grad_(True)
         epoch, began = len(history), schedule.seconds
         batches = shuffled(len(train_set), stage.batch, config.seed * 1000 + 100 * number + epoch)
-        sums: list[dict[str, float]] = []
+        sums: list[dict[str, torch.Tensor]] = []
         for step, batch in enumerate(batches):
             size, noise = full.scaled(config.data.size, schedule.scale), schedule.progress < stage.noise
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate * group["share"]
 
-            def micro(item: tuple[int, np.ndarray]) -> dict[str, float]:
+            def micro(item: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
                 at, index = item
                 seed = hash((config.seed, number, epoch, step, at)) & 0xFFFFFFFF
                 rng = np.random.default_rng(seed)
@@ -203,17 +205,18 @@ def _stage(
                 passes = [widest, *drawn[1:]] if stage.passes > 1 or (step + at) % 2 == 0 else drawn
                 if stage.whole and (step + at) % 4 == 3:
                     passes = [WHOLE]
-                values: dict[str, float] = {}
+                values: dict[str, torch.Tensor] = {}
+                widest_last: torch.Tensor | None = None
                 for point in passes:
                     with workers.autocast():
-                        weighted = _losses(config, stage, student, x, point, noise, targets, teacher)
+                        weighted, last = _losses(config, stage, student, x, point, noise, targets, teacher, widest_last)
                     loss = sum(weight * value for weight, value in weighted.values())
                     (loss * (len(index) / len(batch) / len(passes))).backward()
-                    values = values or {key: value.item() for key, (_, value) in weighted.items()}
+                    values = {key: value.detach() for key, (_, value) in weighted.items()} | values
+                    widest_last = last.detach() if stage.invariant and widest_last is None else widest_last
                 return values
 
-            parts = np.array_split(batch, max(1, round(len(batch) / full.MICRO_BATCH)))
-            sums += workers.share(micro, enumerate(parts))
+            sums += workers.share(micro, enumerate(workers.micro_batches(batch)))
             ranks.add_gradients(student.parameters())
             optimiser.step()
             optimiser.zero_grad()
@@ -221,17 +224,21 @@ def _stage(
             if schedule.done:
                 break
         ranks.average_statistics([student])
-        seconds = schedule.seconds - began
         keys = dict.fromkeys(key for values in sums for key in values)
-        values = {"size": size[0]} | {key: float(np.mean([s[key] for s in sums if key in s])) for key in keys}
-        if schedule.done or epoch % 4 == 3:
-            values["accuracy"], values["exit_accuracy"] = accuracy(student, widest, val_set, config, workers)
-            if stage.whole:
-                values["whole_accuracy"], _ = accuracy(student, WHOLE, val_set, config, workers)
+        # Asking for the losses waits for a GPU: until here it had only been told what to do.
+        values = {"size": size[0]} | {key: float(torch.stack([s[key] for s in sums if key in s]).mean()) for key in keys}
+        schedule.advance(ranks, steps=0)
+        seconds = schedule.seconds - began
+        if measuring.due:
+            values |= measuring.run(lambda: _accuracies(stage, student, widest, val_set, config, workers))
+            if schedule.done:
+                for point in _sampled(config):
+                    values["accuracy_w{}_c{}_b{}".format(*point)], _ = accuracy(student, point, val_set, config, workers)
         loop.report(name, epoch + 1, schedule, (step + 1) * stage.batch / seconds, values, ranks)
         history.append(values | {"seconds": seconds})
-        state = dict(student=student.state_dict(), optimiser=optimiser.state_dict(), history=history)
-        loop.save(checkpoint, state, ranks)
+        if saving.due:
+            state = dict(student=student.state_dict(), optimiser=optimiser.state_dict(), history=history)
+            saving.run(lambda: loop.save(checkpoint, state, ranks))
 
 
 class Targets(NamedTuple):
@@ -254,9 +261,12 @@ def _losses(
     noise: bool,
     targets: Targets,
     teacher: Teacher | None,
-) -> dict[str, tuple[float, torch.Tensor]]:
-    """Each part of the loss with its weight."""
+    widest_last: torch.Tensor | None,
+) -> tuple[dict[str, tuple[float, torch.Tensor]], torch.Tensor]:
+    """Each part of the loss with its weight, and the last feature map. `widest_last` is that of the widest point."""
     features, exit_logits, kilobits = student(x, point, noise)
+    (body, *end), t = student.trunk, stage.temperature
+    last = body(features)
     losses = {"rate": (stage.rate, kilobits)}
     if stage.exit and exit_logits is not None:
         hard = F.one_hot(targets.labels[targets.views.index], exit_logits.shape[1]).float()
@@ -266,14 +276,37 @@ def _losses(
         variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
         losses["feature"] = (stage.feature, (features.float() - wanted).square().mean() / variance)
     if stage.task or stage.soft:
-        (body, *end), t = student.trunk, stage.temperature
-        last = body(features)
         task = full.task_loss(config, last, end, student.outputs, targets.views, targets.labels, teacher, targets.answers)
         losses["task"] = (stage.task, task)
     if stage.soft:
         logits = nn.Sequential(*end)(last).float()
         losses["soft"] = (stage.soft * t * t, F.cross_entropy(logits / t, targets.soft))
-    return losses
+    if widest_last is not None:
+        losses["invariant"] = (stage.invariant, (_normalised(last) - _normalised(widest_last)).square().mean())
+    return losses, last
+
+
+def _normalised(features: torch.Tensor) -> torch.Tensor:
+    """Each channel of [N, C, h, w] with mean 0 and variance 1."""
+    features = features.float()
+    variance, mean = torch.var_mean(features, (0, 2, 3), keepdim=True, correction=0)
+    return (features - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def _sampled(config: Config) -> list[Point]:
+    """What tells how a stage ended: of every width the largest point and the middle one."""
+    split = config.split
+    ends = (split.channels[-1], max(split.bits)), (split.channels[len(split.channels) // 2], sorted(split.bits)[len(split.bits) // 2])
+    return [(width, *end) for width in split.widths for end in ends]
+
+
+def _accuracies(
+    stage: Stage, student: Student, point: Point, pictures: Pictures, config: Config, workers: loop.Workers
+) -> dict[str, float]:
+    values = dict(zip(("accuracy", "exit_accuracy"), accuracy(student, point, pictures, config, workers)))
+    if stage.whole:
+        values["whole_accuracy"], _ = accuracy(student, WHOLE, pictures, config, workers)
+    return values
 
 
 @torch.no_grad()
@@ -285,10 +318,10 @@ def accuracy(
 
     def correct(at: int) -> tuple[int, int]:
         with torch.no_grad(), workers.autocast():
-            x = normalise(torch.from_numpy(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
+            x = normalise(torch.as_tensor(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
             features, exit_logits, _ = student(x.to(workers.device), point, False)
-            logits, labels = student.trunk(features).cpu(), pictures.labels[at : at + batch]
-        exits = 0 if exit_logits is None else int((exit_logits.cpu().argmax(1) == labels).sum())
+            logits, labels = student.trunk(features), pictures.labels[at : at + batch].to(workers.device)
+        exits = 0 if exit_logits is None else int((exit_logits.argmax(1) == labels).sum())
         return int((logits.argmax(1) == labels).sum()), exits
 
     counts = workers.map(correct, range(0, len(pictures), batch))

@@ -68,9 +68,13 @@ class Witness:
 
     def see(self, pictures: torch.Tensor) -> Answers:
         """Answers to normalised pictures [n, 3, H, W]."""
-        x = ((pictures * self._std + self._mean) * 2 - 1).contiguous().numpy()
+        x = ((pictures.cpu() * self._std + self._mean) * 2 - 1).contiguous().numpy()
         whole, *features = map(torch.from_numpy, self._session.run(None, {self._input: x}))
         return Answers(whole, None, features, True)
+
+    def on(self, device: torch.device) -> Witness:
+        """The same: it sees views on the processor, wherever a network trains on them."""
+        return self
 
     def answers(self, views: Views) -> Answers:
         return self.see(views.pictures)
@@ -79,10 +83,16 @@ class Witness:
 class LabelMaps:
     """The teacher's logits [n, K, h, w] f16 over `n` pictures; `outputs` is K."""
 
-    def __init__(self, maps: np.ndarray, labels: torch.Tensor, classes: int) -> None:
+    def __init__(self, maps: np.ndarray | torch.Tensor, labels: torch.Tensor, classes: int) -> None:
         self.maps = maps
         means = np.stack([maps[np.flatnonzero(labels.numpy() == c)].mean((0, 2, 3), dtype=np.float32) for c in range(classes)])
         self.columns, self.outputs = _columns(torch.from_numpy(means)), maps.shape[1]
+
+    def on(self, device: torch.device) -> LabelMaps:
+        """The same where a network trains on them: in a GPU's memory, or in the file as they are."""
+        if device.type != "cpu":
+            self.maps, self.columns = torch.from_numpy(np.array(self.maps)).to(device), self.columns.to(device)
+        return self
 
     def answers(self, views: Views) -> Answers:
         cells = self.logits(views.index, views.boxes, tuple(views.kept.shape))
@@ -93,7 +103,8 @@ class LabelMaps:
 
         `boxes` [b, 4] are (left, top, right, bottom) in 0..=1, with left > right in a mirror image.
         """
-        maps = torch.from_numpy(self.maps[index.numpy()]).float()
+        chosen = self.maps[index] if isinstance(self.maps, torch.Tensor) else torch.from_numpy(self.maps[index.numpy()])
+        maps = chosen.float()
         rows = _coverage(boxes[:, 1], boxes[:, 3], cells[0], maps.shape[2])
         columns = _coverage(boxes[:, 0], boxes[:, 2], cells[1], maps.shape[3])
         return torch.einsum("bkyx,biy,bjx->bkij", maps, rows, columns)
@@ -161,9 +172,9 @@ def _resized(picture: np.ndarray, side: int) -> np.ndarray:
 
 def _coverage(begin: torch.Tensor, end: torch.Tensor, cells: int, places: int) -> torch.Tensor:
     """How much each of `places` in 0..=1 covers of each of `cells` in `begin..end` [b]: [b, cells, places], sums of 1."""
-    steps = torch.linspace(0, 1, cells + 1)
+    steps = torch.linspace(0, 1, cells + 1, device=begin.device)
     edges = begin[:, None] + (end - begin)[:, None] * steps
     low, high = torch.minimum(edges[:, :-1], edges[:, 1:])[..., None], torch.maximum(edges[:, :-1], edges[:, 1:])[..., None]
-    grid = torch.linspace(0, 1, places + 1)
+    grid = torch.linspace(0, 1, places + 1, device=begin.device)
     overlap = (torch.minimum(high, grid[1:]) - torch.maximum(low, grid[:-1])).clamp(min=0) + 1e-6
     return overlap / overlap.sum(2, keepdim=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from isthmus_training import entropy
+from isthmus_training import entropy, loop
 from isthmus_training.quantise import Quantiser, dequantise, quantise, rate_bound, zero_point
+from isthmus_training.ranks import Ranks
 
 ONE = np.array([1.0], np.float32)
 
@@ -129,3 +130,24 @@ def test_a_stream_of_certain_symbols_is_nearly_empty() -> None:
     tables = entropy.Tables(entropy.table(np.array([[0, 10**9, 0, 0]]))[None], np.array([1]))
     stream, lengths = entropy.encode([np.ones((1, 10, 10), np.uint8)], tables)
     assert len(stream) <= 1 and lengths == [len(stream)]
+
+
+def test_what_is_done_now_and_then_takes_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    ranks = Ranks("cpu")
+    schedule = loop.Schedule(1.0, 0.0, [[10, 1.0]], "minutes", 1)
+    pace, done = loop.Pace(schedule, ranks), []
+    while not schedule.done:
+        now += 10
+        schedule.advance(ranks)
+        if pace.due:
+
+            def measure() -> None:
+                nonlocal now
+                now += 4
+                done.append(schedule.step)
+
+            pace.run(measure)
+    # After the first step, then every eighty seconds or more, and at the end.
+    assert done[:3] == [1, 9, 17] and done[-1] == schedule.step

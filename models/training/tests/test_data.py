@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def test_views_repeat_with_their_seed() -> None:
     assert 0 < views(1).kept.mean() <= 1
     mixed = views(1).mix(torch.eye(4))
     torch.testing.assert_close(mixed.sum(1), torch.ones(4))
+
+
+def test_a_gpu_sees_what_pillow_makes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 56, 40, 3), dtype=np.uint8)
+    pictures = data.Pictures(["a", "b"], pixels, torch.tensor([0, 1, 0, 1, 0, 1]), [])
+    augmentation = data.Augmentation(0.1, 0.0, 0.0, True)
+    for size in ((32, 32), (64, 96)):
+        by_pillow = data.random_views(pictures, range(6), size, augmentation, [0.0] * 3, [1.0] * 3, 1)
+        tensors = dataclasses.replace(pictures, pixels=torch.from_numpy(pixels))
+        by_products = data.random_views(tensors, range(6), size, augmentation, [0.0] * 3, [1.0] * 3, 1)
+        assert (by_pillow.boxes[:, 0] > by_pillow.boxes[:, 2]).any()
+        assert torch.equal(by_products.boxes, by_pillow.boxes)
+        # Pillow rounds after each of the two directions.
+        torch.testing.assert_close(by_products.pictures * 255, by_pillow.pictures * 255, atol=1.5, rtol=0)
 
 
 def test_annotated_things_stay_in_every_crop(tmp_path: Path) -> None:
@@ -126,6 +141,7 @@ def test_a_witness_answers_the_view_itself(tmp_path: Path) -> None:
         ({"name": "x", "precision": "f16"}, "neither f32 nor bf16"),
         ({"name": "x", "full": {"optimiser": "adam"}}, "full.optimiser: 'adam' is neither sgd nor adamw"),
         ({"name": "x", "distil": {"hints": ["t45"]}}, "distil.hints: need a teacher that sees the views"),
+        ({"name": "x", "stage3": {"invariant": 0.5, "passes": 1}}, "stage3.invariant: needs another pass"),
         ({}, "missing key `name`"),
     ],
 )
@@ -134,12 +150,6 @@ def test_configuration_errors_name_the_key(table: dict, said: str) -> None:
         config.parse(table)
 
 
-def test_the_shipped_configurations_are_read() -> None:
-    """A file has its bundle's name, and behind a dash what it adds to that."""
-    shipped = sorted((Path(__file__).parents[3] / "configs" / "training").glob("*.toml"))
-    assert {path.stem for path in shipped} >= {"photos", "street"}
-    for path in shipped:
-        assert config.load(path).name == path.stem.split("-")[0]
 def test_a_setting_can_be_changed_for_one_run(toy: Path) -> None:
     changes = ["stage3.rate=0", "distil.enabled = false", 'split.widths=[50]']
     changed, shipped = config.load(toy, changes), config.load(toy)
@@ -151,3 +161,9 @@ def test_a_setting_can_be_changed_for_one_run(toy: Path) -> None:
         config.load(toy, ["stage3.pace=1"])
 
 
+def test_the_shipped_configurations_are_read() -> None:
+    """A file has its bundle's name, and behind a dash what it adds to that."""
+    shipped = sorted((Path(__file__).parents[3] / "configs" / "training").glob("*.toml"))
+    assert {path.stem for path in shipped} >= {"photos", "street"}
+    for path in shipped:
+        assert config.load(path).name == path.stem.split("-")[0]
