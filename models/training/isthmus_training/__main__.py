@@ -86,7 +86,10 @@ def _train(options: argparse.Namespace) -> None:
         full.train(config, train_set, val_set, teacher, workers, options.run, options.start)
     elif options.start and begin.is_bundle(options.start) and not (options.run / "full.pt").exists():
         full.take(config, train_set, options.start, workers, options.run)
-    network, outputs = full.restore(config, len(train_set.classes), options.run)
+    if options.only == "split" and config.split_alone and not (options.run / "full.pt").exists():
+        network, outputs = full.untrained(config, len(train_set.classes), teacher)
+    else:
+        network, outputs = full.restore(config, len(train_set.classes), options.run)
     if options.only != "full":
         student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run, options.start)
 

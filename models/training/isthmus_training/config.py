@@ -192,6 +192,12 @@ class Config:
         return self.stage3.enabled and self.stage3.whole
 
     @property
+    def split_alone(self) -> bool:
+        """Whether the split network learns nothing from the full one, and can be trained without it."""
+        stages = [stage for stage in (self.stage1, self.stage2, self.stage3) if stage.enabled]
+        return all("trunk" in stage.trains and not (stage.feature or stage.soft or stage.whole) for stage in stages)
+
+    @property
     def trunk_stride(self) -> int:
         """Of the features that the trunk takes."""
         if self.network.backbone:

@@ -133,6 +133,13 @@ def train(
             saving.run(lambda: loop.save(checkpoint, state, ranks))
 
 
+def untrained(config: Config, classes: int, teacher: Teacher | None) -> tuple[Backbone | Foreign, nn.Conv2d | None]:
+    """The network and the layer for the teacher's outputs, where the split network learns nothing from a trained one."""
+    torch.manual_seed(config.seed)
+    network = build(config, classes)
+    return network, outputs_layer(network, teacher.outputs) if teacher and teacher.outputs and network.last else None
+
+
 def take(config: Config, train_set: Pictures, bundle: Path, workers: loop.Workers, out: Path) -> None:
     """Writes `out/full.pt` with the bundle's full network as it is."""
     network = build(config, len(train_set.classes))

@@ -129,6 +129,18 @@ def test_two_processes_learn_what_one_does(pictures: Path, toy: Path, tmp_path: 
             torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-3)
 
 
+def test_a_split_network_that_needs_no_full_one_is_trained_alone(
+    pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--data", str(pictures), "--config", str(toy), "--out", str(tmp_path), "--device", "cpu", "--only", "split"]
+    assert main(train) == 1
+    assert "train the full network first" in capsys.readouterr().err
+    changes = ("stage1.enabled=false", "stage2.enabled=false", "stage3.soft=0.0", "stage3.whole=false")
+    assert main([*train, *(part for change in changes for part in ("--set", change))]) == 0
+    assert "stage3 epoch 1" in capsys.readouterr().out
+    assert not (tmp_path / "full.pt").exists()
+
+
 def test_a_missing_run_is_said_plainly(pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--data", str(pictures), "--config", str(toy), "--run", str(tmp_path), "--bundle", str(tmp_path / "b")]
     assert main(["export", *arguments]) == 1
