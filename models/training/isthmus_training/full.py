@@ -61,7 +61,7 @@ def train(
     network = build(config, len(train_set.classes), config.network.pretrained and fresh)
     if start and begin.is_bundle(start) and fresh:
         _begin(network, config, train_set, start)
-    outputs = outputs_layer(network, teacher.outputs) if teacher and teacher.outputs and network.last else None
+    outputs = outputs_for(network, teacher)
     hints = hint_layers(network, teacher, config) if teacher and config.distil.hints else None
     both = nn.ModuleList([part for part in (network, outputs, hints) if part is not None])
     both.to(workers.device, memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ def untrained(config: Config, classes: int, teacher: Teacher | None) -> tuple[Ba
     """The network and the layer for the teacher's outputs, where the split network learns nothing from a trained one."""
     torch.manual_seed(config.seed)
     network = build(config, classes)
-    return network, outputs_layer(network, teacher.outputs) if teacher and teacher.outputs and network.last else None
+    return network, outputs_for(network, teacher)
 
 
 def take(config: Config, train_set: Pictures, bundle: Path, workers: loop.Workers, out: Path) -> None:
@@ -192,6 +192,11 @@ def hint_loss(layers: nn.ModuleList, maps: list[torch.Tensor], answers: Answers)
         variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
         losses.append((layer(own[wanted.shape[2:]]).float() - wanted).square().mean() / variance)
     return torch.stack(losses).sum()
+
+
+def outputs_for(network: Backbone | Foreign, teacher: Teacher | None) -> nn.Conv2d | None:
+    """The layer for a teacher's outputs, if it has them for each place and the network such a map."""
+    return outputs_layer(network, teacher.outputs) if teacher and teacher.outputs and network.last else None
 
 
 def outputs_layer(network: Backbone | Foreign, count: int) -> nn.Conv2d:

@@ -213,7 +213,8 @@ def _stage(
                     loss = sum(weight * value for weight, value in weighted.values())
                     (loss * (len(index) / len(batch) / len(passes))).backward()
                     values = {key: value.detach() for key, (_, value) in weighted.items()} | values
-                    widest_last = last.detach() if stage.invariant and widest_last is None else widest_last
+                    if stage.invariant and widest_last is None:
+                        widest_last = last.detach()
                 return values
 
             sums += workers.share(micro, enumerate(workers.micro_batches(batch)))
@@ -227,12 +228,14 @@ def _stage(
         keys = dict.fromkeys(key for values in sums for key in values)
         # Asking for the losses waits for a GPU: until here it had only been told what to do.
         values = {"size": size[0]} | {key: float(torch.stack([s[key] for s in sums if key in s]).mean()) for key in keys}
+        if wrong := [key for key, value in values.items() if not math.isfinite(value)]:
+            raise ValueError(f"{name}: {wrong[0]} is not finite in epoch {epoch + 1}: a lower learning rate may help")
         schedule.advance(ranks, steps=0)
         seconds = schedule.seconds - began
         if measuring.due:
             values |= measuring.run(lambda: _accuracies(stage, student, widest, val_set, config, workers))
             if schedule.done:
-                for point in _sampled(config):
+                for point in _sampled(config, widest):
                     values["accuracy_w{}_c{}_b{}".format(*point)], _ = accuracy(student, point, val_set, config, workers)
         loop.report(name, epoch + 1, schedule, (step + 1) * stage.batch / seconds, values, ranks)
         history.append(values | {"seconds": seconds})
@@ -262,11 +265,12 @@ def _losses(
     targets: Targets,
     teacher: Teacher | None,
     widest_last: torch.Tensor | None,
-) -> tuple[dict[str, tuple[float, torch.Tensor]], torch.Tensor]:
-    """Each part of the loss with its weight, and the last feature map. `widest_last` is that of the widest point."""
+) -> tuple[dict[str, tuple[float, torch.Tensor]], torch.Tensor | None]:
+    """Each part of the loss with its weight, and the last feature map where one of them needs it. `widest_last` is that of
+    the widest point."""
     features, exit_logits, kilobits = student(x, point, noise)
     (body, *end), t = student.trunk, stage.temperature
-    last = body(features)
+    last = body(features) if stage.task or stage.soft or stage.invariant else None
     losses = {"rate": (stage.rate, kilobits)}
     if stage.exit and exit_logits is not None:
         hard = F.one_hot(targets.labels[targets.views.index], exit_logits.shape[1]).float()
@@ -293,11 +297,11 @@ def _normalised(features: torch.Tensor) -> torch.Tensor:
     return (features - mean) * torch.rsqrt(variance + 1e-5)
 
 
-def _sampled(config: Config) -> list[Point]:
-    """What tells how a stage ended: of every width the largest point and the middle one."""
+def _sampled(config: Config, known: Point) -> list[Point]:
+    """What tells how a stage ended: of every width the largest point and the middle one, but for the one that is `known`."""
     split = config.split
     ends = (split.channels[-1], max(split.bits)), (split.channels[len(split.channels) // 2], sorted(split.bits)[len(split.bits) // 2])
-    return [(width, *end) for width in split.widths for end in ends]
+    return [point for point in ((width, *end) for width in split.widths for end in ends) if point != known]
 
 
 def _accuracies(
