@@ -100,8 +100,8 @@ def _export(options: argparse.Namespace) -> None:
     network, outputs = full.restore(config, len(train_set.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
     torch.set_num_threads(options.threads)
-    if config.full.enabled and not options.add and not isinstance(network.prefix, Inherited):
-        settle(config, split.prefix if config.whole else network, train_set)
+    if config.whole and not options.add and not isinstance(network.prefix, Inherited):
+        settle(config, split.prefix, train_set)
     goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
     limit, add = options.limit, options.add

@@ -141,11 +141,15 @@ class Stage:
     """Every fourth micro-batch trains the full network, which shares the trunk with the split one."""
     weight_decay: float = 1e-4
     passes: int = 2
-    """Passes a micro-batch: the widest with all channels and most bits, the others drawn. With 1 they take turns."""
+    """Passes a micro-batch: the widest with all channels and most bits, then others of any width. With 1, the widest and
+    the narrower widths take turns. Channels and bits are drawn for each picture."""
     noise: float = 0.0
     """Share of the stage that adds uniform noise; the rest rounds."""
     feature: float = 0.0
     """Weight of the error of the trunk's input against the full network's, over that input's variance."""
+    last: float = 0.0
+    """Weight of the same for the last feature map, which the split network's trunk makes of what it takes: with the full
+    network's trunk as it is, all that its classifier goes by (SimKD, Chen et al., 2022)."""
     task: float = 0.0
     """Weight of the loss that trained the full network, teacher included."""
     soft: float = 0.0
@@ -195,7 +199,7 @@ class Config:
     def split_alone(self) -> bool:
         """Whether the split network learns nothing from the full one, and can be trained without it."""
         stages = [stage for stage in (self.stage1, self.stage2, self.stage3) if stage.enabled]
-        return all("trunk" in stage.trains and not (stage.feature or stage.soft or stage.whole) for stage in stages)
+        return all("trunk" in stage.trains and not (stage.feature or stage.last or stage.soft or stage.whole) for stage in stages)
 
     @property
     def trunk_stride(self) -> int:

@@ -16,6 +16,7 @@ from .config import Config, Full
 from .data import Augmentation, Pictures, Views, normalise, random_views, shuffled
 from .foreign import Foreign, create
 from .network import Backbone, Encoder, Inherited, Prefix
+from .settle import settle
 from .teacher import Answers, Teacher
 
 HINT_RATE = 4.0
@@ -123,6 +124,9 @@ def train(
         values = {"size": size[0], "loss": float(torch.stack(losses).mean()) if losses else math.nan}
         schedule.advance(ranks, steps=0)
         seconds = schedule.seconds - began
+        # An encoder that the head shares has norms of every width, which only the split network's training serves.
+        if schedule.done and not isinstance(network.prefix, Inherited):
+            settle(config, average.module, train_set)
         if measuring.due:
             values["accuracy"] = measuring.run(lambda: accuracy(average.module, val_set, config, workers))
         loop.report("full", epoch + 1, schedule, (step + 1) * settings.batch / seconds, values, ranks)

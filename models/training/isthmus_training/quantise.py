@@ -32,45 +32,51 @@ class Quantiser(nn.Module):
         return self.log_scale[self.widths.index(width), self.bits.index(bits)].exp()
 
     def forward(
-        self, latents: torch.Tensor, centre: torch.Tensor, width: int, bits: int, noise: bool
+        self, latents: torch.Tensor, centre: torch.Tensor, width: int, bits: torch.Tensor, noise: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Dequantised latents [N, C, h, w], and the rate [C] in bits per symbol.
+        """Dequantised latents at each picture's `bits` [N], and their rates [N, C] in bits per symbol.
 
         `noise` adds uniform noise in place of rounding (Ballé et al., 2016), else rounding passes gradients through.
         """
-        scale = self.scale(width, bits)
-        steps = latents / scale[:, None, None]
-        zero = zero_point(centre.detach(), scale.detach(), bits)[:, None, None]
+        scales = self.log_scale[self.widths.index(width)].exp()
+        depths = (bits[:, None] == torch.tensor(self.bits, device=bits.device)).int().argmax(1)
+        scale, most = scales[depths][:, :, None, None], (2**bits - 1)[:, None, None, None]
+        zero = zero_point(centre.detach()[:, None, None], scale.detach(), bits[:, None, None, None])
+        steps = latents / scale
         if noise:
             q = steps + torch.rand_like(steps) - 0.5
         else:
             q = steps + (steps.round() - steps).detach()
-        q = (q + zero).clamp(0, 2**bits - 1)
-        return (q - zero) * scale[:, None, None], rate_bound(steps)
+        q = torch.minimum((q + zero).clamp(min=0), most)
+        return (q - zero) * scale, rate_bound(latents, scales)[depths]
 
 
-def zero_point(centre: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """Puts the mean of each channel in the middle of the alphabet. [C], whole numbers within it."""
-    return (2 ** (bits - 1) - (centre / scale).round()).clamp(0, 2**bits - 1)
+def zero_point(centre: torch.Tensor, scale: torch.Tensor, bits: int | torch.Tensor) -> torch.Tensor:
+    """Puts the mean of each channel in the middle of the alphabet. Whole numbers within it, of the shape that centre,
+    scale and bits broadcast to."""
+    middle = 2 ** (bits - 1) - (centre / scale).round()
+    return torch.minimum(middle.clamp(min=0), torch.as_tensor(2**bits - 1, dtype=middle.dtype, device=middle.device))
 
 
-def rate_bound(steps: torch.Tensor) -> torch.Tensor:
-    """Bits per symbol [C] of latents in units of their scale [N, C, h, w], coded channel by channel with what the
-    coder's contexts see: the places left and above and the channels before.
+def rate_bound(latents: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Bits per symbol [D, C] of latents [N, C, h, w] in units of each of `scales` [D, C], coded channel by channel with
+    what the coder's contexts see: the places left and above and the channels before.
 
     The entropy of a whole number of variance v is at most ½ log2(2πe (v + 1/12)) (Cover and Thomas, 2006, theorem
     8.6.5 and problem 8.7). Here v is what a linear prediction leaves: over channels with their neighbours, in coding
     order, the squared diagonal of the covariance's Cholesky factor. Differentiable, with nothing to learn.
     """
-    x = steps - steps.mean((0, 2, 3), keepdim=True)
+    x = latents - latents.mean((0, 2, 3), keepdim=True)
     left, above = F.pad(x, (1, 0))[..., :-1], F.pad(x, (0, 0, 1, 0))[..., :-1, :]
     # In f64, whatever the convolutions run in: at eight bits variances span six orders of magnitude.
     known = torch.stack([left, above, x], 2).flatten(1, 2).transpose(0, 1).flatten(1).double()
     with torch.autocast(x.device.type, enabled=False):
         covariance = known @ known.T / known.shape[1]
+    steps = 1 / scales.double().repeat_interleave(3, 1)
+    covariance = covariance * steps[:, :, None] * steps[:, None, :]
     covariance = covariance + torch.eye(len(known), dtype=torch.float64, device=x.device) / 12
     # Without looking whether it went well, for which a GPU's queue would have to drain: the diagonal above sees to that.
-    left_over = torch.linalg.cholesky_ex(covariance).L.diagonal()[2::3]
+    left_over = torch.linalg.cholesky_ex(covariance).L.diagonal(dim1=1, dim2=2)[:, 2::3]
     return 0.5 * torch.log2(2 * math.pi * math.e * left_over.square()).float()
 
 

@@ -1,8 +1,8 @@
-"""Batch norm's statistics of the full network anew, on what it will see.
+"""Batch norm's statistics of the full network anew, on what it will see, once its training is over.
 
 Training leaves those of smaller, distorted and mixed views (Touvron et al., 2019): at the input's full size, on lightly
-augmented pictures, activations are distributed otherwise. What the split network shares keeps the statistics that it
-was trained with: measured anew, they cost it more than they gave.
+augmented pictures, activations are distributed otherwise. What the split network learns of it keeps the statistics that
+it was trained with: measured anew, they cost it more than they gave.
 """
 
 from __future__ import annotations

@@ -28,8 +28,24 @@ from .teacher import Answers, Teacher
 Point = tuple[int, int, int]
 """An operating point: width, channels, bits."""
 
-WHOLE: Point = (0, 0, 0)
-"""Stands for the full network, which sends nothing."""
+class Points(NamedTuple):
+    """An operating point for each picture of a batch: one `width`, of each picture the `channels` [N] and `bits` [N]."""
+
+    width: int
+    channels: torch.Tensor
+    bits: torch.Tensor
+
+    @classmethod
+    def alike(cls, point: Point, count: int, device: torch.device) -> Points:
+        """The same one for all of `count` pictures."""
+        width, channels, bits = point
+        return cls(width, torch.full((count,), channels, device=device), torch.full((count,), bits, device=device))
+
+    @classmethod
+    def drawn(cls, config: Config, width: int, count: int, rng: np.random.Generator, device: torch.device) -> Points:
+        """Channels and bits drawn for each picture: batch norm then sees what it will serve, all of them."""
+        channels, bits = (torch.from_numpy(rng.choice(v, count)).to(device) for v in (config.split.channels, config.split.bits))
+        return cls(width, channels, bits)
 
 
 class Student(nn.Module):
@@ -56,23 +72,21 @@ class Student(nn.Module):
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
 
-    def forward(self, x: torch.Tensor, point: Point, noise: bool) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    def forward(self, x: torch.Tensor, points: Points, noise: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures to the trunk's features [N, C', h, w], the exit's logits [N, K], and kilobits a picture []."""
-        if point == WHOLE:
-            return self.prefix(x), None, x.new_zeros(())
-        width, channels, bits = point
+        width, channels, bits = points
         # Quantising and rates are counted in f32, whatever precision the convolutions run in.
         latents, exit_logits = (values.float() for values in self.head(x, width))
         centre = self.head.centre(width)
-        values, rate = self.quantiser(latents, centre, width, bits, noise)
-        unsent = centre[channels:, None, None].expand(len(x), -1, *values.shape[2:])
-        features = self.adapter(torch.cat([values[:, :channels], unsent], 1), width)
-        return features, exit_logits, rate[:channels].sum() * values.shape[2] * values.shape[3] / 1000
+        values, rates = self.quantiser(latents, centre, width, bits, noise)
+        sent = torch.arange(values.shape[1], device=x.device) < channels[:, None]
+        values = torch.where(sent[:, :, None, None], values, centre[:, None, None])
+        places = values.shape[2] * values.shape[3]
+        return self.adapter(values, width), exit_logits, (rates * sent).sum(1).mean() * places / 1000
 
-
-def points(config: Config) -> list[Point]:
-    split = config.split
-    return [(w, c, b) for w in split.widths for c in split.channels for b in split.bits]
+    def whole(self, x: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        """The same for the full network around the trunk, which has no exit and sends nothing."""
+        return self.prefix(x), None, x.new_zeros(())
 
 
 def train(
@@ -162,7 +176,6 @@ def _stage(
     schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)
     augmentation = full.augmentation_of(config)
     widest: Point = (config.split.widths[-1], config.split.channels[-1], max(config.split.bits))
-    every = points(config)
 
     measuring, saving = loop.Pace(schedule, ranks), loop.Pace(schedule, ranks)
 
@@ -192,24 +205,23 @@ def _stage(
                 seed = hash((config.seed, number, epoch, step, at)) & 0xFFFFFFFF
                 rng = np.random.default_rng(seed)
                 views = random_views(train_set, index, size, augmentation, config.data.mean, config.data.std, seed)
-                x, features, soft = views.pictures.to(workers.device), None, None
+                x, features, last, soft = views.pictures.to(workers.device), None, None, None
                 with torch.no_grad(), workers.autocast():
-                    if stage.feature or stage.soft:
+                    if stage.feature or stage.last or stage.soft:
                         features = network.prefix(x)
+                    if stage.last or stage.soft:
+                        body, *end = network.trunk()
+                        last = body(features)
                     if stage.soft:
-                        soft = (network.trunk()(features).float() / stage.temperature).softmax(1)
+                        soft = (nn.Sequential(*end)(last).float() / stage.temperature).softmax(1)
                 answers = teacher.answers(views) if teacher and (stage.task or stage.soft) else None
-                targets = Targets(views, train_set.labels, features, soft, answers)
-                drawn = [every[i] for i in rng.integers(len(every), size=stage.passes)]
-                # With a single pass the micro-batches of a step take turns.
-                passes = [widest, *drawn[1:]] if stage.passes > 1 or (step + at) % 2 == 0 else drawn
-                if stage.whole and (step + at) % 4 == 3:
-                    passes = [WHOLE]
+                targets = Targets(views, train_set.labels, features, last, soft, answers)
+                passes = _passes(config, stage, rng, len(x), step + at, x.device)
                 values: dict[str, torch.Tensor] = {}
                 widest_last: torch.Tensor | None = None
-                for point in passes:
+                for points in passes:
                     with workers.autocast():
-                        weighted, last = _losses(config, stage, student, x, point, noise, targets, teacher, widest_last)
+                        weighted, last = _losses(config, stage, student, x, points, noise, targets, teacher, widest_last)
                     loss = sum(weight * value for weight, value in weighted.values())
                     (loss * (len(index) / len(batch) / len(passes))).backward()
                     values = {key: value.detach() for key, (_, value) in weighted.items()} | values
@@ -244,13 +256,32 @@ def _stage(
             saving.run(lambda: loop.save(checkpoint, state, ranks))
 
 
+def _passes(
+    config: Config, stage: Stage, rng: np.random.Generator, count: int, turn: int, device: torch.device
+) -> list[Points | None]:
+    """The points that `count` pictures run at, pass by pass; `None` stands for the full network, which sends nothing."""
+    *narrower, widest = config.split.widths
+    if stage.whole and turn % 4 == 3:
+        return [None]
+
+    def drawn(width: int) -> Points:
+        return Points.drawn(config, width, count, rng, device)
+
+    if stage.passes == 1:
+        # The micro-batches of a step take turns.
+        return [drawn(widest if turn % 2 == 0 or not narrower else int(rng.choice(narrower)))]
+    first = Points.alike((widest, config.split.channels[-1], max(config.split.bits)), count, device)
+    return [first, *(drawn(int(rng.choice(config.split.widths))) for _ in range(stage.passes - 1))]
+
+
 class Targets(NamedTuple):
-    """What a batch should give: `labels` of all pictures, the full network's `features` and class probabilities `soft`,
-    the outside teacher's `answers`."""
+    """What a batch should give: `labels` of all pictures, the full network's `features`, `last` feature map and class
+    probabilities `soft`, the outside teacher's `answers`."""
 
     views: Views
     labels: torch.Tensor
     features: torch.Tensor | None
+    last: torch.Tensor | None
     soft: torch.Tensor | None
     answers: Answers | None
 
@@ -260,7 +291,7 @@ def _losses(
     stage: Stage,
     student: Student,
     x: torch.Tensor,
-    point: Point,
+    points: Points | None,
     noise: bool,
     targets: Targets,
     teacher: Teacher | None,
@@ -268,17 +299,17 @@ def _losses(
 ) -> tuple[dict[str, tuple[float, torch.Tensor]], torch.Tensor | None]:
     """Each part of the loss with its weight, and the last feature map where one of them needs it. `widest_last` is that of
     the widest point."""
-    features, exit_logits, kilobits = student(x, point, noise)
+    features, exit_logits, kilobits = student.whole(x) if points is None else student(x, points, noise)
     (body, *end), t = student.trunk, stage.temperature
-    last = body(features) if stage.task or stage.soft or stage.invariant else None
+    last = body(features) if stage.task or stage.soft or stage.last or stage.invariant else None
     losses = {"rate": (stage.rate, kilobits)}
     if stage.exit and exit_logits is not None:
         hard = F.one_hot(targets.labels[targets.views.index], exit_logits.shape[1]).float()
         losses["exit"] = (stage.exit, F.cross_entropy(exit_logits, targets.views.mix(hard).to(x.device)))
     if stage.feature:
-        wanted = targets.features.float()
-        variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
-        losses["feature"] = (stage.feature, (features.float() - wanted).square().mean() / variance)
+        losses["feature"] = (stage.feature, _error(features, targets.features))
+    if stage.last:
+        losses["last"] = (stage.last, _error(last, targets.last))
     if stage.task or stage.soft:
         task = full.task_loss(config, last, end, student.outputs, targets.views, targets.labels, teacher, targets.answers)
         losses["task"] = (stage.task, task)
@@ -288,6 +319,13 @@ def _losses(
     if widest_last is not None:
         losses["invariant"] = (stage.invariant, (_normalised(last) - _normalised(widest_last)).square().mean())
     return losses, last
+
+
+def _error(features: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The squared error of features [N, C, h, w] over the variance of the wanted ones within their channels."""
+    wanted = wanted.float()
+    variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
+    return (features.float() - wanted).square().mean() / variance
 
 
 def _normalised(features: torch.Tensor) -> torch.Tensor:
@@ -309,21 +347,22 @@ def _accuracies(
 ) -> dict[str, float]:
     values = dict(zip(("accuracy", "exit_accuracy"), accuracy(student, point, pictures, config, workers)))
     if stage.whole:
-        values["whole_accuracy"], _ = accuracy(student, WHOLE, pictures, config, workers)
+        values["whole_accuracy"], _ = accuracy(student, None, pictures, config, workers)
     return values
 
 
 @torch.no_grad()
 def accuracy(
-    student: Student, point: Point, pictures: Pictures, config: Config, workers: loop.Workers, batch: int = 32
+    student: Student, point: Point | None, pictures: Pictures, config: Config, workers: loop.Workers, batch: int = 32
 ) -> tuple[float, float]:
-    """Accuracy of the whole and of the exit on pictures stored at the input's size."""
+    """Accuracy of the whole and of the exit at a point, or of the full network, on pictures stored at the input's size."""
     student.eval()
 
     def correct(at: int) -> tuple[int, int]:
         with torch.no_grad(), workers.autocast():
             x = normalise(torch.as_tensor(pictures.pixels[at : at + batch]), config.data.mean, config.data.std)
-            features, exit_logits, _ = student(x.to(workers.device), point, False)
+            x = x.to(workers.device)
+            features, exit_logits, _ = student(x, Points.alike(point, len(x), x.device), False) if point else student.whole(x)
             logits, labels = student.trunk(features), pictures.labels[at : at + batch].to(workers.device)
         exits = 0 if exit_logits is None else int((exit_logits.argmax(1) == labels).sum())
         return int((logits.argmax(1) == labels).sum()), exits

@@ -56,6 +56,7 @@ adapter_blocks = 1
 [stage1]
 phases = [[1, 1.0]]
 feature = 1.0
+last = 0.5
 invariant = 0.5
 noise = 0.5
 rate = 0.02

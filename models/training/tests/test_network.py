@@ -13,7 +13,7 @@ from isthmus_training.data import Pictures, normalise
 from isthmus_training.graph import Graph, round_weights
 from isthmus_training.network import Adapter, Backbone, Encoder, Head, Inherited, Prefix, SlimConv, narrowed, plain
 from isthmus_training.settle import settle
-from isthmus_training.student import Student
+from isthmus_training.student import Points, Student
 
 WIDTHS = [25, 50, 100]
 
@@ -107,6 +107,37 @@ def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
             layer.register_forward_hook(count)
     module(x)
     assert graph.macs == macs
+
+
+def test_every_picture_of_a_batch_runs_at_its_own_point() -> None:
+    split = {"widths": [50, 100], "channels": [2, 4, 6], "bits": [8, 3]}
+    data = {"size": [32, 32], "stored": [32, 32]}
+    config = configuration.parse({"name": "x", "data": data, "split": split})
+    student = unsettled(Student(config, full.build(config, 2), None))
+    x, device = torch.randn(3, 3, 32, 32), torch.device("cpu")
+    points = Points(50, torch.tensor([6, 2, 4]), torch.tensor([3, 8, 3]))
+    features, exits, _ = student(x, points, False)
+    for at, (channels, bits) in enumerate([(6, 3), (2, 8), (4, 3)]):
+        alone, exit_alone, _ = student(x[at : at + 1], Points.alike((50, channels, bits), 1, device), False)
+        torch.testing.assert_close(features[at : at + 1], alone, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(exits[at : at + 1], exit_alone, atol=1e-5, rtol=1e-4)
+    other, _, _ = student(x, Points.alike((50, 6, 8), 3, device), False)
+    assert not torch.allclose(features, other)
+
+
+def test_a_batch_costs_the_mean_of_what_its_pictures_send() -> None:
+    split = {"widths": [50, 100], "channels": [2, 4], "bits": [8, 3]}
+    data = {"size": [32, 32], "stored": [32, 32]}
+    config = configuration.parse({"name": "x", "data": data, "split": split})
+    student, x = unsettled(Student(config, full.build(config, 2), None)), torch.randn(4, 3, 32, 32)
+
+    def kilobits(*pairs: tuple[int, int]) -> float:
+        channels, bits = (torch.tensor(values) for values in zip(*pairs))
+        return float(student(x, Points(100, channels, bits), False)[2].detach())
+
+    few, many = kilobits(*[(2, 3)] * 4), kilobits(*[(4, 8)] * 4)
+    assert few < many
+    assert kilobits((2, 3), (4, 8), (4, 8), (4, 8)) == pytest.approx((few + 3 * many) / 4, rel=1e-5)
 
 
 def test_settling_measures_the_statistics_of_what_will_be_seen() -> None:

@@ -45,7 +45,7 @@ def test_train_resume_export_evaluate(
     assert "full: continues after epoch 1" in said
     assert "1 pictures are left out" in said
     assert all(f"stage{number} epoch 1" in said for number in (1, 2, 3))
-    assert "whole_accuracy" in said and "accuracy_w50_c3_b6" in said and "invariant" in said
+    assert "whole_accuracy" in said and "accuracy_w50_c3_b6" in said and "invariant" in said and "last" in said
 
     assert main(["export", *common, "--run", str(run), "--bundle", str(bundle)]) == 0
     manifest = tomllib.loads((bundle / "manifest.toml").read_text())
