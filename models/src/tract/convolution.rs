@@ -134,6 +134,19 @@ impl Layer {
         }))
     }
 
+    /// Lays row `y` of a channel, counted from its padding on, between the zeros of `padded`; false if it
+    /// is padding itself.
+    fn pad(&self, plane: &[f32], y: usize, padded: &mut [f32]) -> bool {
+        let ([_, height, width], [above, before]) = (self.input, self.padding);
+        let y = y.wrapping_sub(above);
+        let before = before.min(padded.len());
+        let within = width.min(padded.len() - before);
+        if y < height {
+            padded[before..][..within].copy_from_slice(&plane[y * width..][..within]);
+        }
+        y < height
+    }
+
     /// What it makes of such an `input`.
     fn fact(&self, input: &TypedFact) -> TypedFact {
         let [m, down, across] = self.output.map(|extent| extent.to_dim());
@@ -141,12 +154,18 @@ impl Layer {
     }
 }
 
+/// How many of `rows` a band has, so that all bands have about as many: each row has so many `values`,
+/// a band at most `band` or one row.
+fn rows_of_a_band(rows: usize, values: usize, band: usize) -> usize {
+    rows.div_ceil(rows.div_ceil((band / values).max(1)))
+}
+
 /// A product of a packed matrix `[terms, pixels]` by fixed weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Product {
     pixels: usize,
     channels: usize,
-    /// And which of their packings both sides have.
+    /// What multiplies, and in which of its packings both sides are.
     kernels: (Box<dyn MatMatMul>, usize),
     format: PackedFormat,
     weights: Box<dyn MMMInputValue>,
@@ -216,8 +235,7 @@ struct Banded {
 impl Banded {
     fn of(layer: Layer, band: usize) -> TractResult<Option<Banded>> {
         let [_, down, across] = layer.output;
-        let bands = down.div_ceil((band / (layer.weights.shape()[1] * across)).max(1));
-        let rows = down.div_ceil(bands);
+        let rows = rows_of_a_band(down, layer.weights.shape()[1] * across, band);
         let product = Product::of(rows * across, &layer.weights)?;
         Ok(product.map(|product| Banded { layer, rows, product }))
     }
@@ -237,8 +255,6 @@ impl Banded {
     fn split(&self, picture: &[f32], top: usize, phases: &mut [f32]) {
         let ([_, height, width], [_, stride]) = (self.layer.input, self.layer.strides);
         let [seen, columns] = self.seen();
-        let before = self.layer.padding[1].min(stride * columns);
-        let within = width.min(stride * columns - before);
         // Its ends stay zero.
         let mut padded = vec![0.0; stride * columns];
         let planes = picture.chunks_exact(height * width);
@@ -246,20 +262,15 @@ impl Banded {
             for (y, phases) in
                 (top * self.layer.strides[0]..).zip(phases.chunks_exact_mut(padded.len()))
             {
-                let y = y.wrapping_sub(self.layer.padding[0]);
-                if y >= height {
+                if !self.layer.pad(plane, y, &mut padded) {
                     phases.fill(0.0);
                     continue;
                 }
-                padded[before..][..within].copy_from_slice(&plane[y * width..][..within]);
                 match stride {
                     1 => phases.copy_from_slice(&padded),
                     2 => {
                         let (even, odd) = phases.split_at_mut(columns);
-                        let (pairs, _) = padded.as_chunks::<2>();
-                        for ((even, odd), pair) in even.iter_mut().zip(odd).zip(pairs) {
-                            [*even, *odd] = *pair;
-                        }
+                        halve(&padded, even, odd);
                     }
                     _ => {
                         for (phase, to) in phases.chunks_exact_mut(columns).enumerate() {
@@ -273,11 +284,7 @@ impl Banded {
     }
 
     /// Fills `packed` with a band's patches, `[C · kernel, rows · W]`, of its `phases`.
-    fn unfold<const WIDE: usize>(
-        &self,
-        phases: &[u8],
-        packed: &mut EagerPackedInput,
-    ) -> TractResult<()> {
+    fn unfold(&self, phases: &[u8], packed: &mut EagerPackedInput) -> TractResult<()> {
         let ([down, stride], across) = (self.layer.strides, self.layer.output[2]);
         let [seen, columns] = self.seen();
         let mut packed = Panels::of(packed, &self.product.format)?;
@@ -288,12 +295,19 @@ impl Banded {
                 let first = (dy * stride + dx % stride) * columns + dx / stride;
                 let rows = phases[SIZE * first..].chunks(SIZE * down * stride * columns);
                 for (number, row) in rows.take(self.rows).enumerate() {
-                    packed.lay::<WIDE>(&row[..SIZE * across], line, SIZE * number * across);
+                    packed.lay(&row[..SIZE * across], line, SIZE * number * across);
                 }
                 line += 1;
             }
         }
         Ok(())
+    }
+}
+
+/// Every second of the `values`, and the others.
+fn halve(values: &[f32], even: &mut [f32], odd: &mut [f32]) {
+    for ((even, odd), pair) in even.iter_mut().zip(odd).zip(values.as_chunks::<2>().0) {
+        [*even, *odd] = *pair;
     }
 }
 
@@ -312,24 +326,36 @@ impl Panels<'_> {
         Ok(Panels { bytes, wide, panel })
     }
 
-    /// Copies `values` to row `line` of the matrix, from its byte `place` on: where rows of panels
-    /// have `WIDE` bytes, whole ones by a few instructions each.
-    fn lay<const WIDE: usize>(&mut self, mut values: &[u8], line: usize, mut place: usize) {
-        let Panels { wide, panel, .. } = *self;
-        let bytes = &mut self.bytes[line * wide..];
-        if WIDE == wide && place.is_multiple_of(WIDE) {
-            let (pieces, rest) = values.as_chunks::<WIDE>();
-            let panels = bytes[place / WIDE * panel..].chunks_mut(panel);
-            for (to, from) in panels.zip(pieces) {
-                to[..WIDE].copy_from_slice(from);
-            }
-            place += values.len() - rest.len();
-            values = rest;
+    /// Copies `values` to row `line` of the matrix, from its byte `place` on.
+    fn lay(&mut self, values: &[u8], line: usize, place: usize) {
+        match self.wide {
+            32 => self.lay_wide::<32>(values, line, place),
+            64 => self.lay_wide::<64>(values, line, place),
+            96 => self.lay_wide::<96>(values, line, place),
+            _ => self.lay_narrow(values, line, place),
         }
+    }
+
+    /// The same where rows of panels have `WIDE` bytes: whole ones by a few instructions each.
+    fn lay_wide<const WIDE: usize>(&mut self, values: &[u8], line: usize, place: usize) {
+        if !place.is_multiple_of(WIDE) {
+            return self.lay_narrow(values, line, place);
+        }
+        let (pieces, rest) = values.as_chunks::<WIDE>();
+        let panels = self.bytes[line * WIDE + place / WIDE * self.panel..].chunks_mut(self.panel);
+        for (to, from) in panels.zip(pieces) {
+            to[..WIDE].copy_from_slice(from);
+        }
+        self.lay_narrow(rest, line, place + values.len() - rest.len());
+    }
+
+    fn lay_narrow(&mut self, mut values: &[u8], line: usize, mut place: usize) {
+        let Panels { wide, panel, .. } = *self;
         while !values.is_empty() {
             let lane = place % wide;
             let (from, rest) = values.split_at(values.len().min(wide - lane));
-            bytes[place / wide * panel + lane..][..from.len()].copy_from_slice(from);
+            let to = &mut self.bytes[line * wide + place / wide * panel + lane..];
+            to[..from.len()].copy_from_slice(from);
             (values, place) = (rest, place + from.len());
         }
     }
@@ -391,11 +417,7 @@ impl EvalOp for Banded {
                 let top = top.min(down - self.rows);
                 self.split(picture, top, phases.try_as_plain_ram_mut()?.as_slice_mut()?);
                 let split = phases.as_bytes();
-                match format.r {
-                    16 => self.unfold::<64>(split, &mut patches)?,
-                    24 => self.unfold::<96>(split, &mut patches)?,
-                    _ => self.unfold::<32>(split, &mut patches)?,
-                }
+                self.unfold(split, &mut patches)?;
                 let clip = relu.as_deref().map(|zero| FusedSpec::BinScalar(zero, BinOp::Max));
                 let then = [FusedSpec::BinPerCol(bias.view(), BinOp::Add)].into_iter().chain(clip);
                 let place = (&mut result, at * channels * plane + top * across, plane);
@@ -535,7 +557,8 @@ mod tests {
     proptest! {
         #[test]
         fn bands_are_what_tract_makes_of_the_convolution(case in cases(), band in 1..2000usize) {
-            let close = Approximation::Custom(1e-5, 0.0, 0.0);
+            // Their sums may be in another order.
+            let close = Approximation::Custom(1e-6, 1e-6, 0.0);
             check(&case, band, ("BandedConvolution", close))?;
         }
 

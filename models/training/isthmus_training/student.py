@@ -28,6 +28,7 @@ from .teacher import Answers, Teacher
 Point = tuple[int, int, int]
 """An operating point: width, channels, bits."""
 
+
 class Points(NamedTuple):
     """An operating point for each picture of a batch: one `width`, of each picture the `channels` [N] and `bits` [N]."""
 
@@ -175,7 +176,7 @@ def _stage(
     steps = len(shuffled(len(train_set), stage.batch, 0))
     schedule = loop.Schedule(stage.learning_rate, stage.warmup, stage.phases, stage.unit, steps)
     augmentation = full.augmentation_of(config)
-    widest: Point = (config.split.widths[-1], config.split.channels[-1], max(config.split.bits))
+    widest = _widest(config)
 
     measuring, saving = loop.Pace(schedule, ranks), loop.Pace(schedule, ranks)
 
@@ -256,6 +257,11 @@ def _stage(
             saving.run(lambda: loop.save(checkpoint, state, ranks))
 
 
+def _widest(config: Config) -> Point:
+    """The largest point of the widest head."""
+    return config.split.widths[-1], config.split.channels[-1], max(config.split.bits)
+
+
 def _passes(
     config: Config, stage: Stage, rng: np.random.Generator, count: int, turn: int, device: torch.device
 ) -> list[Points | None]:
@@ -270,8 +276,7 @@ def _passes(
     if stage.passes == 1:
         # The micro-batches of a step take turns.
         return [drawn(widest if turn % 2 == 0 or not narrower else int(rng.choice(narrower)))]
-    first = Points.alike((widest, config.split.channels[-1], max(config.split.bits)), count, device)
-    return [first, *(drawn(int(rng.choice(config.split.widths))) for _ in range(stage.passes - 1))]
+    return [Points.alike(_widest(config), count, device), *(drawn(int(rng.choice(config.split.widths))) for _ in range(stage.passes - 1))]
 
 
 class Targets(NamedTuple):

@@ -11,7 +11,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::tract_linalg::mmm::EagerPackedInput;
 
-use super::{Layer, Panels, Product, SIZE};
+use super::{Layer, Panels, Product, SIZE, halve, rows_of_a_band};
 
 /// Channels on either side, at least: with fewer, turning values costs more than it saves.
 pub(super) const CHANNELS: usize = 32;
@@ -36,10 +36,8 @@ impl Winograd {
         let weights = weights.as_slice().context("not row-major")?;
         let turned: Vec<[f32; 16]> =
             weights.as_chunks::<9>().0.iter().map(turned_weights).collect();
-        let rows = down.div_ceil(2);
         let across = layer.output[2].div_ceil(2);
-        let bands = rows.div_ceil((band / (16 * inputs.max(outputs) * across)).max(1));
-        let rows = rows.div_ceil(bands);
+        let rows = rows_of_a_band(down.div_ceil(2), 16 * inputs.max(outputs) * across, band);
         let mut products = Vec::new();
         for kind in 0..16 {
             let weights = turned.iter().map(|weights| weights[kind]).collect::<Vec<_>>();
@@ -57,17 +55,14 @@ impl Winograd {
 
     /// Fills `turned`, one packed matrix `[C, tiles]` of each kind, with what the tiles of the rows
     /// from `top` on see of `picture`.
-    fn turn<const WIDE: usize>(
+    fn turn(
         &self,
         picture: &[f32],
         top: usize,
         turned: &mut [EagerPackedInput],
     ) -> TractResult<()> {
-        let ([_, height, width], [above, before]) = (self.layer.input, self.layer.padding);
-        let across = self.across();
+        let ([_, height, width], across) = (self.layer.input, self.across());
         let mut padded = vec![0.0; 2 * across + 2];
-        let before = before.min(padded.len());
-        let within = width.min(padded.len() - before);
         let [mut even, mut odd] = [(); 2].map(|()| vec![0.0; across + 1]);
         // Each row that the tiles see, `[4, tiles in a row]`, turned by itself.
         let mut lines = vec![0.0; (2 * self.rows + 2) * 4 * across];
@@ -78,17 +73,11 @@ impl Winograd {
             .collect::<TractResult<Vec<_>>>()?;
         for (channel, plane) in picture.chunks_exact(height * width).enumerate() {
             for (y, line) in (2 * top..).zip(lines.chunks_exact_mut(4 * across)) {
-                let y = y.wrapping_sub(above);
-                if y >= height {
+                if !self.layer.pad(plane, y, &mut padded) {
                     line.fill(0.0);
                     continue;
                 }
-                padded[before..][..within].copy_from_slice(&plane[y * width..][..within]);
-                for (pair, (even, odd)) in
-                    padded.as_chunks::<2>().0.iter().zip(even.iter_mut().zip(&mut odd))
-                {
-                    [*even, *odd] = *pair;
-                }
+                halve(&padded, &mut even, &mut odd);
                 differences([&even, &odd, &even[1..], &odd[1..]], fourths(line));
             }
             let mut values = kinds.try_as_plain_ram_mut()?;
@@ -102,7 +91,7 @@ impl Winograd {
             }
             let kinds = kinds.as_bytes().chunks_exact(SIZE * self.rows * across);
             for (kind, matrix) in kinds.zip(&mut matrices) {
-                matrix.lay::<WIDE>(kind, channel, 0);
+                matrix.lay(kind, channel, 0);
             }
         }
         Ok(())
@@ -226,11 +215,7 @@ impl EvalOp for Winograd {
             for top in (0..down.div_ceil(2)).step_by(self.rows) {
                 // The last band reaches back rather than beyond the last row of tiles.
                 let top = top.min(down.div_ceil(2) - self.rows);
-                match self.products[0].format.r {
-                    16 => self.turn::<64>(picture, top, &mut turned)?,
-                    24 => self.turn::<96>(picture, top, &mut turned)?,
-                    _ => self.turn::<32>(picture, top, &mut turned)?,
-                }
+                self.turn(picture, top, &mut turned)?;
                 for (kind, (product, turned)) in self.products.iter().zip(&turned).enumerate() {
                     let place = (&mut products, kind * channels * tiles, tiles);
                     product.multiply(turned, [], place, &mut *scratch)?;
