@@ -549,8 +549,9 @@ mod tests {
         prop_assert_eq!(names.collect::<Vec<_>>(), ["Source", name]);
         let [expected, actual] =
             [plain, faster].map(|model| run(model, &case.input).expect("runs"));
-        let compared = actual.close_enough(&expected, close);
-        prop_assert!(compared.is_ok(), "{:#}", compared.unwrap_err());
+        actual
+            .close_enough(&expected, close)
+            .map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
         Ok(())
     }
 
