@@ -63,17 +63,18 @@ def begin_beside(encoder: Encoder, trunk: nn.Sequential, bundle: Path, pictures:
 def begin_split(
     head: Head, quantiser: Quantiser, adapter: Adapter, trunk: nn.Sequential, bundle: Path, name: str, pictures: torch.Tensor
 ) -> None:
-    """Gives the parts of a split network, of the same shapes, the weights of the bundle's split of that name."""
+    """Gives the parts of a split network, of the same shapes, the weights of the bundle's split of that name; a network of
+    fewer widths takes those that it has."""
     split = next(split for split in _manifest(bundle)["splits"] if split["name"] == name)
     widths = _widths(split)
-    if sorted(widths) != quantiser.widths:
+    if not set(quantiser.widths) <= set(widths):
         raise ValueError(f"{bundle}: has the widths {sorted(widths)}, not {quantiser.widths}")
     for entry in widths.values():
         if sorted(quantiser_entry["bits"] for quantiser_entry in entry["quantisers"]) != sorted(quantiser.bits):
             raise ValueError(f"{bundle}: has other bit depths than {quantiser.bits}")
     features = pictures
     # The widest first: its weights are all of them, and its statistics set their scale.
-    for width in sorted(widths, reverse=True):
+    for width in sorted(quantiser.widths, reverse=True):
         first = width == head.encoder.widest
         begun = _Slim(bundle, widths[width]["head"], width, first)
         x = pictures
@@ -111,12 +112,12 @@ class _Slim:
     def run(self, layer: SlimConv, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; its weights are taken if this is the `first` width, else only its norm's."""
         weight, bias = self._next(layer.weight(self.width).shape)
-        if self.first:
-            layer.conv.weight.copy_(weight)
         norm, shared = layer.norms[str(self.width)], layer.weight(self.width)
+        if self.first:
+            shared.copy_(weight)
         y = nn.functional.conv2d(x, shared, None, layer.conv.stride, layer.conv.padding)
         if self.first:
-            y = _put_back(layer.conv, norm, y, bias)
+            y = _put_back(shared, norm, y, bias)
         else:
             # The file's weights are the shared ones, each output times a factor of its own.
             factor = (weight * shared).sum((1, 2, 3)) / shared.square().sum((1, 2, 3)).clamp(min=1e-12)
@@ -156,7 +157,7 @@ def _begin_plain(layers: nn.Sequential, bundle: Path, file: str, x: torch.Tensor
             continue
 
         def put_back(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor], conv: nn.Conv2d = layer, bias: torch.Tensor = bias) -> tuple:
-            return (_put_back(conv, norm, inputs[0], bias),)
+            return (_put_back(conv.weight, norm, inputs[0], bias),)
 
         hooks.append(norm.register_forward_pre_hook(put_back))
     layers.eval()(x)
@@ -164,10 +165,11 @@ def _begin_plain(layers: nn.Sequential, bundle: Path, file: str, x: torch.Tensor
         hook.remove()
 
 
-def _put_back(conv: nn.Conv2d, norm: nn.BatchNorm2d, y: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Scales `conv`, whose output is `y`, to a variance of one, and `norm` to give `y + bias`. Gives `y` scaled."""
+def _put_back(weight: torch.Tensor, norm: nn.BatchNorm2d, y: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Scales a convolution's `weight`, whose output is `y`, to a variance of one, and `norm` to give `y + bias`. Gives `y`
+    scaled."""
     mean, deviation = y.mean((0, 2, 3)), _deviation(y)
-    conv.weight.div_(deviation[:, None, None, None])
+    weight.div_(deviation[:, None, None, None])
     norm.weight.copy_(deviation)
     norm.bias.copy_(bias + mean)
     norm.running_mean.copy_(mean / deviation)

@@ -20,24 +20,24 @@ def own_prefix(toy: Path) -> Path:
     return toy
 
 
-def test_networks_begin_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [[], ["split.widths=[50]"]], ids=["all widths", "one of them"])
+def test_networks_begin_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_path: Path, changes: list[str]) -> None:
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     common = ["--data", str(pictures), "--config", str(own_prefix), "--threads", "2", "--run", str(run)]
     assert main(["train", *common, "--device", "cpu"]) == 0
     assert main(["export", *common, "--bundle", str(bundle)]) == 0
 
-    settings = config.load(own_prefix)
+    def exported(file: str, x: torch.Tensor) -> list[torch.Tensor]:
+        session = onnxruntime.InferenceSession(bundle / "onnx" / file)
+        return [torch.from_numpy(value) for value in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
+
+    settings = config.load(own_prefix, changes)
     torch.manual_seed(5)
     x = torch.randn(64, 3, 32, 32)
     network = full.build(settings, 3)
     begin.begin_full(network, bundle, x)
     split = student.Student(settings, network, None)
     begin.begin_split(split.head, split.quantiser, split.adapter, split.trunk, bundle, "s16", x)
-
-    def exported(file: str, x: torch.Tensor) -> list[torch.Tensor]:
-        session = onnxruntime.InferenceSession(bundle / "onnx" / file)
-        return [torch.from_numpy(value) for value in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
-
     with torch.no_grad():
         (logits,) = exported("full.onnx", x)
         torch.testing.assert_close(network.eval()(x), logits, atol=1e-3, rtol=1e-3)
