@@ -238,7 +238,9 @@ impl Bundle {
     /// [parse](crate::Golden::parse) it.
     pub fn golden_files(&self) -> impl Iterator<Item = &str> {
         let files = self.manifest.files.keys().map(String::as_str);
-        files.filter(|file| file.starts_with("goldens/") && file.ends_with(".safetensors"))
+        let ending =
+            |file: &str| file.ends_with(".safetensors") || file.ends_with(".safetensors.zst");
+        files.filter(move |file| file.starts_with("goldens/") && ending(file))
     }
 
     /// The point that `text`, such as `s16/w100/c16/b6`, names. It need not have been measured.

@@ -1,13 +1,24 @@
 //! Reference values that the exporter left in a bundle.
 
+use std::io::{self, Read};
+
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::bundle::PointName;
 use crate::picture::{Picture, PictureError};
 
+/// What a packed file starts with (RFC 8878, section 3.1.1): as a safetensors header's length it
+/// would be four gigabytes.
+const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
+/// Of a packed file's contents (bytes): more than any picture and its tensors take.
+const MOST_BYTES: u64 = 256 << 20;
+
 /// Why bytes are no golden.
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenError {
+    /// It starts as zstd does and goes on otherwise, or holds too much.
+    #[error("golden: zstd: {0}")]
+    Packed(#[from] io::Error),
     /// No safetensors file, or a tensor is missing.
     #[error("golden: {0}")]
     Format(#[from] SafeTensorError),
@@ -58,12 +69,27 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Reads one of a bundle's [`golden_files`](crate::Bundle::golden_files).
+    /// Reads one of a bundle's [`golden_files`](crate::Bundle::golden_files): safetensors, as they
+    /// are or in zstd.
     ///
     /// ```
     /// assert!(isthmus_models::Golden::parse(b"no safetensors file").is_err());
     /// ```
     pub fn parse(bytes: &[u8]) -> Result<Golden, GoldenError> {
+        if bytes.starts_with(&ZSTD_MAGIC) {
+            let mut unpacked = Vec::new();
+            let read =
+                zstd::Decoder::new(bytes)?.take(MOST_BYTES + 1).read_to_end(&mut unpacked)?;
+            if read as u64 > MOST_BYTES {
+                let problem = format!("more than {MOST_BYTES} bytes in it");
+                return Err(GoldenError::Packed(io::Error::other(problem)));
+            }
+            return Golden::unpacked(&unpacked);
+        }
+        Golden::unpacked(bytes)
+    }
+
+    fn unpacked(bytes: &[u8]) -> Result<Golden, GoldenError> {
         let tensors = SafeTensors::deserialize(bytes)?;
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let text = |key| {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use isthmus_models::{
-    Bundle, CutError, Engine, Full, Head, Import, ImportError, Outcomes, Parts, Photo, PhotoError,
-    Tail, TailItem, TensorView, Tract, WholeModel, find_photos, verify,
+    Bundle, CutError, Engine, Full, Golden, Head, Import, ImportError, Outcomes, Parts, Photo,
+    PhotoError, Tail, TailItem, TensorView, Tract, WholeModel, find_photos, verify,
 };
 use prost::Message;
 use tempfile::TempDir;
@@ -350,9 +350,15 @@ fn an_altered_golden_is_named() {
     let bundle = write(&import(photos), "r1", &out).expect("written");
     assert!(bundle.points().is_empty(), "no class is known");
 
-    // The golden of another model, listed with its own digest.
     let golden = out.join("goldens/000.safetensors");
     let mut bytes = fs::read(&golden).expect("golden");
+    let packed = zstd::encode_all(&bytes[..], 3).expect("packed");
+    let [plain, unpacked] = [&bytes, &packed].map(|b| Golden::parse(b).expect("a golden"));
+    assert_eq!((plain.input, plain.stream), (unpacked.input, unpacked.stream));
+    let torn = Golden::parse(&packed[..packed.len() / 2]).expect_err("torn").to_string();
+    assert!(torn.starts_with("golden: zstd: "), "{torn}");
+
+    // The golden of another model, listed with its own digest.
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     bytes[8 + header + 3 * 16 * 16 * 4 + 3] ^= 0x40; // the first latent, by a power of two
     fs::write(&golden, &bytes).expect("written");

@@ -229,7 +229,11 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
                 rows.append(f"{ordinals[frame]},{labels[frame]},{result.point},{size},{int(right)},{confidence:.4f}")
     bundle.manifest["points"] = points
     content = "\n".join([*rows, ""]).encode()
-    (bundle.root / "outcomes.csv.zst").write_bytes(zstandard.ZstdCompressor(level=19).compress(content))
+    (bundle.root / "outcomes.csv.zst").write_bytes(_packed(content))
+
+
+def _packed(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=19).compress(content)
 
 
 def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
@@ -278,7 +282,7 @@ def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
         }
         names = {"split": split["name"], "width": width["name"], "bits": str(q.bits), "channels": str(channels)}
         tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        (bundle.root / f"goldens/{number:03}.safetensors").write_bytes(save(tensors, names))
+        (bundle.root / f"goldens/{number:03}.safetensors.zst").write_bytes(_packed(save(tensors, names)))
 
 
 def synthetic_picture(seed: int, width: int = 320, height: int = 240) -> np.ndarray:
