@@ -11,7 +11,7 @@ use tract_onnx::tract_core::internal::TractErrorContext;
 use tract_onnx::tract_core::model::TypedModelPatch;
 use tract_onnx::tract_core::ops::cast::Cast;
 
-use self::convolution::{BAND, band_convolutions};
+use self::convolution::{channels_at_once, direct_convolutions};
 use crate::engine::{Engine, EngineError, Graph, Tensor, TensorView};
 
 /// The embedded engine.
@@ -92,7 +92,7 @@ fn prepare(onnx: &[u8]) -> TractResult<Arc<TypedSimplePlan>> {
     widen_weights(&mut model)?;
     // Only then has a convolution taken in what else it can: a padding, a factor for each channel.
     let mut model = model.into_decluttered()?;
-    band_convolutions(&mut model, BAND)?;
+    direct_convolutions(&mut model, channels_at_once())?;
     model.into_optimized()?.into_runnable()
 }
 

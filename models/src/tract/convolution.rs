@@ -1,43 +1,50 @@
-//! Convolutions, a band of rows at a time.
+//! Convolutions without matrices.
 
-use std::cmp::Reverse;
+use std::{array, slice};
 
+use pulp::bytemuck::{cast_slice, pod_read_unaligned};
+use pulp::{Arch, Simd, WithSimd};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 use tract_onnx::tract_core::ops::math::Max;
 use tract_onnx::tract_core::ops::nn::DataFormat;
-use tract_onnx::tract_core::tract_linalg::mmm::{
-    AsInputValue, EagerPackedInput, FusedSpec, MMMInputValue, MatMatMul, Query, ScratchSpace,
-    retain_best,
-};
-use tract_onnx::tract_core::tract_linalg::pack::PackedFormat;
-use tract_onnx::tract_core::tract_linalg::{BinOp, MmmDispatch};
 
-/// Values in the patches of a band, at most if it has more than one row: they stay in a core's own
-/// cache until they have been multiplied.
-pub(super) const BAND: usize = 48 << 10;
 /// Terms of an output value, at most: with more, it is the weights that do not stay in the cache,
-/// and to go through them once for each band costs more than it saves.
+/// and to go through them once for each tile costs more than it saves.
 const TERMS: usize = 512;
-/// Bytes of a value.
-const SIZE: usize = size_of::<f32>();
+/// Vectors of neighbouring pixels that are summed at once.
+const VECTORS: usize = 3;
+/// Channels that are summed at once, at most.
+const CHANNELS: usize = 8;
 
-/// Puts a [`Banded`] in the place of each convolution that one computes faster, and of the ReLU
-/// behind it. A band's patches have at most `band` values, or one row.
-pub(super) fn band_convolutions(model: &mut TypedModel, band: usize) -> TractResult<()> {
+/// How many channels this machine's registers hold the sums of, for `VECTORS` vectors of pixels
+/// each, beside what is being multiplied.
+pub(super) fn channels_at_once() -> usize {
+    struct Registers;
+    impl WithSimd for Registers {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::REGISTER_COUNT
+        }
+    }
+    ((Arch::new().dispatch(Registers) - VECTORS - 1) / VECTORS).clamp(1, CHANNELS)
+}
+
+/// Puts a [`Direct`] in the place of each convolution that one computes faster, and of the ReLU
+/// behind it; `at_once` channels are summed at once, at most.
+pub(super) fn direct_convolutions(model: &mut TypedModel, at_once: usize) -> TractResult<()> {
     for id in 0..model.nodes.len() {
         let Some(conv) = model.node(id).op_as::<Conv>() else { continue };
         let relu = relu_behind(model, id)?;
-        let Some(banded) = Banded::of(conv, &model.node_input_facts(id)?, relu.is_some(), band)?
-        else {
-            continue;
-        };
+        let direct = Direct::of(conv, &model.node_input_facts(id)?, relu.is_some(), at_once)?;
+        let Some(direct) = direct else { continue };
         let last = relu.unwrap_or(id);
         let mut patch = TypedModelPatch::default();
         let input = patch.tap_model(model, model.node(id).inputs[0])?;
-        let output = patch.wire_node(&model.node(last).name, banded, &[input])?;
+        let output = patch.wire_node(&model.node(last).name, direct, &[input])?;
         patch.shunt_outside(model, last.into(), output[0])?;
         patch.apply(model)?;
     }
@@ -59,39 +66,41 @@ fn relu_behind(model: &TypedModel, id: usize) -> TractResult<Option<usize>> {
 
 /// A convolution of f32 `[N, C, H, W]` with a bias, and perhaps a ReLU behind it.
 ///
-/// tract's own gathers patches one value after another, and again for each block of output
-/// channels. Here the patches of a few rows are copied row by row, then multiplied by the same
-/// kernels, so that they never leave the cache.
+/// tract's own copies each pixel once for each place of the kernel that sees it, into a matrix that
+/// it then multiplies. Here pixels are copied once, into planes of a common width in which the
+/// values that neighbouring outputs multiply by the same weight lie side by side: one plane for
+/// each row and column modulo the strides. An output is a sum over `terms`, whose values begin in
+/// other places and go on alike, so that vectors of them are read from where they lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Banded {
+struct Direct {
     /// Channels, height and width.
     input: [usize; 3],
     output: [usize; 3],
-    /// Height and width, as the pairs below.
-    kernel: [usize; 2],
+    /// Down and across, as the pairs below.
     strides: [usize; 2],
     /// Zeros before the first row and before the first column.
     padding: [usize; 2],
-    /// Output rows of a band.
-    rows: usize,
-    /// What multiplies a band's patches by the weights, `[C · kernel, channels]`, and which of its
-    /// packings both have.
-    kernels: (Box<dyn MatMatMul>, usize),
-    patches: PackedFormat,
-    weights: Box<dyn MMMInputValue>,
+    /// Rows and columns of a plane. Columns beyond the output's width give sums that nobody needs.
+    plane: [usize; 2],
+    /// Where the values begin that the first output multiplies by each of its weights.
+    terms: Vec<usize>,
+    /// Of channels that are summed at once.
+    blocks: Vec<usize>,
+    /// For each block, `[terms, channels]`.
+    weights: Arc<Tensor>,
+    /// `[channels]`.
     bias: Arc<Tensor>,
-    /// What a ReLU clips at, if one is behind it.
-    relu: Option<Arc<Tensor>>,
+    relu: bool,
 }
 
-impl Banded {
+impl Direct {
     /// `conv` of inputs of these `facts`, if it is of this kind and small enough.
     fn of(
         conv: &Conv,
         facts: &[&TypedFact],
         relu: bool,
-        band: usize,
-    ) -> TractResult<Option<Banded>> {
+        at_once: usize,
+    ) -> TractResult<Option<Direct>> {
         let pool = &conv.pool_spec;
         let plain = conv.kernel_fmt == KernelFormat::OIHW
             && pool.data_format == DataFormat::NCHW
@@ -118,74 +127,73 @@ impl Banded {
         }
         let sides = pool.computed_padding(&[height, width]);
         let output = [m, sides[0].convoluted, sides[1].convoluted];
+        if output.contains(&0) {
+            return Ok(None);
+        }
         let bias = match bias.len() == m {
             true => bias.clone(),
             false => bias.broadcast_scalar_to_shape(&[m])?.into_arc_tensor(),
         };
-        if output.contains(&0) {
-            return Ok(None);
-        }
-        let bands = output[1].div_ceil((band / (k * output[2])).max(1));
-        let rows = output[1].div_ceil(bands);
-        let n = rows * output[2];
+        let plane =
+            [output[1] + (kernel_height - 1) / down, output[2] + (kernel_width - 1) / right];
+        let [rows, columns] = plane;
+        let terms = (0..k).map(|term| {
+            let (channel, place) =
+                (term / (kernel_height * kernel_width), term % (kernel_height * kernel_width));
+            let (y, x) = (place / kernel_width, place % kernel_width);
+            let plane = (channel * down + y % down) * right + x % right;
+            (plane * rows + y / down) * columns + x / right
+        });
 
-        let Some((kernels, packing)) = kernels(n, k, m) else { return Ok(None) };
-        let (patches, weights_format) = kernels.packings()[packing].clone();
-        let Some(patches) = patches.downcast_ref::<PackedFormat>() else { return Ok(None) };
-        let weights = weights.clone().into_tensor().into_shape(&[m, k])?;
-        Ok(Some(Banded {
+        let count = m.div_ceil(at_once.clamp(1, CHANNELS));
+        let starts: Vec<usize> = (0..=count).map(|block| block * m / count).collect();
+        let plain = weights.clone().into_tensor();
+        let plain = plain.try_as_plain_ram()?.as_slice::<f32>()?;
+        let weights: Vec<f32> = starts
+            .windows(2)
+            .flat_map(|block| {
+                (0..k).flat_map(move |term| (block[0]..block[1]).map(move |c| plain[c * k + term]))
+            })
+            .collect();
+        Ok(Some(Direct {
             input: [channels, height, width],
             output,
-            kernel: [kernel_height, kernel_width],
             strides: [down, right],
             padding: [sides[0].pad_before, sides[1].pad_before],
-            rows,
-            patches: patches.clone(),
-            weights: weights_format.prepare_one(&weights, 1, 0)?,
-            kernels: (kernels, packing),
+            plane,
+            terms: terms.collect(),
+            blocks: starts.windows(2).map(|block| block[1] - block[0]).collect(),
+            weights: tensor1(&weights).into_arc_tensor(),
             bias,
-            relu: relu.then(|| tensor0(0.0f32).into_arc_tensor()),
+            relu,
         }))
     }
 
-    /// Input rows that a band sees, and columns of each phase of such a row.
-    fn seen(&self) -> [usize; 2] {
-        let [down, right] = self.strides;
-        [(self.rows - 1) * down + self.kernel[0], self.output[2] + (self.kernel[1] - 1) / right]
-    }
-
-    /// Fills `phases`, `[C, rows, stride, columns]`, with what the output rows from `top` on see of
-    /// `picture`, padding included: the columns of a row that neighbours in an output row see
-    /// through the same place of the kernel lie side by side.
-    fn split(&self, picture: &[f32], top: usize, phases: &mut [f32]) {
-        let ([_, height, width], [_, stride]) = (self.input, self.strides);
-        let [seen, columns] = self.seen();
-        let before = self.padding[1].min(stride * columns);
-        let within = width.min(stride * columns - before);
-        // Its ends stay zero.
-        let mut padded = vec![0.0; stride * columns];
-        let planes = picture.chunks_exact(height * width);
-        for (plane, phases) in planes.zip(phases.chunks_exact_mut(seen * padded.len())) {
-            for (y, phases) in (top * self.strides[0]..).zip(phases.chunks_exact_mut(padded.len()))
-            {
-                let y = y.wrapping_sub(self.padding[0]);
-                if y >= height {
-                    phases.fill(0.0);
-                    continue;
-                }
-                padded[before..][..within].copy_from_slice(&plane[y * width..][..within]);
-                match stride {
-                    1 => phases.copy_from_slice(&padded),
-                    2 => {
-                        let (even, odd) = phases.split_at_mut(columns);
-                        let (pairs, _) = padded.as_chunks::<2>();
-                        for ((even, odd), pair) in even.iter_mut().zip(odd).zip(pairs) {
-                            [*even, *odd] = *pair;
+    /// Copies `picture` into its `planes`, whose padding stays as it is.
+    #[inline(always)]
+    fn lay(&self, picture: &[f32], planes: &mut [f32]) {
+        let ([_, height, width], [down, right]) = (self.input, self.strides);
+        let ([above, before], [rows, columns]) = (self.padding, self.plane);
+        let planes = planes.chunks_exact_mut(down * right * rows * columns);
+        for (pixels, planes) in picture.chunks_exact(height * width).zip(planes) {
+            for (y, row) in (above..rows * down).zip(pixels.chunks_exact(width)) {
+                for phase in 0..right {
+                    let x = (phase + right - before % right) % right;
+                    let plane = y % down * right + phase;
+                    let to = &mut planes[(plane * rows + y / down) * columns..][..columns];
+                    let to = to.get_mut((x + before) / right..).unwrap_or_default();
+                    let from = row.get(x..).unwrap_or_default();
+                    match right {
+                        1 => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+                        2 => {
+                            // Pairs, as vectors are shuffled.
+                            let (pairs, last) = from.as_chunks::<2>();
+                            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
+                            let behind = to.iter_mut().skip(pairs.len());
+                            behind.zip(last).for_each(|(to, last)| *to = *last);
                         }
-                    }
-                    _ => {
-                        for (phase, to) in phases.chunks_exact_mut(columns).enumerate() {
-                            let from = padded.iter().skip(phase).step_by(stride);
+                        _ => {
+                            let from = from.iter().step_by(right);
                             to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
                         }
                     }
@@ -193,163 +201,137 @@ impl Banded {
             }
         }
     }
+}
 
-    /// Fills `packed` with a band's patches, `[C · kernel, rows · W]`, of its `phases`.
-    ///
-    /// Packed, a matrix lies in panels of so many columns, row by row. Where such a row has `WIDE`
-    /// bytes and an output row fills panels, its copies are a few instructions each.
-    fn unfold<const WIDE: usize>(
-        &self,
-        phases: &[u8],
-        packed: &mut EagerPackedInput,
-    ) -> TractResult<()> {
-        let ([down, stride], across) = (self.strides, self.output[2]);
-        let [seen, columns] = self.seen();
-        let (wide, panel) = (SIZE * self.patches.r, packed.panel_bytes);
-        let packed = Arc::get_mut(&mut packed.packed).context("a shared buffer")?.as_bytes_mut();
-        let mut line = 0;
-        for phases in phases.chunks_exact(SIZE * seen * stride * columns) {
-            for at in 0..self.kernel[0] * self.kernel[1] {
-                let (dy, dx) = (at / self.kernel[1], at % self.kernel[1]);
-                let first = (dy * stride + dx % stride) * columns + dx / stride;
-                let rows = phases[SIZE * first..].chunks(SIZE * down * stride * columns);
-                let mut place = 0;
-                for row in rows.take(self.rows) {
-                    let mut row = &row[..SIZE * across];
-                    if let (pieces, []) = row.as_chunks::<WIDE>()
-                        && WIDE == wide
-                    {
-                        let panels = packed[line + place / wide * panel..].chunks_mut(panel);
-                        for (to, from) in panels.zip(pieces) {
-                            to[..WIDE].copy_from_slice(from);
-                        }
-                        place += row.len();
-                        continue;
+/// A [`Direct`] of some pictures, `[N, C, H, W]`, and where its `result` belongs.
+struct Pass<'a> {
+    direct: &'a Direct,
+    pictures: &'a [f32],
+    weights: &'a [f32],
+    bias: &'a [f32],
+    result: &'a mut [f32],
+}
+
+impl WithSimd for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Pass { direct, pictures, weights, bias, result } = self;
+        let ([_, rows, across], [_, columns]) = (direct.output, direct.plane);
+        let pixels = VECTORS * S::F32_LANES;
+        let [down, right] = direct.strides;
+        let all = direct.input[0] * down * right * direct.plane.iter().product::<usize>();
+        // The last tile reads on beyond the last plane.
+        let mut planes = vec![0.0; all + pixels];
+        let mut sums = vec![0.0; CHANNELS * pixels];
+        let pictures = pictures.chunks_exact(direct.input.iter().product());
+        for (picture, result) in
+            pictures.zip(result.chunks_exact_mut(direct.output.iter().product()))
+        {
+            direct.lay(picture, &mut planes);
+            for first in (0..(rows - 1) * columns + across).step_by(pixels) {
+                let mut channel = 0;
+                for &block in &direct.blocks {
+                    let weights = &weights[channel * direct.terms.len()..];
+                    let (values, bias) = (&planes[first..], &bias[channel..]);
+                    match block {
+                        1 => direct.sum::<S, 1>(simd, values, weights, bias, &mut sums),
+                        2 => direct.sum::<S, 2>(simd, values, weights, bias, &mut sums),
+                        3 => direct.sum::<S, 3>(simd, values, weights, bias, &mut sums),
+                        4 => direct.sum::<S, 4>(simd, values, weights, bias, &mut sums),
+                        5 => direct.sum::<S, 5>(simd, values, weights, bias, &mut sums),
+                        6 => direct.sum::<S, 6>(simd, values, weights, bias, &mut sums),
+                        7 => direct.sum::<S, 7>(simd, values, weights, bias, &mut sums),
+                        _ => direct.sum::<S, CHANNELS>(simd, values, weights, bias, &mut sums),
                     }
-                    while !row.is_empty() {
-                        let lane = place % wide;
-                        let (from, rest) = row.split_at(row.len().min(wide - lane));
-                        let to = &mut packed[line + place / wide * panel + lane..];
-                        to[..from.len()].copy_from_slice(from);
-                        (row, place) = (rest, place + from.len());
+                    let planes = result.chunks_exact_mut(rows * across).skip(channel);
+                    for (plane, sums) in planes.zip(sums.chunks_exact(pixels)).take(block) {
+                        direct.keep(first, sums, plane);
                     }
+                    channel += block;
                 }
-                line += wide;
             }
         }
-        Ok(())
+    }
+}
+
+impl Direct {
+    /// Fills `sums`, `[O, pixels]`, with `O` channels of the outputs whose values begin with `values`.
+    #[inline(always)]
+    fn sum<S: Simd, const O: usize>(
+        &self,
+        simd: S,
+        values: &[f32],
+        weights: &[f32],
+        bias: &[f32],
+        sums: &mut [f32],
+    ) {
+        let (lanes, (weights, _)) = (S::F32_LANES, weights.as_chunks::<O>());
+        let mut totals: [_; O] = array::from_fn(|o| [simd.splat_f32s(bias[o]); VECTORS]);
+        for (&at, weights) in self.terms.iter().zip(weights) {
+            let values = &values[at..][..VECTORS * lanes];
+            let vector = |v: usize| cast_slice(&values[v * lanes..][..lanes]);
+            let vectors: [S::f32s; VECTORS] = array::from_fn(|v| pod_read_unaligned(vector(v)));
+            for (totals, &weight) in totals.iter_mut().zip(weights) {
+                let weight = simd.splat_f32s(weight);
+                for (total, &vector) in totals.iter_mut().zip(&vectors) {
+                    *total = simd.mul_add_e_f32s(weight, vector, *total);
+                }
+            }
+        }
+        let zero = simd.splat_f32s(0.0);
+        // Two loops that unroll: a single one over all totals would keep these in memory.
+        for (totals, sums) in totals.into_iter().zip(sums.chunks_exact_mut(VECTORS * lanes)) {
+            for (total, sums) in totals.into_iter().zip(sums.chunks_exact_mut(lanes)) {
+                let total = if self.relu { simd.max_f32s(total, zero) } else { total };
+                sums.copy_from_slice(cast_slice(slice::from_ref(&total)));
+            }
+        }
     }
 
-    /// Multiplies a band's `patches` by the weights into the rows from `top` on of picture `at` of
-    /// `result`, `[N, channels, H, W]`.
-    fn multiply(
-        &self,
-        patches: &EagerPackedInput,
-        result: &mut Tensor,
-        at: usize,
-        top: usize,
-        scratch: &mut dyn ScratchSpace,
-    ) -> TractResult<()> {
-        let [channels, down, across] = self.output;
-        let (pixels, plane) = (self.rows * across, down * across);
-        let fits = result.datum_type() == f32::datum_type()
-            && result.shape().get(1..) == Some(&self.output[..])
-            && at < result.shape()[0]
-            && top + self.rows <= down;
-        ensure!(fits, "a band of {} rows from {top} of picture {at} in {result:?}", self.rows);
-        let (shape, strides) = ([pixels, channels], [1, plane as isize]);
-        let first = SIZE * (at * channels * plane + top * across);
-        let (kernels, packing) = &self.kernels;
-        let mut steps = vec![
-            FusedSpec::AddMatMul {
-                a: AsInputValue::Borrowed(patches),
-                b: AsInputValue::Borrowed(&*self.weights),
-                packing: *packing,
-            },
-            FusedSpec::BinPerCol(self.bias.view(), BinOp::Add),
-        ];
-        steps.extend(self.relu.as_deref().map(|zero| FusedSpec::BinScalar(zero, BinOp::Max)));
-        // SAFETY: the kernels write the value of pixel p < `pixels` and channel c < `channels` at
-        // `first` + 4 · (p + c · `plane`) bytes. As `top` + rows ≤ H, that is within channel c's plane
-        // of picture `at`, all of which `result` has (checked above), as f32, and which nobody else
-        // can see while it is borrowed. They read `patches` and the weights as the packing says, which
-        // made both, one bias a channel, and one value to clip at.
-        unsafe {
-            let band = TensorView::from_bytes(result, first as isize, &shape, &strides);
-            steps.push(FusedSpec::Store(kernels.c_view(Some(0), Some(1)).wrap(&band)));
-            kernels.run_with_scratch_space(pixels, channels, scratch, &steps)
+    /// Copies the `sums` of a channel that begin with pixel `first`, counted in planes' rows, into
+    /// its `[H, W]`, which has none of what lies beyond a row's end.
+    #[inline(always)]
+    fn keep(&self, first: usize, mut sums: &[f32], plane: &mut [f32]) {
+        let ([_, rows, across], [_, columns]) = (self.output, self.plane);
+        let (mut y, mut x) = (first / columns, first % columns);
+        while y < rows && !sums.is_empty() {
+            let (row, rest) = sums.split_at(sums.len().min(columns - x));
+            let kept = row.len().min(across.saturating_sub(x));
+            plane[y * across..][x.min(across)..][..kept].copy_from_slice(&row[..kept]);
+            (y, x, sums) = (y + 1, 0, rest);
         }
     }
 }
 
-/// The kernels for a product of `[pixels, k]` and `[k, channels]`, and which of their packings.
-///
-/// Those that compute least beyond it, then those of the largest tiles, then of the most pixels a
-/// tile: patches are packed faster the more of them lie side by side. Fewer channels than four make
-/// too little of each value that is loaded.
-fn kernels(pixels: usize, k: usize, channels: usize) -> Option<(Box<dyn MatMatMul>, usize)> {
-    let query = Query {
-        weight: f32::datum_type().into(),
-        activation: f32::datum_type(),
-        accumulators: tvec![f32::datum_type()],
-        store: None,
-        allow_extractor: false,
-        m: Some(pixels),
-        k: Some(k),
-        n: Some(channels),
-    };
-    let mut suitable = MmmDispatch::native().suitable(&query);
-    retain_best(&mut suitable);
-    let wide = suitable.into_iter().filter(|(kernels, ..)| kernels.nr() >= 4);
-    let best = wide.min_by_key(|(kernels, ..)| {
-        let (mr, nr) = (kernels.mr(), kernels.nr());
-        let computed = pixels.next_multiple_of(mr) * channels.next_multiple_of(nr);
-        (computed, Reverse(mr * nr), Reverse(mr))
-    });
-    best.map(|(kernels, packing, _)| (kernels, packing))
-}
-
-impl Op for Banded {
+impl Op for Direct {
     fn name(&self) -> StaticName {
-        "BandedConvolution".into()
+        "DirectConvolution".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for Banded {
+impl EvalOp for Direct {
     not_out_of_plan!();
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = inputs[0].to_plain_array_view::<f32>()?;
-        let pictures = input.as_slice().context("not row-major")?;
+        let pictures = inputs[0].to_plain_array_view::<f32>()?;
         let [channels, down, across] = self.output;
-        let [number, k] = [inputs[0].shape()[0], self.input[0] * self.kernel[0] * self.kernel[1]];
-        let mut result = Tensor::zero::<f32>(&[number, channels, down, across])?;
-        let mut patches = self.patches.new_packed_buffer(k, self.rows * across)?;
-        // SAFETY: it is a buffer of the kernels' own, with nothing in it yet.
-        let mut scratch = unsafe { self.kernels.0.allocate_scratch_space() };
-        let [seen, columns] = self.seen();
-        let mut phases = Tensor::zero::<f32>(&[self.input[0] * seen * self.strides[1] * columns])?;
-        for (at, picture) in pictures.chunks_exact(self.input.iter().product()).enumerate() {
-            for top in (0..down).step_by(self.rows) {
-                // The last band reaches back rather than beyond the last row.
-                let top = top.min(down - self.rows);
-                self.split(picture, top, phases.try_as_plain_ram_mut()?.as_slice_mut()?);
-                let split = phases.as_bytes();
-                match self.patches.r {
-                    16 => self.unfold::<64>(split, &mut patches)?,
-                    24 => self.unfold::<96>(split, &mut patches)?,
-                    _ => self.unfold::<32>(split, &mut patches)?,
-                }
-                self.multiply(&patches, &mut result, at, top, &mut *scratch)?;
-            }
-        }
+        let mut result = Tensor::zero::<f32>(&[inputs[0].shape()[0], channels, down, across])?;
+        Arch::new().dispatch(Pass {
+            direct: self,
+            pictures: pictures.as_slice().context("not row-major")?,
+            weights: self.weights.try_as_plain_ram()?.as_slice()?,
+            bias: self.bias.try_as_plain_ram()?.as_slice()?,
+            result: result.try_as_plain_ram_mut()?.as_slice_mut()?,
+        });
         Ok(tvec![result.into_tvalue()])
     }
 }
 
-impl TypedOp for Banded {
+impl TypedOp for Direct {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let [m, down, across] = self.output.map(|extent| extent.to_dim());
         Ok(tvec![f32::fact([inputs[0].shape[0].clone(), m, down, across])])
@@ -441,15 +423,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bands_are_what_tract_makes_of_the_convolution(case in cases(), band in 1..2000usize) {
+        fn sums_are_what_tract_makes_of_the_convolution(case in cases(), at_once in 1..=CHANNELS) {
             let plain = model(&case).expect("a model");
-            let mut banded = plain.clone();
-            band_convolutions(&mut banded, band).expect("bands");
-            banded.compact().expect("compacts");
-            let names = banded.nodes.iter().map(|node| node.op.name().into_owned());
-            prop_assert_eq!(names.collect::<Vec<_>>(), ["Source", "BandedConvolution"]);
+            let mut direct = plain.clone();
+            direct_convolutions(&mut direct, at_once).expect("direct");
+            direct.compact().expect("compacts");
+            let names = direct.nodes.iter().map(|node| node.op.name().into_owned());
+            prop_assert_eq!(names.collect::<Vec<_>>(), ["Source", "DirectConvolution"]);
             let [expected, actual] =
-                [plain, banded].map(|model| run(model, &case.input).expect("runs"));
+                [plain, direct].map(|model| run(model, &case.input).expect("runs"));
             // Their sums may be in another order.
             let close = Approximation::Custom(1e-6, 1e-6, 0.0);
             prop_assert!(actual.close_enough(&expected, close).is_ok());
