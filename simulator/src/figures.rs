@@ -20,6 +20,7 @@ mod overhead;
 mod own_work;
 mod parity;
 mod simulation;
+mod slimmable;
 
 pub mod comparison;
 pub mod rate_accuracy;
@@ -109,6 +110,7 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "switch_p99_ms", unit: "ms", target: Some(1.0), better: Lower, measure: head::switch_p99_ms },
     Figure { name: "points_resident_bytes", unit: "bytes", target: Some(10e6), better: Lower, measure: head::points_resident_bytes },
     Figure { name: "exit_top1", unit: "share", target: None, better: Higher, measure: head::exit_top1 },
+    Figure { name: "slimmable_penalty", unit: "points", target: Some(1.0), better: Lower, measure: slimmable::penalty },
     Figure { name: "full_top1", unit: "share", target: Some(0.95), better: Higher, measure: accuracy::full_top1 },
     Figure { name: "best_point_top1", unit: "share", target: Some(0.90), better: Higher, measure: accuracy::best_point_top1 },
     Figure { name: "best_point_bytes", unit: "bytes", target: Some(lab::BEST_POINT_BYTES), better: Lower, measure: accuracy::best_point_bytes },
@@ -152,6 +154,10 @@ pub struct Options {
     /// Run the controllers in every cell on all traces instead of on one of each group.
     #[arg(long, requires = "traces")]
     pub full: bool,
+    /// Folder of a bundle whose networks were trained for one width, for what the others pay; may be
+    /// given again.
+    #[arg(long, value_name = "DIR")]
+    pub dedicated: Vec<PathBuf>,
     /// How to write the results.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -319,6 +325,7 @@ mod tests {
             subject,
             traces: None,
             full: false,
+            dedicated: Vec::new(),
             format: Format::Json,
         };
         let error = options.select().err().expect("unknown").to_string();

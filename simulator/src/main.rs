@@ -296,7 +296,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn figures(options: &figures::Options) -> anyhow::Result<()> {
     let selected = options.select()?;
-    let mut lab = lab(options.subject())?;
+    let mut lab = lab(options.subject())?.with_dedicated(options.dedicated.clone());
     if let Some(folder) = &options.traces {
         lab = lab.with_traces(folder.clone(), options.full);
     }

@@ -55,6 +55,17 @@ fn the_wire_changes_nothing_and_the_coder_is_near_its_bound() {
 }
 
 #[test]
+fn a_network_pays_nothing_beside_itself() {
+    let ((_dir, bundle), images) = (tiny::bundle(), images());
+    let lab = lab(&bundle, Some(images.path().to_owned()), None);
+    let lab = lab.with_dedicated(vec![bundle.dir().to_owned()]);
+    let lines = measure(&lab, &["slimmable_penalty"]);
+    assert_eq!(lines[0]["value"], 0.0, "{}", lines[0]);
+    let detail = lines[0]["detail"].as_str().expect("a detail");
+    assert!(detail.contains("1.0000, dedicated 1.0000"), "{detail}");
+}
+
+#[test]
 fn what_the_bundle_or_the_pictures_cannot_tell_is_null_with_its_reason() {
     let (_dir, bundle) = tiny::bundle();
     let names = ["export_symbol_mismatch", "export_top1", "best_point_top1", "best_point_bytes"];

@@ -30,7 +30,9 @@ pub(super) fn channels_at_once() -> usize {
             S::REGISTER_COUNT
         }
     }
-    ((Arch::new().dispatch(Registers) - VECTORS - 1) / VECTORS).clamp(1, CHANNELS)
+    // A weight fills a register. On Arm it may be a lane of one, and compilers load them ahead.
+    let weights = if cfg!(target_arch = "aarch64") { 8 } else { 1 };
+    ((Arch::new().dispatch(Registers) - VECTORS - weights) / VECTORS).clamp(1, CHANNELS)
 }
 
 /// Puts a [`Direct`] in the place of each convolution that one computes faster, and of the ReLU

@@ -46,6 +46,7 @@ pub struct Lab {
     images: Option<PathBuf>,
     limit: Option<usize>,
     traces: Option<(PathBuf, bool)>,
+    dedicated: Vec<PathBuf>,
     kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
 }
 
@@ -59,7 +60,8 @@ impl Lab {
         images: Option<PathBuf>,
         limit: Option<usize>,
     ) -> Self {
-        Lab { bundle, engine, images, limit, traces: None, kept: RefCell::default() }
+        let (traces, dedicated) = (None, Vec::new());
+        Lab { bundle, engine, images, limit, traces, dedicated, kept: RefCell::default() }
     }
 
     /// The same with a folder of recorded traces: controllers are run in every cell on one trace of
@@ -67,6 +69,12 @@ impl Lab {
     #[must_use]
     pub fn with_traces(self, folder: PathBuf, full: bool) -> Self {
         Lab { traces: Some((folder, full)), ..self }
+    }
+
+    /// The same with the folders of bundles whose networks were trained for one width.
+    #[must_use]
+    pub fn with_dedicated(self, dedicated: Vec<PathBuf>) -> Self {
+        Lab { dedicated, ..self }
     }
 
     /// What `make` gives, made once for all figures that need it.
@@ -87,6 +95,11 @@ impl Lab {
     /// The folder of recorded traces, if there is one, and whether all of them are to be run.
     pub(super) fn traces(&self) -> Option<(&Path, bool)> {
         self.traces.as_ref().map(|(folder, full)| (folder.as_path(), *full))
+    }
+
+    /// Folders of bundles whose networks were trained for one width.
+    pub(super) fn dedicated(&self) -> &[PathBuf] {
+        &self.dedicated
     }
 
     pub(super) fn bundle(&self) -> &Arc<Bundle> {
