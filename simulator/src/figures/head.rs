@@ -62,18 +62,20 @@ pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
     let manifest = lab.bundle().manifest();
     let input = vec![0.1; 3 * manifest.input.width as usize * manifest.input.height as usize];
     let (mut worst, mut told) = (0.0, Vec::new());
-    for (at, width) in first_split(lab)?.widths.iter().enumerate() {
-        let mut times = [Vec::new(), Vec::new()];
-        for _ in 0..RUNS {
-            for (head, times) in [&*ours, &theirs].into_iter().zip(&mut times) {
-                let start = Instant::now();
-                head.run(0, at as u8, &input)?;
-                times.push(start.elapsed().as_secs_f64() * 1e3);
+    for (split, spec) in (0..).zip(&manifest.splits) {
+        for (at, width) in (0..).zip(&spec.widths) {
+            let mut times = [Vec::new(), Vec::new()];
+            for _ in 0..RUNS {
+                for (head, times) in [&*ours, &theirs].into_iter().zip(&mut times) {
+                    let start = Instant::now();
+                    head.run(split, at, &input)?;
+                    times.push(start.elapsed().as_secs_f64() * 1e3);
+                }
             }
+            let [ours, theirs] = times.map(median);
+            worst = f64::max(worst, ours / theirs);
+            told.push(format!("{}/{} {ours:.2} ms over {theirs:.2} ms", spec.name, width.name));
         }
-        let [ours, theirs] = times.map(median);
-        worst = f64::max(worst, ours / theirs);
-        told.push(format!("{} {ours:.2} ms over {theirs:.2} ms", width.name));
     }
     let detail = format!("the worst of: {}; one thread, medians of {RUNS}", told.join(", "));
     Ok(Measurement::of(worst, detail))
