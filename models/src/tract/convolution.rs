@@ -1,6 +1,7 @@
 //! Convolutions without matrices.
 
-use std::{array, slice};
+use std::array;
+use std::slice::{self, ChunksMut};
 
 use pulp::bytemuck::{cast_slice, pod_read_unaligned};
 use pulp::{Arch, Simd, WithSimd};
@@ -171,34 +172,36 @@ impl Direct {
         }))
     }
 
-    /// Copies `picture` into its `planes`, whose padding stays as it is.
+    /// Fills `planes` with those of `picture`, padding included.
     #[inline(always)]
-    fn lay(&self, picture: &[f32], planes: &mut [f32]) {
+    fn lay(&self, picture: &[f32], planes: &mut Vec<f32>) {
         let ([_, height, width], [down, right]) = (self.input, self.strides);
         let ([above, before], [rows, columns]) = (self.padding, self.plane);
-        let planes = planes.chunks_exact_mut(down * right * rows * columns);
-        for (pixels, planes) in picture.chunks_exact(height * width).zip(planes) {
-            for (y, row) in (above..rows * down).zip(pixels.chunks_exact(width)) {
-                for phase in 0..right {
-                    let x = (phase + right - before % right) % right;
-                    let plane = y % down * right + phase;
-                    let to = &mut planes[(plane * rows + y / down) * columns..][..columns];
-                    let to = to.get_mut((x + before) / right..).unwrap_or_default();
-                    let from = row.get(x..).unwrap_or_default();
-                    match right {
-                        1 => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
-                        2 => {
-                            // Pairs, as vectors are shuffled.
-                            let (pairs, last) = from.as_chunks::<2>();
-                            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
-                            let behind = to.iter_mut().skip(pairs.len());
-                            behind.zip(last).for_each(|(to, last)| *to = *last);
-                        }
-                        _ => {
-                            let from = from.iter().step_by(right);
-                            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        planes.clear();
+        for pixels in picture.chunks_exact(height * width) {
+            for phase in 0..down * right {
+                let (up, left) = (phase / right, phase % right);
+                let x = (left + right - before % right) % right;
+                let zeros = ((x + before) / right).min(columns);
+                for row in 0..rows {
+                    let end = planes.len() + columns;
+                    let y = (row * down + up).wrapping_sub(above);
+                    if y < height {
+                        planes.resize(end - columns + zeros, 0.0);
+                        let from = pixels[y * width..][..width].get(x..).unwrap_or_default();
+                        let most = columns - zeros;
+                        match right {
+                            1 => planes.extend_from_slice(&from[..from.len().min(most)]),
+                            2 => {
+                                // Pairs, as vectors are shuffled.
+                                let (pairs, last) = from.as_chunks::<2>();
+                                planes.extend(pairs.iter().take(most).map(|pair| pair[0]));
+                                planes.extend(last.iter().take(most.saturating_sub(pairs.len())));
+                            }
+                            _ => planes.extend(from.iter().step_by(right).take(most)),
                         }
                     }
+                    planes.resize(end, 0.0);
                 }
             }
         }
@@ -224,42 +227,48 @@ impl WithSimd for Pass<'_> {
         let pixels = VECTORS * S::F32_LANES;
         let [down, right] = direct.strides;
         let all = direct.input[0] * down * right * direct.plane.iter().product::<usize>();
-        // The last tile reads on beyond the last plane.
-        let mut planes = vec![0.0; all + pixels];
-        let mut sums = vec![0.0; CHANNELS * pixels];
+        // Whole tiles of a channel's sums.
+        let long = ((rows - 1) * columns + across).next_multiple_of(pixels);
+        let mut planes = Vec::with_capacity(all + pixels);
+        let mut sums = vec![0.0; CHANNELS * long];
         let pictures = pictures.chunks_exact(direct.input.iter().product());
         for (picture, result) in
             pictures.zip(result.chunks_exact_mut(direct.output.iter().product()))
         {
             direct.lay(picture, &mut planes);
-            for first in (0..(rows - 1) * columns + across).step_by(pixels) {
-                let mut channel = 0;
-                for &block in &direct.blocks {
-                    let weights = &weights[channel * direct.terms.len()..];
-                    let (values, bias) = (&planes[first..], &bias[channel..]);
+            // The last tile reads on beyond the last plane.
+            planes.resize(all + pixels, 0.0);
+            let mut channel = 0;
+            for &block in &direct.blocks {
+                let (weights, bias) = (&weights[channel * direct.terms.len()..], &bias[channel..]);
+                for first in (0..long).step_by(pixels) {
+                    let (values, sums) = (&planes[first..], sums[first..].chunks_mut(long));
                     match block {
-                        1 => direct.sum::<S, 1>(simd, values, weights, bias, &mut sums),
-                        2 => direct.sum::<S, 2>(simd, values, weights, bias, &mut sums),
-                        3 => direct.sum::<S, 3>(simd, values, weights, bias, &mut sums),
-                        4 => direct.sum::<S, 4>(simd, values, weights, bias, &mut sums),
-                        5 => direct.sum::<S, 5>(simd, values, weights, bias, &mut sums),
-                        6 => direct.sum::<S, 6>(simd, values, weights, bias, &mut sums),
-                        7 => direct.sum::<S, 7>(simd, values, weights, bias, &mut sums),
-                        _ => direct.sum::<S, CHANNELS>(simd, values, weights, bias, &mut sums),
+                        1 => direct.sum::<S, 1>(simd, values, weights, bias, sums),
+                        2 => direct.sum::<S, 2>(simd, values, weights, bias, sums),
+                        3 => direct.sum::<S, 3>(simd, values, weights, bias, sums),
+                        4 => direct.sum::<S, 4>(simd, values, weights, bias, sums),
+                        5 => direct.sum::<S, 5>(simd, values, weights, bias, sums),
+                        6 => direct.sum::<S, 6>(simd, values, weights, bias, sums),
+                        7 => direct.sum::<S, 7>(simd, values, weights, bias, sums),
+                        _ => direct.sum::<S, CHANNELS>(simd, values, weights, bias, sums),
                     }
-                    let planes = result.chunks_exact_mut(rows * across).skip(channel);
-                    for (plane, sums) in planes.zip(sums.chunks_exact(pixels)).take(block) {
-                        direct.keep(first, sums, plane);
-                    }
-                    channel += block;
                 }
+                let results = result.chunks_exact_mut(rows * across).skip(channel);
+                for (sums, result) in sums.chunks_exact(long).zip(results).take(block) {
+                    for (sums, row) in sums.chunks(columns).zip(result.chunks_exact_mut(across)) {
+                        row.copy_from_slice(&sums[..across]);
+                    }
+                }
+                channel += block;
             }
         }
     }
 }
 
 impl Direct {
-    /// Fills `sums`, `[O, pixels]`, with `O` channels of the outputs whose values begin with `values`.
+    /// Puts `O` channels of the outputs whose values begin with `values` at the beginning of each of
+    /// their `sums`.
     #[inline(always)]
     fn sum<S: Simd, const O: usize>(
         &self,
@@ -267,7 +276,7 @@ impl Direct {
         values: &[f32],
         weights: &[f32],
         bias: &[f32],
-        sums: &mut [f32],
+        sums: ChunksMut<'_, f32>,
     ) {
         let (lanes, (weights, _)) = (S::F32_LANES, weights.as_chunks::<O>());
         let mut totals: [_; O] = array::from_fn(|o| [simd.splat_f32s(bias[o]); VECTORS]);
@@ -284,25 +293,11 @@ impl Direct {
         }
         let zero = simd.splat_f32s(0.0);
         // Two loops that unroll: a single one over all totals would keep these in memory.
-        for (totals, sums) in totals.into_iter().zip(sums.chunks_exact_mut(VECTORS * lanes)) {
+        for (totals, sums) in totals.into_iter().zip(sums) {
             for (total, sums) in totals.into_iter().zip(sums.chunks_exact_mut(lanes)) {
                 let total = if self.relu { simd.max_f32s(total, zero) } else { total };
                 sums.copy_from_slice(cast_slice(slice::from_ref(&total)));
             }
-        }
-    }
-
-    /// Copies the `sums` of a channel that begin with pixel `first`, counted in planes' rows, into
-    /// its `[H, W]`, which has none of what lies beyond a row's end.
-    #[inline(always)]
-    fn keep(&self, first: usize, mut sums: &[f32], plane: &mut [f32]) {
-        let ([_, rows, across], [_, columns]) = (self.output, self.plane);
-        let (mut y, mut x) = (first / columns, first % columns);
-        while y < rows && !sums.is_empty() {
-            let (row, rest) = sums.split_at(sums.len().min(columns - x));
-            let kept = row.len().min(across.saturating_sub(x));
-            plane[y * across..][x.min(across)..][..kept].copy_from_slice(&row[..kept]);
-            (y, x, sums) = (y + 1, 0, rest);
         }
     }
 }
