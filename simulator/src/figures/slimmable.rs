@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use isthmus_models::{Bundle, Head, Preprocessor, Tail, TailItem};
+use isthmus_models::{Bundle, Head, Picture, Preprocessor, Tail, TailItem};
 use isthmus_proto::OperatingPoint;
 
 use super::Measurement;
@@ -25,13 +25,15 @@ pub(super) fn penalty(lab: &Lab) -> anyhow::Result<Measurement> {
         let dedicated = Network::load(lab, Arc::new(Bundle::open(folder)?))?;
         let pairs = pairs(lab.bundle(), &dedicated.bundle, folder)?;
         let rows = lab.each_labelled(|picture, truth| {
-            let right = |network: &Network, point| {
-                let mut input = Vec::new();
-                Preprocessor::new(&network.bundle.manifest().input).run(picture, &mut input);
-                anyhow::Ok(is_right(&network.bundle, &network.run(&input, point)?, truth))
+            let inputs = [&slimmable, &dedicated].map(|network| network.input(picture));
+            let right = |network: &Network, input: &[f32], point| {
+                anyhow::Ok(is_right(&network.bundle, &network.run(input, point)?, truth))
             };
             let pair = |pair: &[OperatingPoint; 2]| {
-                Ok([right(&slimmable, pair[0])?, right(&dedicated, pair[1])?])
+                Ok([
+                    right(&slimmable, &inputs[0], pair[0])?,
+                    right(&dedicated, &inputs[1], pair[1])?,
+                ])
             };
             pairs.iter().map(pair).collect::<anyhow::Result<Vec<_>>>()
         })?;
@@ -90,6 +92,13 @@ impl Network {
         let head = Head::load(Arc::clone(&bundle), lab.engine())?;
         let tail = Tail::load(Arc::clone(&bundle), lab.engine())?;
         Ok(Network { bundle, head, tail })
+    }
+
+    /// What its networks take of `picture`.
+    fn input(&self, picture: &Picture) -> Vec<f32> {
+        let mut input = Vec::new();
+        Preprocessor::new(&self.bundle.manifest().input).run(picture, &mut input);
+        input
     }
 
     /// The logits at `point`.
