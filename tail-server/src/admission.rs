@@ -14,7 +14,7 @@ use crate::registry::Registry;
 /// When to try again while the server shuts down: another one may have taken its place by then.
 const DRAINING_RETRY: Duration = Duration::from_secs(1);
 
-/// A typed no.
+/// A refusal with a machine-readable reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The cause.
@@ -26,12 +26,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// A no to which trying again later changes nothing.
+    /// A refusal to which trying again later changes nothing.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Refused { reason, detail: detail.into(), retry_after: Duration::ZERO }
     }
 
-    /// A no because of load; worth another try in `wait`.
+    /// A refusal because of load; worth another try in `wait`.
     pub fn overloaded(detail: impl Into<String>, wait: Duration) -> Self {
         Refused { retry_after: wait, ..Refused::new(Reason::Overloaded, detail) }
     }
@@ -65,8 +65,17 @@ impl From<Refused> for Refusal {
 }
 
 /// Why a connection cannot be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
+    /// The control stream ended first.
+    #[error("the control stream ended before a hello")]
+    Missing,
+    /// The bytes are no message.
+    #[error("the first message cannot be read: {0}")]
+    Malformed(String),
+    /// Another message came first.
+    #[error("the first message is no hello")]
+    Unexpected,
     /// A protocol version not spoken here.
     #[error("protocol version {0} is not spoken here, only version {PROTOCOL_VERSION}")]
     Version(u32),
@@ -137,28 +146,43 @@ pub struct Load {
     pub draining: bool,
 }
 
+/// What a frame's header says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The bundle's position in the hello.
+    pub bundle: u8,
+    /// Features or a picture.
+    pub content: Content,
+    /// Bytes behind the header.
+    pub bytes: usize,
+}
+
+impl From<&PacketHeader> for Announced {
+    fn from(header: &PacketHeader) -> Self {
+        let bytes = header.packet_len() - header.header_len();
+        Announced { bundle: header.bundle, content: header.content, bytes }
+    }
+}
+
 /// Accepts or refuses a frame by its header; yields the bundle's position in `registry`. What is
 /// wrong with the frame itself is told before what is wrong with the moment.
 pub fn admit(
-    header: &PacketHeader,
+    announced: &Announced,
     binding: &Binding,
     registry: &Registry,
     load: &Load,
 ) -> Result<usize, Refused> {
-    let bundle = match binding.bundles.get(usize::from(header.bundle)) {
+    let bundle = match binding.bundles.get(usize::from(announced.bundle)) {
         Some(Ok(bundle)) => *bundle,
         Some(Err(why)) => return Err(Refused::new(Reason::UnknownBundle, why)),
         None => {
-            let detail = format!("the hello bound no bundle at position {}", header.bundle);
+            let detail = format!("the hello bound no bundle at position {}", announced.bundle);
             return Err(Refused::new(Reason::UnknownBundle, detail));
         }
     };
     let model = registry.model(bundle);
-    match header.content {
-        Content::Features(point) => {
-            let announced = header.packet_len() - header.header_len();
-            admit_point(model.as_ref(), point, announced)?;
-        }
+    match announced.content {
+        Content::Features(point) => admit_point(model.as_ref(), point, announced.bytes)?,
         Content::Image(_) if model.uncut().is_none() => {
             let detail = format!("{} takes no compressed pictures", model.name());
             return Err(Refused::new(Reason::UnknownPoint, detail));
@@ -185,7 +209,7 @@ fn admit_point(model: &dyn Model, point: OperatingPoint, announced: usize) -> Re
 }
 
 /// Accepts or refuses a frame by the moment alone, whatever its header says.
-pub fn admit_load(load: &Load) -> Result<(), Refused> {
+fn admit_load(load: &Load) -> Result<(), Refused> {
     if load.draining {
         let refused = Refused::new(Reason::Draining, "the server is shutting down");
         return Err(Refused { retry_after: DRAINING_RETRY, ..refused });
@@ -267,7 +291,9 @@ mod tests {
         let registry = registry();
         let hello = hello(&[&[1; 32], &[2; 32], &[3; 5]]);
         let binding = Binding::new(&hello, &registry).expect("a good hello");
-        admit(&header, &binding, &registry, &load).err().map(|refused| refused.reason)
+        admit(&Announced::from(&header), &binding, &registry, &load)
+            .err()
+            .map(|refused| refused.reason)
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use isthmus_models::{EngineKind, OrtProvider};
-use isthmus_proto::DEFAULT_MAX_FRAME_BYTES;
 use isthmus_telemetry::spans::endpoint;
 use serde::Deserialize;
 
+use crate::receiver::ReceiverConfig;
 use crate::tls::TlsConfig;
 
 /// Options as they were given: on the command line, in the environment (`ISTHMUS_…`) or in a TOML
@@ -299,6 +299,7 @@ impl ServerConfig {
     /// The defaults, with QUIC and gRPC on free ports of the loopback interface, and no HTTP.
     pub fn new(model_repository: PathBuf, tls: TlsConfig) -> Self {
         let loopback = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
+        let receiver = ReceiverConfig::default();
         ServerConfig {
             model_repository,
             engine: EngineKind::default(),
@@ -315,8 +316,8 @@ impl ServerConfig {
             workers: thread::available_parallelism().map_or(1, usize::from),
             max_in_flight: 32,
             max_connections: 256,
-            max_frame_bytes: DEFAULT_MAX_FRAME_BYTES,
-            max_stay: Duration::from_secs(60),
+            max_frame_bytes: receiver.max_frame_bytes,
+            max_stay: receiver.max_stay,
             exit_timeout: Duration::from_secs(30),
         }
     }

@@ -1,111 +1,162 @@
-//! The way of one frame through the server, the same for every transport.
+//! Drives the exchange: connections and workers share one behind a lock, and what it orders is
+//! carried out here.
 
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_models::top_k;
-use isthmus_proto::wire::reply;
-use isthmus_proto::wire::{Answer, Detail, Echo, Feedback, Hello, Reply, Score, Welcome};
-use isthmus_proto::{Content, TraceContext, TraceIds};
+use isthmus_proto::Timestamp;
+use isthmus_proto::wire::{Hello, Reply, Welcome, reply};
 use isthmus_telemetry::spans::Spans;
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
-use crate::admission::{self, Binding, HelloError, Load, Refused};
-use crate::batcher::Lane;
-use crate::config::Transport;
-use crate::counters::{Cause, Counters, Verdict};
+use crate::admission::HelloError;
+use crate::batcher::Batch;
+use crate::counters::Counters;
+use crate::exchange::{
+    Action, Carrier, ConnectionId, Ended, Exchange, ExchangeConfig, FrameKey, Output, Work,
+};
 use crate::metrics::Metrics;
-use crate::receiver::{Receiver, ReceiverConfig};
 use crate::registry::Registry;
 use crate::spans;
-use crate::worker::{Clock, Computed, Dispatcher, NoAnswer, Outcome, Ticket, micros};
 
-/// Classes that an answer names.
-const TOP: usize = 5;
+/// Microseconds since the server started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(Instant);
 
-/// What all connections share.
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Clock(Instant::now())
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::ZERO + self.0.elapsed()
+    }
+
+    /// Time from now to `instant`; zero if it passed.
+    pub(crate) fn until(&self, instant: Timestamp) -> Duration {
+        instant.saturating_since(self.now())
+    }
+}
+
+/// Where a transport takes what is ordered for its frames.
+pub(crate) type Orders = mpsc::UnboundedSender<(FrameKey, Order)>;
+
+/// What a transport has to do for a frame. After the last two it drops the frame's [`Open`].
+#[derive(Debug)]
+pub(crate) enum Order {
+    StopReading,
+    Reply(Reply),
+    LetGo,
+}
+
+/// What all connections and workers share.
 pub(crate) struct Gate {
-    pub(crate) registry: Registry,
-    pub(crate) dispatcher: Arc<Dispatcher>,
+    state: Mutex<State>,
+    /// Tells an idle worker of a frame that waits.
+    wake: Condvar,
+    /// Tells the timer of an earlier timeout.
+    timer: Notify,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) config: ExchangeConfig,
     pub(crate) clock: Clock,
-    pub(crate) limits: Limits,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Metrics,
     pub(crate) spans: Option<Spans>,
-    counters: Mutex<Counters>,
     draining: watch::Sender<bool>,
-    connections: Mutex<BTreeMap<Transport, usize>>,
     /// Accepted frames whose reply has not left.
     accepted: watch::Sender<usize>,
 }
 
-/// Limits of a [`Gate`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) receiver: ReceiverConfig,
-    pub(crate) max_in_flight: usize,
-    pub(crate) max_connections: usize,
+struct State {
+    exchange: Exchange<Orders>,
+    /// When the timer will fire; it may fire early, never late.
+    armed: Option<Timestamp>,
+    /// Workers end when nothing waits.
+    stopping: bool,
 }
 
 impl Gate {
-    pub(crate) fn new(
-        registry: Registry,
-        dispatcher: Arc<Dispatcher>,
-        clock: Clock,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        spans: Option<Spans>,
-    ) -> Self {
+    pub(crate) fn new(config: ExchangeConfig, registry: Registry, spans: Option<Spans>) -> Self {
+        let registry = Arc::new(registry);
+        let exchange = Exchange::new(config, Arc::clone(&registry));
         Gate {
+            state: Mutex::new(State { exchange, armed: None, stopping: false }),
+            wake: Condvar::new(),
+            timer: Notify::new(),
             registry,
-            dispatcher,
-            clock,
-            limits,
-            metrics,
+            config,
+            clock: Clock::start(),
+            metrics: Metrics::new(),
             spans,
-            counters: Mutex::default(),
             draining: watch::Sender::new(false),
-            connections: Mutex::default(),
             accepted: watch::Sender::new(0),
         }
     }
 
     /// A place for one more connection, if there is one.
-    pub(crate) fn enter(self: &Arc<Self>, transport: Transport) -> Option<Place> {
-        let mut connections = lock(&self.connections);
-        let open: usize = connections.values().sum();
-        (open < self.limits.max_connections).then(|| {
-            *connections.entry(transport).or_default() += 1;
-            Place { gate: Arc::clone(self), transport }
-        })
+    pub(crate) fn enter(self: &Arc<Self>, carrier: Carrier) -> Option<Place> {
+        let connection = self.tell(|exchange, _| exchange.connect(carrier))?;
+        Some(Place { gate: Arc::clone(self), connection })
     }
 
-    /// Connections that are open over a transport.
-    pub(crate) fn connections(&self, transport: Transport) -> usize {
-        lock(&self.connections).get(&transport).copied().unwrap_or(0)
+    /// Tells the exchange something, and carries out what it orders.
+    pub(crate) fn tell<T>(&self, input: impl FnOnce(&mut Exchange<Orders>, Timestamp) -> T) -> T {
+        let mut state = self.lock();
+        let result = input(&mut state.exchange, self.clock.now());
+        self.settle(&mut state);
+        result
     }
 
-    /// Whether more than half of the places are taken.
-    pub(crate) fn is_crowded(&self) -> bool {
-        lock(&self.connections).values().sum::<usize>() > self.limits.max_connections / 2
+    /// Asks the exchange something.
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Exchange<Orders>) -> T) -> T {
+        question(&self.lock().exchange)
     }
 
-    /// Opens a connection.
-    pub(crate) fn greet(&self, hello: &Hello) -> Result<(Arc<Peer>, Welcome), HelloError> {
-        let binding = Binding::new(hello, &self.registry)?;
-        let Limits { receiver, max_in_flight, .. } = self.limits;
-        let welcome = binding.welcome(receiver.max_frame_bytes, max_in_flight);
-        let traces = hello.tracing.map(TraceIds::from).filter(|_| self.spans.is_some());
-        Ok((Arc::new(Peer { binding, traces, in_flight: AtomicUsize::new(0) }), welcome))
+    /// Waits for the next batch to run; `None` once the workers are to end and nothing waits.
+    pub(crate) fn next_batch(&self) -> Option<Batch<Work<Orders>>> {
+        let mut state = self.lock();
+        loop {
+            let batch = state.exchange.poll_batch(self.clock.now());
+            self.settle(&mut state);
+            if batch.is_some() || state.stopping {
+                return batch;
+            }
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets the workers end when nothing waits.
+    pub(crate) fn stop_workers(&self) {
+        self.lock().stopping = true;
+        self.wake.notify_all();
+    }
+
+    /// Ends what is due, for as long as it runs.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            let armed = self.lock().armed;
+            let due = async {
+                match armed {
+                    Some(armed) => sleep(self.clock.until(armed)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.timer.notified() => {}
+                () = due => {
+                    let mut state = self.lock();
+                    state.exchange.handle_timeout(self.clock.now());
+                    state.armed = state.exchange.poll_timeout();
+                    self.settle(&mut state);
+                }
+            }
+        }
     }
 
     /// From now on new frames are refused.
     pub(crate) fn drain(&self) {
+        self.tell(|exchange, _| exchange.handle_drain());
         self.draining.send_replace(true);
     }
 
@@ -125,242 +176,120 @@ impl Gate {
         let _ = self.accepted.subscribe().wait_for(|accepted| *accepted == 0).await;
     }
 
-    pub(crate) fn counters(&self) -> MutexGuard<'_, Counters> {
-        lock(&self.counters)
+    pub(crate) fn counters(&self) -> Counters {
+        self.ask(|exchange| exchange.counters().clone())
+    }
+
+    fn settle(&self, state: &mut State) {
+        while let Some(Output { frame, to, action }) = state.exchange.poll_output() {
+            let order = match action {
+                Action::StopReading => Order::StopReading,
+                Action::LetGo => Order::LetGo,
+                Action::Reply(ended) => Order::Reply(self.note(*ended)),
+            };
+            // Fails when the frame's transport is gone, and then nobody wants it.
+            let _ = to.send((frame, order));
+        }
+        if state.exchange.queued() > 0 {
+            self.wake.notify_one();
+        }
+        let next = state.exchange.poll_timeout();
+        if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
+            state.armed = next;
+            self.timer.notify_one();
+        }
+        let accepted = state.exchange.accepted();
+        self.accepted.send_if_modified(|it| std::mem::replace(it, accepted) != accepted);
+    }
+
+    /// Notes how a frame ended, in metrics, log and spans.
+    fn note(&self, Ended { reply, verdict, trace }: Ended) -> Reply {
+        let feedback = reply.feedback.unwrap_or_default();
+        match &reply.outcome {
+            Some(reply::Outcome::Answer(_)) => self.metrics.on_answer(&feedback),
+            Some(reply::Outcome::Refusal(refusal)) => {
+                let (frame, reason) = (reply.frame, refusal.reason());
+                tracing::debug!(frame, ?reason, "refused: {}", refusal.detail);
+            }
+            Some(reply::Outcome::Echo(_)) | None => {}
+        }
+        if let (Some(spans), Some(context)) = (&self.spans, trace) {
+            spans.send(spans::of_frame(context, &feedback, verdict, SystemTime::now()));
+        }
+        self.metrics.on_sent(reply.encoded_len());
+        reply
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that may panic runs while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Holds one connection's place.
+/// A connection's place. When it is dropped the connection brings no more frames.
 pub(crate) struct Place {
     gate: Arc<Gate>,
-    transport: Transport,
+    connection: ConnectionId,
+}
+
+impl Place {
+    /// Answers the connection's hello.
+    pub(crate) fn greet(&self, hello: &Hello) -> Result<Welcome, HelloError> {
+        let traced = self.gate.spans.is_some();
+        self.gate.tell(|exchange, _| exchange.handle_hello(self.connection, hello, traced))
+    }
+
+    /// A frame begins, which has this ordinal on the connection.
+    pub(crate) fn open(&self, ordinal: u64, orders: Orders) -> Open {
+        let begin = |exchange: &mut Exchange<Orders>, now| {
+            exchange.begin(now, self.connection, ordinal, orders)
+        };
+        Open { gate: Arc::clone(&self.gate), key: self.gate.tell(begin) }
+    }
+
+    /// The device cancels the frame with this id.
+    pub(crate) fn cancel(&self, id: u64) {
+        self.gate.tell(|exchange, _| exchange.handle_cancel(self.connection, id));
+    }
+
+    /// Nobody is there any more to take replies.
+    pub(crate) fn lose(&self) {
+        self.gate.tell(|exchange, _| exchange.handle_lost(self.connection));
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(open) = lock(&self.gate.connections).get_mut(&self.transport) {
-            *open -= 1;
-        }
+        self.gate.tell(|exchange, _| exchange.handle_closed(self.connection));
     }
 }
 
-/// What the frames of one connection share.
-pub(crate) struct Peer {
-    binding: Binding,
-    /// Names for its frames, where both ends trace.
-    traces: Option<TraceIds>,
-    in_flight: AtomicUsize,
-}
-
-/// One frame, from its first byte to its verdict. It is counted on arrival and, exactly once, when
-/// its reply is made, or as cancelled when it is let go without one.
-pub(crate) struct Frame {
+/// A frame that has begun. When it is dropped its reply has left, or never will.
+pub(crate) struct Open {
     gate: Arc<Gate>,
-    peer: Arc<Peer>,
-    receiver: Receiver,
-    /// There if the frame is sampled.
-    trace: Option<TraceContext>,
-    /// The bundle's position, once the header was accepted.
-    bundle: Option<usize>,
-    counted: bool,
+    pub(crate) key: FrameKey,
 }
 
-impl Frame {
-    /// A frame begins, which has this ordinal on its connection.
-    pub(crate) fn open(gate: &Arc<Gate>, peer: &Arc<Peer>, ordinal: u64) -> Self {
-        gate.counters().on_arrival();
-        Frame {
-            gate: Arc::clone(gate),
-            peer: Arc::clone(peer),
-            receiver: Receiver::new(gate.clock.now(), gate.limits.receiver),
-            trace: peer.traces.and_then(|traces| traces.context(ordinal)),
-            bundle: None,
-            counted: false,
-        }
-    }
-
-    /// Takes the next bytes, and decides on the header when it is complete.
-    pub(crate) fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+impl Open {
+    /// Takes the next bytes; whether more are wanted.
+    pub(crate) fn handle_bytes(&self, bytes: &[u8]) -> bool {
         self.gate.metrics.on_received(bytes.len());
-        self.receiver.handle_bytes(self.gate.clock.now(), bytes)?;
-        match self.bundle {
-            None => self.admit(),
-            Some(_) => Ok(()),
-        }
+        self.gate.tell(|exchange, now| exchange.handle_bytes(now, self.key, bytes))
     }
 
-    /// Whether nothing of the frame is missing.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.receiver.is_whole()
+    /// What came is what there is.
+    pub(crate) fn handle_ended(&self) {
+        self.gate.tell(|exchange, now| exchange.handle_ended(now, self.key));
     }
 
-    /// How long to wait for more bytes.
-    pub(crate) fn patience(&self) -> Duration {
-        self.receiver.poll_timeout().map_or(Duration::ZERO, |cutoff| self.gate.clock.until(cutoff))
-    }
-
-    /// The envelope's frame id; 0 before it arrived.
-    pub(crate) fn id(&self) -> u64 {
-        self.receiver.envelope().map_or(0, |envelope| envelope.frame.into())
-    }
-
-    /// Queues what arrived of the frame; `None` for a probe, of which nothing is to be computed.
-    pub(crate) fn submit(&mut self) -> Result<Option<Ticket>, Refused> {
-        let now = self.gate.clock.now();
-        if self.receiver.is_probe() && self.receiver.is_whole() {
-            return Ok(None);
-        }
-        let (Some(bundle), Some(header)) = (self.bundle, self.receiver.packet()) else {
-            return Err(self.receiver.missing(now).into());
-        };
-        let split = match header.content {
-            Content::Features(point) => Some(point.split),
-            Content::Image(_) => None,
-        };
-        let lane = Lane { bundle, split };
-        let digest = self.gate.registry.model(bundle).digest();
-        let received = self.receiver.finish(now, &digest)?;
-        let ticket = self.gate.dispatcher.submit(lane, received).ok_or_else(|| {
-            let (_, wait, _) = self.gate.dispatcher.load();
-            Refused::overloaded("the queue is full", wait)
-        })?;
-        Ok(Some(ticket))
-    }
-
-    /// The reply to a probe.
-    pub(crate) fn echo(&mut self) -> Reply {
-        self.reply(Verdict::Echoed, reply::Outcome::Echo(Echo {}), self.received_only())
-    }
-
-    /// Waits for the outcome of a queued frame; `gone` ends when nobody wants it any more.
-    pub(crate) async fn answer(&mut self, ticket: Ticket, gone: impl Future<Output = ()>) -> Reply {
-        let deadline = ticket.deadline;
-        match self.outcome(ticket, gone).await {
-            Ok(computed) => self.reply_computed(computed, self.gate.clock.now() > deadline),
-            Err(NoAnswer::Refused(refused)) => self.refuse(refused),
-            Err(NoAnswer::Dropped(cause)) => {
-                let detail = match cause {
-                    Cause::Expired => "the time left ran out in the queue",
-                    Cause::Cancelled => "the device cancelled the frame",
-                    Cause::Failed => "the server failed; its log says how",
-                };
-                let refused = Refused::new(cause.reason(), detail);
-                self.reply(Verdict::Dropped(cause), refused_outcome(refused), self.received_only())
-            }
-        }
-    }
-
-    /// The reply to a frame that is not accepted, or whose picture is none.
-    pub(crate) fn refuse(&mut self, refused: Refused) -> Reply {
-        tracing::debug!(frame = self.id(), reason = ?refused.reason, "refused: {}", refused.detail);
-        let verdict = Verdict::Refused(refused.reason);
-        self.reply(verdict, refused_outcome(refused), self.received_only())
-    }
-
-    fn admit(&mut self) -> Result<(), Refused> {
-        let Some(header) = self.receiver.packet() else { return Ok(()) };
-        let (queue_full, wait, run) = self.gate.dispatcher.load();
-        let load = Load {
-            in_flight: self.peer.in_flight.load(Ordering::Relaxed),
-            max_in_flight: self.gate.limits.max_in_flight,
-            queue_full,
-            expected_wait: wait,
-            draining: self.gate.is_draining(),
-        };
-        let bundle = admission::admit(header, &self.peer.binding, &self.gate.registry, &load)?;
-        self.receiver.handle_expected_compute(wait + run);
-        self.bundle = Some(bundle);
-        self.peer.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.gate.accepted.send_modify(|accepted| *accepted += 1);
-        Ok(())
-    }
-
-    async fn outcome(&self, ticket: Ticket, gone: impl Future<Output = ()>) -> Outcome {
-        let Ticket { id, deadline, mut outcome } = ticket;
-        let dispatcher = &self.gate.dispatcher;
-        let mut gone = pin!(gone);
-        let mut expiry = pin!(sleep(self.gate.clock.until(deadline)));
-        let (mut left, mut expired) = (false, false);
-        loop {
-            tokio::select! {
-                biased;
-                outcome = &mut outcome => return match outcome {
-                    Ok(Ok(_)) if left => Err(NoAnswer::Dropped(Cause::Cancelled)),
-                    Ok(outcome) => outcome,
-                    // The worker panicked.
-                    Err(_) => Err(NoAnswer::Dropped(Cause::Failed)),
-                },
-                () = &mut gone, if !left => {
-                    left = true;
-                    dispatcher.cancel(id);
-                }
-                () = &mut expiry, if !expired => {
-                    expired = true;
-                    dispatcher.expire();
-                }
-            }
-        }
-    }
-
-    fn reply_computed(&mut self, computed: Computed, late: bool) -> Reply {
-        let Computed { logits, layers, feedback } = computed;
-        let score = |(class, probability)| Score {
-            class: u32::try_from(class).unwrap_or(u32::MAX),
-            probability,
-        };
-        let answer = Answer {
-            top: top_k(&logits, TOP).into_iter().map(score).collect(),
-            layers_used: u32::try_from(layers).unwrap_or(u32::MAX),
-            logits: match self.peer.binding.detail() {
-                Detail::Logits => logits,
-                Detail::Top => Vec::new(),
-            },
-        };
-        self.gate.metrics.on_answer(&feedback);
-        self.reply(Verdict::Answered { late }, reply::Outcome::Answer(answer), feedback)
-    }
-
-    fn reply(&mut self, verdict: Verdict, outcome: reply::Outcome, feedback: Feedback) -> Reply {
-        self.count(verdict);
-        if let (Some(spans), Some(context)) = (&self.gate.spans, self.trace) {
-            spans.send(spans::of_frame(context, &feedback, verdict, SystemTime::now()));
-        }
-        let reply = Reply { frame: self.id(), outcome: Some(outcome), feedback: Some(feedback) };
-        self.gate.metrics.on_sent(reply.encoded_len());
-        reply
-    }
-
-    /// Counts the frame, and makes room for the connection's next one before the reply that
-    /// invites it is sent.
-    fn count(&mut self, verdict: Verdict) {
-        if !std::mem::replace(&mut self.counted, true) {
-            self.gate.counters().on_verdict(verdict);
-            if self.bundle.is_some() {
-                self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn received_only(&self) -> Feedback {
-        let receive_span_us = micros(self.receiver.receive_span());
-        Feedback { receive_span_us, ..Feedback::default() }
+    /// Nobody wants the reply.
+    pub(crate) fn handle_unwanted(&self) {
+        self.gate.tell(|exchange, _| exchange.handle_unwanted(self.key));
     }
 }
 
-impl Drop for Frame {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.count(Verdict::Dropped(Cause::Cancelled));
-        if self.bundle.is_some() {
-            self.gate.accepted.send_modify(|accepted| *accepted -= 1);
-        }
+        self.gate.tell(|exchange, _| exchange.handle_left(self.key));
     }
-}
-
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code that may panic runs while it is held.
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn refused_outcome(refused: Refused) -> reply::Outcome {
-    reply::Outcome::Refusal(refused.into())
 }

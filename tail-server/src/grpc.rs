@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isthmus_proto::wire::tail_server::{Tail, TailServer};
-use isthmus_proto::wire::{Reason, ToDevice, ToServer, to_device, to_server};
-use tokio::sync::{mpsc, oneshot, watch};
+use isthmus_proto::wire::{ToDevice, ToServer, to_device, to_server};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity as TonicIdentity, Server, ServerTlsConfig};
@@ -16,14 +16,11 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::admission::Refused;
-use crate::config::Transport;
-use crate::gate::{Frame, Gate, Peer, Place};
+use crate::exchange::{Carrier, FrameKey};
+use crate::gate::{Gate, Open, Order, Orders, Place};
+use crate::handshake::{HELLO_TIMEOUT, hello};
 use crate::tls::{Identity, TlsError};
-use crate::worker::Ticket;
 
-/// Longest wait for a hello on a new call, and for a TLS handshake.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls that one TCP connection may carry.
 const CALLS_PER_CONNECTION: u32 = 16;
 /// Replies that wait for a device to read them.
@@ -57,7 +54,7 @@ pub(crate) async fn serve(
 ) {
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report(reporter, Arc::clone(&gate)));
-    let limit = gate.limits.receiver.max_frame_bytes + MESSAGE_OVERHEAD;
+    let limit = gate.config.receiver.max_frame_bytes + MESSAGE_OVERHEAD;
     let service = Service { gate, closing: closing.clone() };
     let service = TailServer::new(service).max_decoding_message_size(limit);
     let closed = async move {
@@ -84,7 +81,6 @@ struct Service {
 }
 
 type ToDeviceSender = mpsc::Sender<Result<ToDevice, Status>>;
-type Cancels = BTreeMap<u64, oneshot::Sender<()>>;
 
 #[tonic::async_trait]
 impl Tail for Service {
@@ -94,55 +90,68 @@ impl Tail for Service {
         &self,
         request: Request<Streaming<ToServer>>,
     ) -> Result<Response<Self::InferStream>, Status> {
-        let Some(place) = self.gate.enter(Transport::Grpc) else {
+        let Some(place) = self.gate.enter(Carrier::Call) else {
             return Err(Status::resource_exhausted("too many connections"));
         };
         if self.gate.is_draining() {
             return Err(Status::unavailable("the server is shutting down"));
         }
         let (sender, receiver) = mpsc::channel(REPLIES);
-        let call = Call {
-            gate: Arc::clone(&self.gate),
-            closing: self.closing.clone(),
-            sender,
-            cancels: Arc::default(),
-            _place: place,
-        };
-        tokio::spawn(call.converse(request.into_inner()));
+        let call = Call { place: Arc::new(place), open: Arc::default(), sender };
+        tokio::spawn(call.converse(request.into_inner(), self.closing.clone()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
+#[derive(Clone)]
 struct Call {
-    gate: Arc<Gate>,
-    closing: watch::Receiver<bool>,
+    place: Arc<Place>,
+    /// Frames whose reply has not left.
+    open: Arc<Mutex<BTreeMap<FrameKey, Arc<Open>>>>,
     sender: ToDeviceSender,
-    /// Unanswered frames by id; dropping the sender, or using it, cancels the frame.
-    cancels: Arc<Mutex<Cancels>>,
-    _place: Place,
 }
 
 impl Call {
-    async fn converse(mut self, mut messages: Streaming<ToServer>) {
-        if let Err(status) = self.converse_until_end(&mut messages).await {
+    async fn converse(self, mut messages: Streaming<ToServer>, mut closing: watch::Receiver<bool>) {
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let conversed = match self.greet(&mut messages).await {
+            Ok(()) => {
+                tokio::spawn(self.clone().carry_out(ordered));
+                self.take_frames(&mut messages, &mut closing, &orders).await
+            }
+            Err(status) => Err(status),
+        };
+        if let Err(status) = conversed {
             tracing::info!("call ended: {}", status.message());
             let _ = self.sender.send(Err(status)).await;
         }
     }
 
-    async fn converse_until_end(
-        &mut self,
-        messages: &mut Streaming<ToServer>,
-    ) -> Result<(), Status> {
-        let peer = tokio::time::timeout(HELLO_TIMEOUT, self.greet(messages))
+    async fn greet(&self, messages: &mut Streaming<ToServer>) -> Result<(), Status> {
+        let refused = |error: String| Status::failed_precondition(error);
+        let first = tokio::time::timeout(HELLO_TIMEOUT, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let hello = hello(first.unwrap_or_default())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let welcome = self.place.greet(&hello).map_err(|error| refused(error.to_string()))?;
+        self.send(to_device::Message::Welcome(welcome)).await;
+        Ok(())
+    }
+
+    /// Takes frames until the device sends no more or the server closes.
+    async fn take_frames(
+        &self,
+        messages: &mut Streaming<ToServer>,
+        closing: &mut watch::Receiver<bool>,
+        orders: &Orders,
+    ) -> Result<(), Status> {
         let mut frames = 0;
         loop {
             let message = tokio::select! {
                 biased;
                 message = messages.message() => message,
-                _ = self.closing.wait_for(|closing| *closing) => return Ok(()),
+                _ = closing.wait_for(|closing| *closing) => return Ok(()),
             };
             let message = match message {
                 Ok(Some(ToServer { message: Some(message) })) => message,
@@ -152,16 +161,19 @@ impl Call {
                 // The device sends no more, but still reads.
                 Ok(None) => return Ok(()),
                 Err(status) => {
-                    self.cancels().clear();
+                    self.place.lose();
                     return Err(status);
                 }
             };
             match message {
                 to_server::Message::Frame(bytes) => {
                     frames += 1;
-                    self.handle_frame(&peer, frames, &bytes).await;
+                    let frame = Arc::new(self.place.open(frames, orders.clone()));
+                    self.open().insert(frame.key, Arc::clone(&frame));
+                    frame.handle_bytes(&bytes);
+                    frame.handle_ended();
                 }
-                to_server::Message::Cancel(id) => self.cancel(id),
+                to_server::Message::Cancel(id) => self.place.cancel(id),
                 to_server::Message::Hello(_) => {
                     return Err(Status::invalid_argument("a second hello"));
                 }
@@ -169,74 +181,39 @@ impl Call {
         }
     }
 
-    async fn greet(&self, messages: &mut Streaming<ToServer>) -> Result<Arc<Peer>, Status> {
-        let Some(ToServer { message: Some(to_server::Message::Hello(hello)) }) =
-            messages.message().await?
-        else {
-            return Err(Status::invalid_argument("the first message is no hello"));
-        };
-        let (peer, welcome) = self
-            .gate
-            .greet(&hello)
-            .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        self.send(to_device::Message::Welcome(welcome)).await;
-        Ok(peer)
-    }
-
-    async fn handle_frame(&self, peer: &Arc<Peer>, ordinal: u64, bytes: &[u8]) {
-        let mut frame = Frame::open(&self.gate, peer, ordinal);
-        let submit = |frame: &mut Frame| {
-            frame.handle_bytes(bytes)?;
-            match self.cancels().contains_key(&frame.id()) {
-                true => Err(Refused::new(Reason::Malformed, "another frame has this id")),
-                false => frame.submit(),
-            }
-        };
-        match submit(&mut frame) {
-            Ok(Some(ticket)) => self.spawn_answer(frame, ticket),
-            Ok(None) => self.send(to_device::Message::Reply(frame.echo())).await,
-            Err(refused) => {
-                let reply = frame.refuse(refused);
-                self.send(to_device::Message::Reply(reply)).await;
-            }
-        }
-    }
-
-    fn spawn_answer(&self, mut frame: Frame, ticket: Ticket) {
-        let id = frame.id();
-        let (cancel, cancelled) = oneshot::channel();
-        self.cancels().insert(id, cancel);
-        let (sender, cancels) = (self.sender.clone(), Arc::clone(&self.cancels));
-        tokio::spawn(async move {
-            let gone = async {
-                tokio::select! {
-                    _ = cancelled => {}
-                    () = sender.closed() => {}
+    /// Sends the replies of the call's frames, until there can be no more.
+    async fn carry_out(self, mut ordered: mpsc::UnboundedReceiver<(FrameKey, Order)>) {
+        let mut gone = false;
+        loop {
+            let ordered = tokio::select! {
+                biased;
+                ordered = ordered.recv() => ordered,
+                () = self.sender.closed(), if !gone => {
+                    gone = true;
+                    self.place.lose();
+                    continue;
                 }
             };
-            let reply = frame.answer(ticket, gone).await;
-            cancels.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            let _ = sender.send(Ok(to_device(to_device::Message::Reply(reply)))).await;
-        });
-    }
-
-    fn cancel(&self, id: u64) {
-        if let Some(cancel) = self.cancels().remove(&id) {
-            // Fails when the answer is already on its way.
-            let _ = cancel.send(());
+            match ordered {
+                // A frame came whole: there is nothing to stop.
+                Some((_, Order::StopReading)) => {}
+                Some((frame, Order::Reply(reply))) => {
+                    let _open = self.open().remove(&frame);
+                    self.send(to_device::Message::Reply(reply)).await;
+                }
+                Some((frame, Order::LetGo)) => drop(self.open().remove(&frame)),
+                None => return,
+            }
         }
     }
 
-    fn cancels(&self) -> MutexGuard<'_, Cancels> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, BTreeMap<FrameKey, Arc<Open>>> {
+        // No code that may panic runs while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(&self, message: to_device::Message) {
         // Fails when the device is gone; the next read says so.
-        let _ = self.sender.send(Ok(to_device(message))).await;
+        let _ = self.sender.send(Ok(ToDevice { message: Some(message) })).await;
     }
-}
-
-fn to_device(message: to_device::Message) -> ToDevice {
-    ToDevice { message: Some(message) }
 }

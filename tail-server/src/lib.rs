@@ -1,25 +1,33 @@
 //! The server's side of Isthmus: it receives coded features of frames, or compressed pictures, runs
 //! the tails of the networks it holds, or those networks in one piece, and answers.
 //!
-//! The core is pure: it reads no clock, opens no socket and starts no thread. A [`receiver`] takes
-//! one frame in, [`admission`] decides on its header before anything is decoded, and the
-//! [`batcher`] decides which frames a free worker runs together. With feature `shell`, [`Server`]
-//! drives them over QUIC and gRPC, with worker threads and graceful shutdown, and tells health and
-//! metrics over HTTP.
+//! The core is pure: it reads no clock or file, opens no socket and starts no thread. The
+//! [`exchange`] follows every connection from its hello to its end and every frame from its first
+//! byte to its verdict. It is made of a [`receiver`], which takes one frame in, [`admission`], which
+//! decides on its header before anything is decoded, and the [`batcher`], which decides which frames
+//! a free worker runs together. With feature `shell`, [`Server`] drives it over QUIC and gRPC, with
+//! worker threads and graceful shutdown, and serves health and metrics over HTTP.
 //!
 //! It never trusts a length it has not checked, never decodes what was not verified against the
 //! bundle's digest, never lets a waiting frame outlive its time left, and never loses a frame
 //! without counting it ([`Counters`]).
 //!
-//! Read [`batcher::Batcher`] and [`receiver::Receiver`] first.
+//! Read [`exchange::Exchange`] and [`batcher::Batcher`] first.
+
+#![forbid(unsafe_code)]
 
 pub mod admission;
 pub mod batcher;
+pub mod code;
 pub mod counters;
+pub mod exchange;
+pub mod handshake;
 pub mod model;
 pub mod receiver;
 pub mod registry;
 
+#[cfg(feature = "shell")]
+mod bundle;
 #[cfg(feature = "shell")]
 pub mod config;
 #[cfg(feature = "shell")]
@@ -32,6 +40,8 @@ mod http;
 mod metrics;
 #[cfg(feature = "shell")]
 mod quic;
+#[cfg(feature = "shell")]
+mod repository;
 #[cfg(feature = "shell")]
 mod server;
 #[cfg(feature = "shell")]
@@ -47,7 +57,9 @@ pub use registry::Registry;
 #[cfg(feature = "shell")]
 pub use config::ServerConfig;
 #[cfg(feature = "shell")]
-pub use quic::{code, transport_config};
+pub use quic::transport_config;
+#[cfg(feature = "shell")]
+pub use repository::RegistryError;
 #[cfg(feature = "shell")]
 pub use server::{Server, StartError};
 #[cfg(feature = "shell")]

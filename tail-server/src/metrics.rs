@@ -20,8 +20,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Unit;
 
-use crate::config::Transport;
 use crate::counters::{Cause, Counters};
+use crate::exchange::{Carrier, Exchange};
 use crate::gate::Gate;
 
 /// What is measured where it happens.
@@ -102,8 +102,8 @@ impl fmt::Debug for Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let gate = &self.0;
-        let metrics = &*gate.metrics;
-        let counters = gate.counters().clone();
+        let metrics = &gate.metrics;
+        let counters = gate.counters();
         let mut page = Page(&mut encoder);
 
         let help = "Frames and probes that ended, by what the device was told";
@@ -118,7 +118,7 @@ impl Collector for Scrape {
         let stages = stages.map(|(stage, took)| (stage, took.clone()));
         page.family("stage_duration", help, Some(Unit::Seconds), "stage", stages)?;
         page.single("batch_size", "Frames in one run of the tail", None, &metrics.batch_size)?;
-        let waiting = ConstGauge::new(gate.dispatcher.queued() as u64);
+        let waiting = ConstGauge::new(gate.ask(Exchange::queued) as u64);
         page.single("pending_requests", "Frames that wait for a worker", None, &waiting)?;
         let help = "Frames that were accepted, yet not answered";
         page.family("dropped", help, None, "reason", causes(&counters).map(counter))?;
@@ -129,8 +129,9 @@ impl Collector for Scrape {
         page.family("payload", help, Some(Unit::Bytes), "direction", payload)?;
         let help = "Smoothed round-trip time of the connection on which a frame comes";
         page.single("quic_rtt", help, Some(Unit::Seconds), &metrics.quic_rtt)?;
-        let connections = [("quic", Transport::Quic), ("grpc", Transport::Grpc)]
-            .map(|(name, transport)| (name, ConstGauge::new(gate.connections(transport) as u64)));
+        let open = |carrier| gate.ask(|exchange| exchange.connections(carrier)) as u64;
+        let connections = [("quic", Carrier::Streams), ("grpc", Carrier::Call)]
+            .map(|(name, carrier)| (name, ConstGauge::new(open(carrier))));
         page.family("connections", "Open connections", None, "transport", connections)?;
         let dropped = gate.spans.as_ref().map(Spans::dropped).unwrap_or_default();
         let spans = dropped.by_cause().map(counter);

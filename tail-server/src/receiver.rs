@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use isthmus_proto::wire::Reason;
 use isthmus_proto::{
-    BundleDigest, Content, Envelope, EnvelopeError, PacketError, PacketHeader, Timestamp,
-    padding_len,
+    BundleDigest, Content, DEFAULT_MAX_FRAME_BYTES, Envelope, EnvelopeError, PacketError,
+    PacketHeader, Timestamp, padding_len,
 };
 
 /// Limits of a [`Receiver`].
@@ -15,6 +15,16 @@ pub struct ReceiverConfig {
     pub max_frame_bytes: usize,
     /// Longest time a frame may stay, whatever its time left says.
     pub max_stay: Duration,
+}
+
+impl Default for ReceiverConfig {
+    /// The protocol's default size, and a minute.
+    fn default() -> Self {
+        ReceiverConfig {
+            max_frame_bytes: DEFAULT_MAX_FRAME_BYTES,
+            max_stay: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Why a frame could not be received.

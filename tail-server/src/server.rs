@@ -10,20 +10,20 @@ use isthmus_models::{Engine, EngineKindError};
 use isthmus_telemetry::spans::{EndpointError, Spans};
 use quinn::Endpoint;
 use tokio::sync::watch;
-use tokio::task;
+use tokio::task::{self, JoinSet};
 use tokio::time::timeout;
 
 use crate::batcher::BatcherConfig;
 use crate::config::{ConfigError, ServerConfig};
 use crate::counters::Counters;
-use crate::gate::{Gate, Limits};
+use crate::exchange::ExchangeConfig;
+use crate::gate::Gate;
 use crate::http::Http;
-use crate::metrics::Metrics;
 use crate::receiver::ReceiverConfig;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
+use crate::repository::RegistryError;
 use crate::tls::{Fingerprint, Identity, TlsError};
-use crate::worker::{Clock, Dispatcher};
-use crate::{grpc, quic};
+use crate::{code, grpc, quic, worker};
 
 /// How long closing connections may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -74,6 +74,8 @@ pub struct Server {
     http: Http,
     closing: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
+    /// Ends frames that are due, until it is dropped.
+    _timer: JoinSet<()>,
 }
 
 impl Server {
@@ -105,16 +107,15 @@ impl Server {
 
     fn serve(config: ServerConfig, registry: Registry, http: Http) -> Result<Server, StartError> {
         let identity = Identity::load(&config.tls)?;
-        let clock = Clock::start();
-        let batcher = BatcherConfig {
-            workers: config.workers,
-            max_batch: config.max_batch,
-            queue: config.queue,
-        };
-        let limits = Limits {
+        let exchange = ExchangeConfig {
             receiver: ReceiverConfig {
                 max_frame_bytes: config.max_frame_bytes,
                 max_stay: config.max_stay,
+            },
+            batcher: BatcherConfig {
+                workers: config.workers,
+                max_batch: config.max_batch,
+                queue: config.queue,
             },
             max_in_flight: config.max_in_flight,
             max_connections: config.max_connections,
@@ -125,11 +126,7 @@ impl Server {
                 Some(Spans::start(endpoint, "isthmus-tail-server", env!("CARGO_PKG_VERSION"))?)
             }
         };
-        let metrics = Arc::new(Metrics::new());
-        let dispatcher = Dispatcher::new(batcher, registry.models(), clock, Arc::clone(&metrics));
-        let dispatcher = Arc::new(dispatcher);
-        let gate = Gate::new(registry, Arc::clone(&dispatcher), clock, limits, metrics, spans);
-        let gate = Arc::new(gate);
+        let gate = Arc::new(Gate::new(exchange, registry, spans));
         let closing = watch::Sender::new(false);
 
         let bind = |transport, option, address| {
@@ -154,10 +151,15 @@ impl Server {
             None => None,
         };
         // Nothing can fail any more but the threads, so nothing is left running on an error.
-        let workers = dispatcher.spawn(config.workers).map_err(|error| {
-            dispatcher.stop();
+        let workers = worker::spawn(&gate, config.workers).map_err(|error| {
+            gate.stop_workers();
             StartError::Threads(error)
         })?;
+        let mut timer = JoinSet::new();
+        timer.spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.keep_time().await }
+        });
         if let Some((endpoint, _)) = &quic {
             tokio::spawn(quic::serve(endpoint.clone(), Arc::clone(&gate)));
         }
@@ -175,6 +177,7 @@ impl Server {
             http,
             closing,
             workers,
+            _timer: timer,
         })
     }
 
@@ -191,7 +194,7 @@ impl Server {
         }
         self.closing.send_replace(true);
         if let Some((endpoint, _)) = self.quic.take() {
-            endpoint.close(quic::code::DRAINING.into(), b"the server is shutting down");
+            endpoint.close(code::DRAINING.into(), b"the server is shutting down");
             let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
         }
         if let Some((mut serving, _)) = self.grpc.take()
@@ -199,7 +202,7 @@ impl Server {
         {
             serving.abort();
         }
-        self.gate.dispatcher.stop();
+        self.gate.stop_workers();
         let workers = std::mem::take(&mut self.workers);
         let join = move || workers.into_iter().try_for_each(JoinHandle::join);
         if !matches!(task::spawn_blocking(join).await, Ok(Ok(()))) {
@@ -243,7 +246,7 @@ impl Server {
 
     /// What became of the frames so far.
     pub fn counters(&self) -> Counters {
-        self.gate.counters().clone()
+        self.gate.counters()
     }
 }
 
@@ -252,8 +255,8 @@ impl Drop for Server {
         self.gate.drain();
         self.closing.send_replace(true);
         if let Some((endpoint, _)) = &self.quic {
-            endpoint.close(quic::code::DRAINING.into(), b"the server is gone");
+            endpoint.close(code::DRAINING.into(), b"the server is gone");
         }
-        self.gate.dispatcher.stop();
+        self.gate.stop_workers();
     }
 }

@@ -7,6 +7,7 @@
 mod agenda;
 pub mod device;
 pub(crate) mod frames;
+mod model;
 pub mod oracle;
 pub mod record;
 pub mod synthetic;
@@ -20,20 +21,27 @@ use std::time::Duration;
 use clap::ValueEnum;
 use isthmus_head_client::{
     Answer, Controller, FrameOutcome, HeadOutcome, Histogram, Input, LinkEstimate, Output, Pace,
-    Reason, Run, ServerReply, Session, SessionConfig, Verdict,
+    Reason, Run, Session, SessionConfig, Verdict,
 };
-use isthmus_proto::wire::{self, Feedback};
-use isthmus_proto::{Arm, Bitrate, Content, DataSize, FrameId, OperatingPoint, Timestamp};
-use isthmus_tail_server::admission::{Load, Refused, admit_load};
-use isthmus_tail_server::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, JobId, Lane};
-use isthmus_tail_server::counters::Cause;
+use isthmus_proto::wire::{self, BundleRef, Detail, Hello, Score};
+use isthmus_proto::{
+    Arm, Bitrate, BundleDigest, Content, DEFAULT_MAX_FRAME_BYTES, DataSize, FrameId,
+    OperatingPoint, PROTOCOL_VERSION, Timestamp,
+};
+use isthmus_tail_server::admission::Refused;
+use isthmus_tail_server::batcher::{Batch, BatchId, BatcherConfig, Lane};
+use isthmus_tail_server::exchange::{
+    Carrier, Computed, ConnectionId, ExchangeConfig, NoAnswer, TOP, Work,
+};
+use isthmus_tail_server::receiver::ReceiverConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::link::LinkCounters;
 use crate::link::chance::{Chance, scattered};
 use crate::profile::PathConfig;
 use agenda::Agenda;
-use transport::{Event as Carried, Ideal, Key, Quic, Received, Transport, Upload};
+use model::Recorded;
+use transport::{Event as Carried, Exchange, Ideal, Key, Quic, Route, Transport, Upload};
 
 pub use device::{Device, DeviceError, DeviceSpec};
 pub use record::{Luck, Macs, Record, RecordError};
@@ -44,8 +52,8 @@ pub const PAYLOAD: u32 = 1_200;
 /// What a packet adds (bytes): IPv4 and UDP 28, QUIC's header, stream frame and tag 32.
 pub const HEADERS: u32 = 60;
 
-/// Largest frame that the server accepts (bytes).
-const MAX_FRAME: usize = 1 << 20;
+/// The digest of the bundle that all simulated devices use.
+const DIGEST: BundleDigest = BundleDigest([0; 32]);
 
 /// How long before its deadline a frame is settled, as in the real client.
 pub const GUARD: Duration = Duration::from_millis(5);
@@ -118,6 +126,15 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    fn exchange(&self) -> ExchangeConfig {
+        ExchangeConfig {
+            receiver: ReceiverConfig::default(),
+            batcher: self.batcher,
+            max_in_flight: self.max_in_flight,
+            max_connections: usize::MAX,
+        }
+    }
+
     /// What decoding a frame of a lane takes, a run of its network, and what each frame adds to that.
     fn times(&self, lane: Lane) -> [Duration; 3] {
         match lane.split {
@@ -305,14 +322,11 @@ struct World<'a, 'o> {
     /// Cameras that still capture, and frames that have not ended.
     capturing: u32,
     open: u64,
-    batcher: Batcher<Work>,
+    exchange: Exchange,
     /// What was sent of the frames that have not ended.
     sent: BTreeMap<Key, Run>,
-    /// Frames that the server let in and has not answered, with their jobs once all has come.
-    serving: BTreeMap<Key, Option<JobId>>,
-    /// Their number, by device.
-    accepted: Vec<usize>,
-    batches: BTreeMap<BatchId, Batch<Work>>,
+    /// Batches that run, and since when.
+    batches: BTreeMap<BatchId, (Timestamp, Batch<Work<Route>>)>,
     result: RunResult,
     observer: Option<Observer<'o>>,
 }
@@ -336,18 +350,11 @@ enum Event {
     Rebinding,
 }
 
-/// A frame on the server, all of it that came.
-#[derive(Clone, Copy, Debug)]
-struct Work {
-    received: Received,
-    received_at: Timestamp,
-    started: Timestamp,
-}
-
 impl<'a, 'o> World<'a, 'o> {
     fn new(config: &'a WorldConfig, record: &'a Record, observer: Option<Observer<'o>>) -> Self {
+        let mut exchange = Exchange::new(config.server.exchange(), Recorded::registry());
         let transport: Box<dyn Transport> = match config.transport {
-            TransportKind::Ideal => Box::new(Ideal::new(config)),
+            TransportKind::Ideal => Box::new(Ideal::new(config, &mut exchange)),
             TransportKind::Quic => Box::new(Quic::new(config)),
         };
         World {
@@ -359,10 +366,8 @@ impl<'a, 'o> World<'a, 'o> {
             transport,
             capturing: 0,
             open: 0,
-            batcher: Batcher::new(config.server.batcher),
+            exchange,
             sent: BTreeMap::new(),
-            serving: BTreeMap::new(),
-            accepted: Vec::new(),
             batches: BTreeMap::new(),
             result: RunResult::default(),
             observer,
@@ -376,7 +381,6 @@ impl<'a, 'o> World<'a, 'o> {
         let device =
             DeviceState { session, armed: None, next_frame: 0, run: None, last_sent: None };
         self.devices.push(device);
-        self.accepted.push(0);
         self.plan_capture(camera, 0);
     }
 
@@ -397,25 +401,24 @@ impl<'a, 'o> World<'a, 'o> {
     /// Runs until every frame has ended.
     fn run(mut self) -> RunResult {
         self.plan_rebinding();
-        self.drain_transport();
+        self.settle();
         while self.capturing > 0 || self.open > 0 {
-            let (carried, queued) = (self.transport.poll_timeout(), self.batcher.poll_timeout());
-            let timers = [self.agenda.next(), carried, queued];
+            let (carried, served) = (self.transport.poll_timeout(), self.exchange.poll_timeout());
+            let timers = [self.agenda.next(), carried, served];
             let Some(next) = timers.into_iter().flatten().min() else { break };
             self.now = self.now.max(next);
             let now = self.now;
-            if carried.is_some_and(|at| at <= now) {
-                self.transport.handle_timeout(now);
-                self.drain_transport();
+            while self.transport.poll_timeout().is_some_and(|at| at <= now) {
+                self.transport.handle_timeout(now, &mut self.exchange);
+                self.settle();
             }
-            if queued.is_some_and(|at| at <= now) {
-                self.batcher.handle_timeout(now);
-                self.drain_batcher();
-                self.drain_transport();
+            if served.is_some_and(|at| at <= now) {
+                self.exchange.handle_timeout(now);
+                self.settle();
             }
             while let Some(event) = self.agenda.poll(now) {
                 self.on_event(event);
-                self.drain_transport();
+                self.settle();
             }
         }
         self.result.uplink = self.transport.uplink();
@@ -544,131 +547,51 @@ impl<'a, 'o> World<'a, 'o> {
         }
     }
 
-    fn drain_transport(&mut self) {
-        while let Some(event) = self.transport.poll_event() {
-            match event {
-                Carried::Up { camera, round_trip } => {
-                    let max_in_flight = self.config.server.max_in_flight;
-                    let (max_frame_bytes, round_trip) = (MAX_FRAME, Some(round_trip));
-                    let up = Input::LinkUp { max_in_flight, max_frame_bytes, round_trip };
-                    self.tell(camera, up);
-                }
-                Carried::Down { camera } => self.tell(camera, Input::LinkDown),
-                Carried::Announced { key } => self.on_announced(key),
-                Carried::Received(received) => self.on_received(received),
-                Carried::Unwanted { key } => self.on_unwanted(key),
-                Carried::Replied { key, reply } => {
-                    let frame = FrameId(key.frame);
-                    self.tell(key.camera, Input::Reply { frame, reply });
-                }
-                Carried::Echoed { key, feedback } => {
-                    let frame = FrameId(key.frame);
-                    self.tell(key.camera, Input::Echo { frame, feedback });
-                }
-                Carried::Lost { key } => {
-                    self.tell(key.camera, Input::Lost { frame: FrameId(key.frame) });
-                }
-            }
-        }
-    }
-
-    fn on_announced(&mut self, key: Key) {
-        let load = Load {
-            in_flight: self.accepted[key.camera as usize],
-            max_in_flight: self.config.server.max_in_flight,
-            queue_full: self.batcher.is_full(),
-            expected_wait: self.batcher.expected_wait(),
-            draining: false,
-        };
-        match admit_load(&load) {
-            Ok(()) => {
-                self.serving.insert(key, None);
-                self.accepted[key.camera as usize] += 1;
-                let compute = load.expected_wait + self.batcher.expected_run();
-                self.transport.admit(self.now, key, compute);
-            }
-            Err(Refused { reason, retry_after, .. }) => {
-                self.refuse(key, Duration::ZERO, reason, retry_after);
-            }
-        }
-    }
-
-    fn on_received(&mut self, received: Received) {
-        let (now, key) = (self.now, received.key);
-        let split = match received.content {
-            Content::Features(point) => Some(point.split),
-            Content::Image(_) => None,
-        };
-        let lane = Lane { bundle: 0, split };
-        let work = Work { received, received_at: now, started: now };
-        let job = Job { lane, deadline: received.deadline, work };
-        match self.batcher.handle_arrival(now, job) {
-            Ok(job) => {
-                self.serving.insert(key, Some(job));
-            }
-            Err(_) => {
-                let wait = self.batcher.expected_wait();
-                self.let_go(key);
-                self.refuse(key, received.span, wire::Reason::Overloaded, wait);
-            }
-        }
-        self.drain_batcher();
-    }
-
-    /// What waits is not run for nobody; what runs, runs to its end.
-    fn on_unwanted(&mut self, key: Key) {
-        match self.serving.get(&key) {
-            Some(Some(job)) => self.batcher.handle_cancel(*job),
-            Some(None) => self.let_go(key),
-            None => {}
-        }
-        self.drain_batcher();
-    }
-
-    fn let_go(&mut self, key: Key) {
-        if self.serving.remove(&key).is_some() {
-            self.accepted[key.camera as usize] -= 1;
-        }
-    }
-
-    fn drain_batcher(&mut self) {
-        while let Some(mut batch) = self.batcher.poll_batch(self.now) {
+    /// Carries out what the server has ordered, starts batches, and tells the devices what reached
+    /// them.
+    fn settle(&mut self) {
+        let now = self.now;
+        self.transport.carry_out(now, &mut self.exchange);
+        while let Some(batch) = self.exchange.poll_batch(now) {
             let count = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
             let [decode, run, per_frame] = self.config.server.times(batch.lane);
             let time = run + (per_frame + decode) * count;
-            batch.work.iter_mut().for_each(|work| work.started = self.now);
-            self.agenda.plan(self.now + time, Event::BatchDone { batch: batch.id });
-            self.batches.insert(batch.id, batch);
+            self.agenda.plan(now + time, Event::BatchDone { batch: batch.id });
+            self.batches.insert(batch.id, (now, batch));
         }
-        while let Some(dropped) = self.batcher.poll_dropped() {
-            let Received { key, span, .. } = dropped.work.received;
-            self.let_go(key);
-            let reason = match dropped.cause {
-                Cause::Expired => wire::Reason::Expired,
-                _ => wire::Reason::Cancelled,
+        self.transport.carry_out(now, &mut self.exchange);
+        while let Some(event) = self.transport.poll_event() {
+            let (camera, input) = match event {
+                Carried::Up { camera, round_trip } => {
+                    let max_in_flight = self.config.server.max_in_flight;
+                    let (max_frame_bytes, round_trip) = (DEFAULT_MAX_FRAME_BYTES, Some(round_trip));
+                    (camera, Input::LinkUp { max_in_flight, max_frame_bytes, round_trip })
+                }
+                Carried::Down { camera } => (camera, Input::LinkDown),
+                Carried::Replied { key: Key { camera, frame }, reply } => {
+                    (camera, Input::Reply { frame: FrameId(frame), reply })
+                }
+                Carried::Echoed { key: Key { camera, frame }, feedback } => {
+                    (camera, Input::Echo { frame: FrameId(frame), feedback })
+                }
+                Carried::Lost { key: Key { camera, frame } } => {
+                    (camera, Input::Lost { frame: FrameId(frame) })
+                }
             };
-            self.refuse(key, span, reason, Duration::ZERO);
+            self.tell(camera, input);
         }
     }
 
     fn on_batch_done(&mut self, id: BatchId) {
-        self.batcher.handle_worker_free(self.now, id);
-        let Some(batch) = self.batches.remove(&id) else { return };
-        let count = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
+        let Some((started, batch)) = self.batches.remove(&id) else { return };
+        let batch_size = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
         let [decode, ..] = self.config.server.times(batch.lane);
-        for Work { received, received_at, started } in batch.work {
-            let Received { key, content, layers, span, .. } = received;
-            self.let_go(key);
-            let ran = self.now.saturating_since(started);
-            let feedback = Feedback {
-                receive_span_us: micros(span),
-                queue_us: micros(started.saturating_since(received_at)),
-                decode_us: micros(decode),
-                tail_us: micros(ran.saturating_sub(decode)),
-                batch_size: count,
-            };
+        let tail = self.now.saturating_since(started).saturating_sub(decode);
+        for Work { frame, to, received } in batch.work {
+            let key = self.key(to.camera, received.envelope.frame);
             let picture = self.picture(key.camera, key.frame);
-            let outcome = match (content, self.sent.get(&key)) {
+            let layers = u8::try_from(received.layers).unwrap_or(OperatingPoint::MAX_LAYERS);
+            let outcome = match (received.content, self.sent.get(&key)) {
                 (Content::Features(point), _) => {
                     self.record.outcome_of_layers(point, layers, picture)
                 }
@@ -678,19 +601,30 @@ impl<'a, 'o> World<'a, 'o> {
                 // Given up meanwhile: nobody listens.
                 (Content::Image(_), None) => None,
             };
-            let outcome = match outcome {
-                Some((it, layers)) => Ok((self.answer(picture, it.right, it.confidence), layers)),
-                None => Err((wire::Reason::UnknownPoint, Duration::ZERO)),
+            let computed = match outcome {
+                Some((it, layers)) => Ok(Computed {
+                    top: scores(self.answer(picture, it.right, it.confidence)),
+                    logits: Vec::new(),
+                    layers: layers.into(),
+                    decode,
+                    tail,
+                    batch_size,
+                }),
+                None => {
+                    let detail = "the record has no such outcome";
+                    Err(NoAnswer::Refused(Refused::new(wire::Reason::UnknownPoint, detail)))
+                }
             };
-            self.transport.reply(self.now, key, ServerReply { outcome, feedback });
+            self.exchange.handle_computed(self.now, frame, computed);
         }
-        self.drain_batcher();
+        self.exchange.handle_worker_free(self.now, id);
     }
 
-    fn refuse(&mut self, key: Key, span: Duration, reason: wire::Reason, retry_after: Duration) {
-        let feedback = received_only(span);
-        let reply = ServerReply { outcome: Err((reason, retry_after)), feedback };
-        self.transport.reply(self.now, key, reply);
+    /// The frame of a camera that these last 16 bits of a number stand for.
+    fn key(&self, camera: u32, id: u16) -> Key {
+        let latest = self.devices[camera as usize].next_frame.saturating_sub(1);
+        let behind = (latest as u16).wrapping_sub(id);
+        Key { camera, frame: latest.saturating_sub(behind.into()) }
     }
 
     fn on_done(&mut self, camera: u32, outcome: &FrameOutcome) {
@@ -768,11 +702,31 @@ impl<'a, 'o> World<'a, 'o> {
     }
 }
 
-/// What the server tells of something of which it computed nothing.
-fn received_only(span: Duration) -> Feedback {
-    Feedback { receive_span_us: micros(span), ..Feedback::default() }
+/// Opens a connection for a device that has said hello.
+fn connect(exchange: &mut Exchange) -> ConnectionId {
+    let connection = exchange.connect(Carrier::Streams).expect("connections have no limit");
+    exchange.handle_hello(connection, &hello(), false).expect("a good hello");
+    connection
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// What every simulated device says first.
+fn hello() -> Hello {
+    let bundle = BundleRef { name: "simulated".into(), digest: DIGEST.0.to_vec() };
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        bundles: vec![bundle],
+        detail: Detail::Top.into(),
+        tracing: None,
+    }
+}
+
+/// An answer as large as a real one: the most probable classes, of which the first is known.
+fn scores(answer: Answer) -> Vec<Score> {
+    let first = u32::try_from(answer.class).unwrap_or(u32::MAX);
+    let rest = (1.0 - answer.confidence) / TOP as f32;
+    let score = |at: u32| Score {
+        class: first.saturating_add(at),
+        probability: if at == 0 { answer.confidence } else { rest },
+    };
+    (0..TOP as u32).map(score).collect()
 }

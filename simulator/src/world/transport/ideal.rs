@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use isthmus_head_client::ServerReply;
-use isthmus_proto::wire::Feedback;
-use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
+use isthmus_proto::wire::Reply;
+use isthmus_proto::{Bitrate, Content, DataSize, Envelope, Timestamp};
+use isthmus_tail_server::admission::Announced;
+use isthmus_tail_server::exchange::{Action, ConnectionId, Output, Whole};
+use isthmus_tail_server::receiver::Received;
+use quinn_proto::{Dir, Side, StreamId};
 
 use super::links::Links;
-use super::{Event, Key, Received, Transport, Upload};
+use super::{Event, Exchange, Key, Route, Transport, Upload, heard};
 use crate::link::LinkCounters;
 use crate::link::chance::scattered;
 use crate::world::agenda::Agenda;
-use crate::world::{HEADERS, PAYLOAD, WorldConfig, on_the_wire, probe_len, received_only};
+use crate::world::{HEADERS, PAYLOAD, WorldConfig, connect, on_the_wire, probe_len};
 
 /// A reply without headers (bytes).
 const REPLY: u32 = 48;
@@ -31,6 +34,8 @@ pub(in crate::world) struct Ideal {
     back: Duration,
     /// Sent and not given up.
     wanted: BTreeSet<Key>,
+    /// The server's names for the devices' connections.
+    connections: Vec<ConnectionId>,
     /// At the server, at least in part, and not yet answered.
     arriving: BTreeMap<Key, Arriving>,
     /// What is sent again.
@@ -56,24 +61,16 @@ struct Packet {
     address: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Answer {
     key: Key,
-    said: Said,
-}
-
-/// What the server says to a frame or to a probe.
-#[derive(Clone, Copy, Debug)]
-enum Said {
-    Reply(ServerReply),
-    Echo(Feedback),
+    reply: Reply,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Arriving {
     first: Timestamp,
     time_left: Duration,
-    content: Option<Content>,
     missing: u32,
     seen: u128,
 }
@@ -85,7 +82,7 @@ enum Lost {
 }
 
 impl Ideal {
-    pub(in crate::world) fn new(config: &WorldConfig) -> Self {
+    pub(in crate::world) fn new(config: &WorldConfig, exchange: &mut Exchange) -> Self {
         let (uplink, downlink) = (&config.path.uplink, &config.path.downlink);
         let (there, back) = (uplink.delay.base, downlink.delay.base);
         let count = config.paths();
@@ -96,6 +93,7 @@ impl Ideal {
             there,
             back,
             wanted: BTreeSet::new(),
+            connections: (0..config.cameras).map(|_| connect(exchange)).collect(),
             arriving: BTreeMap::new(),
             again: Agenda::new(),
             address: 0,
@@ -137,7 +135,7 @@ impl Ideal {
         self.again.plan(noticed + PATIENCE, lost);
     }
 
-    fn on_packet(&mut self, now: Timestamp, packet: Packet) {
+    fn on_packet(&mut self, now: Timestamp, packet: Packet, exchange: &mut Exchange) {
         let Packet { key, index, packets, time_left, content, address, .. } = packet;
         let known = &mut self.known[key.camera as usize];
         *known = address.max(*known);
@@ -146,7 +144,7 @@ impl Ideal {
             self.arriving.remove(&key);
             return;
         }
-        let blank = Arriving { first: now, time_left, content, missing: packets, seen: 0 };
+        let blank = Arriving { first: now, time_left, missing: packets, seen: 0 };
         let arriving = self.arriving.entry(key).or_insert(blank);
         let bit = 1u128 << index;
         if arriving.seen & bit != 0 {
@@ -158,15 +156,31 @@ impl Ideal {
         if arriving.missing > 0 {
             return;
         }
-        match content {
-            Some(_) => self.events.push_back(Event::Announced { key }),
-            None => {
-                let span = now.saturating_since(arriving.first);
-                let said = Said::Echo(received_only(span));
-                self.arriving.remove(&key);
-                self.put_answer(now, Answer { key, said });
-            }
-        }
+        let (first, time_left) = (arriving.first, arriving.time_left);
+        let (id, receive_span) = ((key.frame & 0xffff) as u16, now.saturating_since(first));
+        let whole = match content {
+            None => Whole::Probe { id, receive_span },
+            Some(content) => Whole::Frame {
+                announced: Announced { bundle: 0, content, bytes: 0 },
+                received: Received {
+                    envelope: Envelope { frame: id, time_left, probe: false },
+                    content,
+                    stream: Vec::new(),
+                    layers: match content {
+                        Content::Features(point) => point.layers.into(),
+                        Content::Image(_) => 1,
+                    },
+                    deadline: first + time_left,
+                    receive_span,
+                    received_at: now,
+                },
+            },
+        };
+        let stream = StreamId::new(Side::Client, Dir::Bi, key.frame);
+        let route = Route { camera: key.camera, connection: 0, stream };
+        let connection = self.connections[key.camera as usize];
+        let frame = exchange.begin(now, connection, key.frame, route);
+        exchange.handle_whole(now, frame, whole);
     }
 
     fn put(
@@ -207,29 +221,21 @@ impl Transport for Ideal {
         self.wanted.remove(&key);
     }
 
-    fn admit(&mut self, now: Timestamp, key: Key, _: Duration) {
-        let Some(&Arriving { first, time_left, content: Some(content), .. }) =
-            self.arriving.get(&key)
-        else {
-            return;
-        };
-        self.events.push_back(Event::Received(Received {
-            key,
-            content,
-            layers: match content {
-                Content::Features(point) => point.layers,
-                Content::Image(_) => 1,
-            },
-            deadline: first + time_left,
-            span: now.saturating_since(first),
-        }));
-    }
-
-    fn reply(&mut self, now: Timestamp, key: Key, reply: ServerReply) {
-        self.arriving.remove(&key);
-        // Nobody listens for the answer to a stream that was reset.
-        if self.wanted.contains(&key) {
-            self.put_answer(now, Answer { key, said: Said::Reply(reply) });
+    fn carry_out(&mut self, now: Timestamp, exchange: &mut Exchange) {
+        while let Some(Output { frame, to, action }) = exchange.poll_output() {
+            let key = Key { camera: to.camera, frame: to.stream.index() };
+            match action {
+                // A frame came whole: there is nothing to stop.
+                Action::StopReading => continue,
+                Action::LetGo => {}
+                // Nobody listens for the answer to a stream that was reset.
+                Action::Reply(ended) if self.wanted.contains(&key) => {
+                    self.put_answer(now, Answer { key, reply: ended.reply });
+                }
+                Action::Reply(_) => {}
+            }
+            self.arriving.remove(&key);
+            exchange.handle_left(frame);
         }
     }
 
@@ -237,24 +243,24 @@ impl Transport for Ideal {
         self.address += 1;
     }
 
-    fn handle_timeout(&mut self, now: Timestamp) {
+    fn handle_timeout(&mut self, now: Timestamp, exchange: &mut Exchange) {
         while let Some(arrived) = self.uplink.poll_delivered(now) {
             match arrived.corrupted {
-                false => self.on_packet(now, arrived.content),
+                false => self.on_packet(now, arrived.content, exchange),
                 // Its authentication fails: it is as good as lost.
                 true => self.send_again(now + self.back, Lost::Packet(arrived.content)),
+            }
+            if exchange.queued() > 0 {
+                return;
             }
         }
         self.note_dropped(now + self.back);
         while let Some(arrived) = self.downlink.poll_delivered(now) {
             match arrived.corrupted {
                 false => {
-                    let Answer { key, said } = arrived.content;
+                    let Answer { key, reply } = arrived.content;
                     if self.wanted.remove(&key) {
-                        self.events.push_back(match said {
-                            Said::Reply(reply) => Event::Replied { key, reply },
-                            Said::Echo(feedback) => Event::Echoed { key, feedback },
-                        });
+                        self.events.push_back(heard(key, reply));
                     }
                 }
                 true => self.send_again(now + self.there, Lost::Answer(arrived.content)),

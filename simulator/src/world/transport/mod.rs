@@ -6,9 +6,10 @@ mod quic;
 
 use std::time::Duration;
 
-use isthmus_head_client::ServerReply;
-use isthmus_proto::wire::Feedback;
+use isthmus_head_client::{Answer, ServerReply};
+use isthmus_proto::wire::{self, Feedback, reply};
 use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
+use quinn_proto::StreamId;
 
 use crate::link::LinkCounters;
 
@@ -35,20 +36,25 @@ pub(super) struct Upload {
     pub(super) answer_by: Timestamp,
 }
 
-/// What a transport tells.
+/// Where a frame is at the server: the connection of a camera's device, and the frame's stream on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) camera: u32,
+    /// The transport's name for the connection.
+    pub(super) connection: usize,
+    pub(super) stream: StreamId,
+}
+
+/// The server's side, as the real programs have it.
+pub(super) type Exchange = isthmus_tail_server::exchange::Exchange<Route>;
+
+/// What a transport reports of the devices.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     /// A device has a connection.
     Up { camera: u32, round_trip: Duration },
     /// It has lost it.
     Down { camera: u32 },
-    /// A frame's header reached the server; answer with [`Transport::admit`] or
-    /// [`Transport::reply`].
-    Announced { key: Key },
-    /// All of an admitted frame that will come has come.
-    Received(Received),
-    /// The server heard that nobody wants an admitted frame's answer any more.
-    Unwanted { key: Key },
     /// A reply reached the device.
     Replied { key: Key, reply: ServerReply },
     /// The echo of a probe reached the device.
@@ -57,21 +63,8 @@ pub(super) enum Event {
     Lost { key: Key },
 }
 
-/// What arrived of a frame.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Received {
-    pub(super) key: Key,
-    /// What the device meant to send.
-    pub(super) content: Content,
-    /// Layers that arrived whole, at least 1.
-    pub(super) layers: u8,
-    /// When the answer is worthless, on the server.
-    pub(super) deadline: Timestamp,
-    /// First to last byte.
-    pub(super) span: Duration,
-}
-
-/// Carries frames and replies. Pure, as links are: it is told the time.
+/// Carries frames from devices to the server's exchange, and replies back. Pure, as links are: it is
+/// told the time.
 ///
 /// After every call, drain [`poll_event`](Transport::poll_event); at
 /// [`poll_timeout`](Transport::poll_timeout), call [`handle_timeout`](Transport::handle_timeout).
@@ -86,17 +79,15 @@ pub(super) trait Transport {
     /// A device has given a frame or probe up, or it has ended.
     fn cancel(&mut self, now: Timestamp, key: Key);
 
-    /// The server lets an announced frame in, which it expects to wait and run for so long.
-    fn admit(&mut self, now: Timestamp, key: Key, compute: Duration);
-
-    /// The server replies to a frame that was announced.
-    fn reply(&mut self, now: Timestamp, key: Key, reply: ServerReply);
+    /// Carries out what the exchange has ordered.
+    fn carry_out(&mut self, now: Timestamp, exchange: &mut Exchange);
 
     /// All devices' addresses change, as the server sees them.
     fn rebind(&mut self);
 
-    /// Does what is due.
-    fn handle_timeout(&mut self, now: Timestamp);
+    /// Does what is due, up to the first arrival after which a frame waits for a worker: one that is
+    /// free takes it before the next arrival.
+    fn handle_timeout(&mut self, now: Timestamp, exchange: &mut Exchange);
 
     /// When there is something to do next.
     fn poll_timeout(&self) -> Option<Timestamp>;
@@ -104,7 +95,7 @@ pub(super) trait Transport {
     /// What happened.
     fn poll_event(&mut self) -> Option<Event>;
 
-    /// What became of the packets on the way to the server, of all devices together.
+    /// How the packets on the way to the server ended, of all devices together.
     fn uplink(&self) -> LinkCounters;
 
     /// The rate of the link on a camera's way to the server, and what waits before it or is being sent.
@@ -112,4 +103,27 @@ pub(super) trait Transport {
 
     /// Packets that the server sent to an address which was no longer the device's.
     fn misdirected(&self) -> u64;
+}
+
+/// What a reply tells the device.
+fn heard(key: Key, reply: wire::Reply) -> Event {
+    event(key, reply).unwrap_or(Event::Lost { key })
+}
+
+/// What a reply that makes sense tells.
+fn event(key: Key, reply: wire::Reply) -> Option<Event> {
+    let feedback = reply.feedback.unwrap_or_default();
+    let outcome = match reply.outcome? {
+        reply::Outcome::Echo(_) => return Some(Event::Echoed { key, feedback }),
+        reply::Outcome::Refusal(refusal) => {
+            Err((refusal.reason(), Duration::from_millis(refusal.retry_after_ms.into())))
+        }
+        reply::Outcome::Answer(answer) => {
+            let best = answer.top.first()?;
+            let class = usize::try_from(best.class).ok()?;
+            let layers = u8::try_from(answer.layers_used).ok()?;
+            Ok((Answer { class, confidence: best.probability }, layers))
+        }
+    };
+    Some(Event::Replied { key, reply: ServerReply { outcome, feedback } })
 }

@@ -10,8 +10,8 @@ use isthmus_head_client::{Answer, FIRST_PAUSE, LONGEST_PAUSE, ServerReply};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, reply, to_device, to_server};
 use isthmus_proto::{
-    BundleDigest, Content, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION,
-    write_image_packet, write_packet, write_padding,
+    Content, Envelope, Framer, MAX_CONTROL_BYTES, PROTOCOL_VERSION, write_image_packet,
+    write_packet, write_padding,
 };
 use prost::Message;
 use quinn_proto::{
@@ -21,11 +21,9 @@ use quinn_proto::{
 
 use super::end::{abandon, read, reconcile, transmit};
 use super::identity::{HOST, Identity};
+use crate::world::DIGEST;
 use crate::world::frames::coded;
 use crate::world::transport::{Event, Key, Upload};
-
-/// The bundle that all devices use.
-pub(super) const DIGEST: BundleDigest = BundleDigest([0; 32]);
 
 /// How long an attempt to connect may take, as the client has it by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_head_client::quic::client_config;
 use isthmus_head_client::tls::{Fingerprint, Trust, verifier};
-use isthmus_proto::{ALPN, Timestamp};
+use isthmus_proto::{ALPN, DEFAULT_MAX_FRAME_BYTES, Timestamp};
 use isthmus_tail_server::transport_config;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
@@ -26,7 +26,6 @@ use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use crate::link::chance::scattered;
-use crate::world::MAX_FRAME;
 
 /// The name under which devices know the server.
 pub(super) const HOST: &str = "localhost";
@@ -97,7 +96,7 @@ impl Identity {
         let token = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&bytes::<64>(seed, 2));
         let date = Date::default();
         let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(token));
-        server.transport_config(Arc::new(transport_config(MAX_FRAME, max_in_flight)));
+        server.transport_config(Arc::new(transport_config(DEFAULT_MAX_FRAME_BYTES, max_in_flight)));
         server.time_source(Arc::new(date.clone()));
         Identity { seed, provider, verifier, server: Arc::new(server), date }
     }

@@ -6,6 +6,8 @@
 //! their authentication.
 
 mod device;
+#[cfg(test)]
+mod differential;
 mod end;
 mod identity;
 mod server;
@@ -15,11 +17,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_head_client::ServerReply;
 use isthmus_proto::{Bitrate, DataSize, Timestamp};
 
 use super::links::Links;
-use super::{Event, Key, Transport, Upload};
+use super::{Event, Exchange, Key, Transport, Upload};
 use crate::link::chance::scattered;
 use crate::link::{Delivered, LinkCounters};
 use crate::world::WorldConfig;
@@ -84,7 +85,7 @@ impl Quic {
             uplink: Links::new(uplink, config.paths(), scattered(config.seed)),
             downlink: Links::new(downlink, config.paths(), scattered(!config.seed)),
             devices: (0..config.cameras).map(|camera| Device::new(camera, SERVER, zero)).collect(),
-            server: Server::new(clock, ends, config.cameras, max_in_flight),
+            server: Server::new(clock, ends),
             alarms,
             rebound: 0,
             misdirected: 0,
@@ -115,9 +116,8 @@ impl Quic {
         self.forget_dropped();
     }
 
-    /// Takes what the server wants to send and tell, after something happened to a connection.
-    fn settle_server(&mut self, now: Timestamp, peer: Option<usize>) {
-        self.events.append(&mut self.server.events);
+    /// Takes what the server wants to send, after something happened to some connections.
+    fn settle_server(&mut self, now: Timestamp) {
         for (address, bytes) in std::mem::take(&mut self.server.transmits) {
             let camera = camera_of(address).filter(|&camera| self.address(camera) == address);
             let Some(camera) = camera else {
@@ -127,7 +127,7 @@ impl Quic {
             let size = size(&bytes);
             self.downlink.handle_packet(now, camera, size, Datagram { camera, address, bytes });
         }
-        if let Some(peer) = peer {
+        for peer in std::mem::take(&mut self.server.touched) {
             self.alarms.set(End::Peer(peer), self.server.poll_timeout(peer));
         }
         self.forget_dropped();
@@ -142,7 +142,6 @@ impl Quic {
 impl Transport for Quic {
     fn send(&mut self, now: Timestamp, upload: Upload) {
         let camera = upload.key.camera;
-        self.server.expect(upload.key);
         self.devices[camera as usize].send(self.clock.instant(now), &upload);
         self.settle_device(now, camera);
     }
@@ -158,27 +157,25 @@ impl Transport for Quic {
         self.settle_device(now, camera);
     }
 
-    fn admit(&mut self, now: Timestamp, key: Key, compute: Duration) {
-        let peer = self.server.admit(now, key, compute);
-        self.settle_server(now, peer);
-    }
-
-    fn reply(&mut self, now: Timestamp, key: Key, reply: ServerReply) {
-        let peer = self.server.reply(now, key, reply);
-        self.settle_server(now, peer);
+    fn carry_out(&mut self, now: Timestamp, exchange: &mut Exchange) {
+        self.server.carry_out(now, exchange);
+        self.settle_server(now);
     }
 
     fn rebind(&mut self) {
         self.rebound = self.rebound.wrapping_add(1);
     }
 
-    fn handle_timeout(&mut self, now: Timestamp) {
+    fn handle_timeout(&mut self, now: Timestamp, exchange: &mut Exchange) {
         self.identity.date().set(now);
         while let Some(arrived) = self.uplink.poll_delivered(now) {
             let bytes = damaged(&arrived);
             let Datagram { camera, address, .. } = arrived.content;
-            let peer = self.server.handle_datagram(now, camera, address, &bytes);
-            self.settle_server(now, peer);
+            self.server.handle_datagram(now, camera, address, &bytes, exchange);
+            self.settle_server(now);
+            if exchange.queued() > 0 {
+                return;
+            }
         }
         while let Some(arrived) = self.downlink.poll_delivered(now) {
             let bytes = damaged(&arrived);
@@ -195,8 +192,8 @@ impl Transport for Quic {
                     self.settle_device(now, camera);
                 }
                 End::Peer(peer) => {
-                    self.server.handle_timeout(now, peer);
-                    self.settle_server(now, Some(peer));
+                    self.server.handle_timeout(now, peer, exchange);
+                    self.settle_server(now);
                 }
             }
         }

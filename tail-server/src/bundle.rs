@@ -1,0 +1,100 @@
+//! A bundle's tail, and its network in one piece, behind what the server asks of a network.
+
+use std::sync::{Arc, OnceLock};
+
+use isthmus_models::{
+    Bundle, Engine, Full, PictureError, Preprocessor, Tail, TailItem, decode_image,
+    max_image_pixels,
+};
+use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
+
+use crate::model::{Model, ModelError, Uncut};
+
+/// Most bits that one symbol can take: a frequency is at least 1 in 2^16.
+const MAX_SYMBOL_BITS: usize = 16;
+/// What a range coder may add at the end of a stream (bytes), generously.
+const STREAM_SLACK: usize = 16;
+
+/// A verified bundle with its tail prepared.
+///
+/// The uncut network is loaded with the first compressed picture, because most servers see none.
+/// That picture waits for it, and from then on it takes several times its file's size in memory.
+pub struct BundleModel {
+    bundle: Arc<Bundle>,
+    engine: Arc<dyn Engine>,
+    tail: Tail,
+    preprocessor: Preprocessor,
+    full: OnceLock<Result<Full, String>>,
+}
+
+impl BundleModel {
+    /// Prepares every adapter and trunk of `bundle`.
+    pub fn load(bundle: Arc<Bundle>, engine: Arc<dyn Engine>) -> Result<Self, ModelError> {
+        let tail = Tail::load(Arc::clone(&bundle), &*engine).map_err(ModelError::new)?;
+        let preprocessor = Preprocessor::new(&bundle.manifest().input);
+        Ok(BundleModel { bundle, engine, tail, preprocessor, full: OnceLock::new() })
+    }
+
+    fn full(&self) -> Result<&Full, ModelError> {
+        let load = || {
+            let file = &self.bundle.manifest().full.file;
+            tracing::info!(bundle = self.bundle.name(), file, "loading it for compressed pictures");
+            Full::load(Arc::clone(&self.bundle), &*self.engine).map_err(|error| error.to_string())
+        };
+        self.full.get_or_init(load).as_ref().map_err(|error| ModelError::new(error.as_str()))
+    }
+}
+
+impl Model for BundleModel {
+    fn name(&self) -> &str {
+        self.bundle.name()
+    }
+
+    fn digest(&self) -> BundleDigest {
+        self.bundle.digest()
+    }
+
+    fn max_stream_bytes(&self, point: OperatingPoint) -> Option<usize> {
+        if !self.bundle.has_point(&point) {
+            return None;
+        }
+        let shape = self.bundle.codec(point.split, point.width, point.bits)?.shape();
+        let symbols = shape.channels_of(point.layers.into()) * shape.plane();
+        Some(symbols * MAX_SYMBOL_BITS / 8 + STREAM_SLACK)
+    }
+
+    fn decode(
+        &self,
+        point: OperatingPoint,
+        stream: &[u8],
+        layers: usize,
+    ) -> Result<Vec<f32>, ModelError> {
+        let codec = self.bundle.codec(point.split, point.width, point.bits);
+        let codec = codec.ok_or_else(|| ModelError::new(format!("no codec for {point}")))?;
+        let symbols = codec.decode(stream, layers).map_err(ModelError::new)?;
+        let mut latents = Vec::new();
+        codec.dequantise(&symbols, &mut latents).map_err(ModelError::new)?;
+        Ok(latents)
+    }
+
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.tail.run(batch).map_err(ModelError::new)
+    }
+
+    fn uncut(&self) -> Option<&dyn Uncut> {
+        Some(self)
+    }
+}
+
+impl Uncut for BundleModel {
+    fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError> {
+        let most = max_image_pixels(&self.bundle.manifest().input);
+        let mut input = Vec::new();
+        self.preprocessor.run(&decode_image(format, file, most)?, &mut input);
+        Ok(input)
+    }
+
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.full()?.run(batch).map_err(ModelError::new)
+    }
+}

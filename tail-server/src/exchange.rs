@@ -1,0 +1,719 @@
+//! What happens to a connection from its hello to its end, and to each frame on it from its first
+//! byte to its verdict: a state machine without I/O, in injected time.
+//!
+//! The shells of QUIC and gRPC drive it, and so does the simulator, in virtual time. A driver calls
+//! a `handle_` method for what happened, then drains [`poll_output`](Exchange::poll_output) and
+//! [`poll_batch`](Exchange::poll_batch), and calls [`handle_timeout`](Exchange::handle_timeout) at
+//! [`poll_timeout`](Exchange::poll_timeout). Batches are computed by the driver, which hands each
+//! result to [`handle_computed`](Exchange::handle_computed).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proto::wire::{
+    Answer, Detail, Echo, Feedback, Hello, Reason, Reply, Score, Welcome, reply,
+};
+use isthmus_proto::{Content, Envelope, Timestamp, TraceContext, TraceIds};
+
+use crate::admission::{self, Announced, Binding, HelloError, Load, Refused};
+use crate::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, JobId, Lane};
+use crate::counters::{Cause, Counters, Verdict};
+use crate::receiver::{Received, Receiver, ReceiverConfig};
+use crate::registry::Registry;
+
+/// Most classes that an answer names.
+pub const TOP: usize = 5;
+
+/// Limits of an [`Exchange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeConfig {
+    /// Of one frame.
+    pub receiver: ReceiverConfig,
+    /// Workers, batches and queue.
+    pub batcher: BatcherConfig,
+    /// Most accepted, unanswered frames of a connection.
+    pub max_in_flight: usize,
+    /// Most connections, over all transports together.
+    pub max_connections: usize,
+}
+
+/// How the frames of a connection reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Carrier {
+    /// Each on a stream of its own.
+    Streams,
+    /// All in one call, told apart by their ids alone.
+    Call,
+}
+
+/// A connection, numbered in order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+/// A frame, numbered in order of arrival over all connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameKey(u64);
+
+/// What the driver has to do for a frame, at the place to which the frame belongs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output<H> {
+    /// The frame.
+    pub frame: FrameKey,
+    /// The place that the driver named when the frame began.
+    pub to: H,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What a driver has to do for a frame. After [`Action::Reply`] and [`Action::LetGo`] it calls
+/// [`Exchange::handle_left`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Refuse the bytes that have not come yet; a reply follows.
+    StopReading,
+    /// Send this reply, which ends the frame.
+    Reply(Box<Ended>),
+    /// End the frame without a reply: nobody wants one.
+    LetGo,
+}
+
+/// The end of a frame that gets a reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// What the device is to get.
+    pub reply: Reply,
+    /// How the frame was counted.
+    pub verdict: Verdict,
+    /// There if the frame is sampled for tracing.
+    pub trace: Option<TraceContext>,
+}
+
+/// A frame of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work<H> {
+    /// To be handed to [`Exchange::handle_computed`].
+    pub frame: FrameKey,
+    /// The place that the driver named when the frame began.
+    pub to: H,
+    /// What arrived of it.
+    pub received: Received,
+}
+
+/// A network's answer to one frame.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Computed {
+    /// The most probable classes, best first.
+    pub top: Vec<Score>,
+    /// f32, one per class; sent where the hello asked for them.
+    pub logits: Vec<f32>,
+    /// Layers that were decoded.
+    pub layers: usize,
+    /// How long decoding the batch's frames took.
+    pub decode: Duration,
+    /// How long the network ran.
+    pub tail: Duration,
+    /// Frames that the network ran on at once.
+    pub batch_size: u32,
+}
+
+/// Why an accepted frame gets no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It did not run, or the server failed.
+    Dropped(Cause),
+    /// What arrived whole turned out to be no picture, or too large a one.
+    Refused(Refused),
+}
+
+/// A frame that a driver has as a whole, because it does not model bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Whole {
+    /// A probe.
+    Probe {
+        /// The envelope's frame id.
+        id: u16,
+        /// First to last byte.
+        receive_span: Duration,
+    },
+    /// A frame of a bundle.
+    Frame {
+        /// The header's word.
+        announced: Announced,
+        /// What arrived.
+        received: Received,
+    },
+}
+
+/// The server's side of all connections, with the queue before the workers.
+///
+/// `H` is the driver's name for the place to which a frame's reply goes. Every frame that begins is
+/// counted once on arrival and once by its [`Verdict`].
+pub struct Exchange<H> {
+    config: ExchangeConfig,
+    registry: Arc<Registry>,
+    batcher: Batcher<FrameKey>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    frames: BTreeMap<FrameKey, Frame<H>>,
+    /// When to stop waiting for more of the frames that are being received.
+    cutoffs: BTreeSet<(Timestamp, FrameKey)>,
+    /// Frames of the batches that run.
+    running: BTreeMap<BatchId, Vec<FrameKey>>,
+    outputs: VecDeque<Output<H>>,
+    counters: Counters,
+    draining: bool,
+    /// Accepted frames whose reply has not left.
+    accepted: usize,
+    next_connection: u64,
+    next_frame: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    carrier: Carrier,
+    /// There once the hello was welcomed.
+    binding: Option<Binding>,
+    /// Names for its frames, where both ends trace.
+    traces: Option<TraceIds>,
+    /// Accepted, unanswered frames by id.
+    in_flight: Vec<(u64, FrameKey)>,
+    /// Nothing new will come; it is kept for the frames that it still has.
+    closed: bool,
+    frames: usize,
+}
+
+#[derive(Debug)]
+struct Frame<H> {
+    to: H,
+    connection: ConnectionId,
+    trace: Option<TraceContext>,
+    /// The envelope's frame id; 0 before it arrived.
+    id: u64,
+    /// First to latest byte.
+    receive_span: Duration,
+    /// The bundle's position in the registry, once the header was accepted.
+    bundle: Option<usize>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Receiving {
+        receiver: Receiver,
+        armed: Option<Timestamp>,
+    },
+    Queued {
+        job: JobId,
+        received: Received,
+    },
+    Running(Running),
+    /// Its verdict is counted, and its reply, if it gets one, is on its way.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    deadline: Timestamp,
+    received_at: Timestamp,
+    started: Timestamp,
+    unwanted: bool,
+}
+
+impl<H: Clone> Exchange<H> {
+    /// An exchange without connections, for the networks of `registry`.
+    pub fn new(config: ExchangeConfig, registry: Arc<Registry>) -> Self {
+        Exchange {
+            config,
+            registry,
+            batcher: Batcher::new(config.batcher),
+            connections: BTreeMap::new(),
+            frames: BTreeMap::new(),
+            cutoffs: BTreeSet::new(),
+            running: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            draining: false,
+            accepted: 0,
+            next_connection: 0,
+            next_frame: 0,
+        }
+    }
+
+    /// A connection begins; `None` if there is no place for one more.
+    pub fn connect(&mut self, carrier: Carrier) -> Option<ConnectionId> {
+        if self.open().count() >= self.config.max_connections {
+            return None;
+        }
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        let connection = Connection {
+            carrier,
+            binding: None,
+            traces: None,
+            in_flight: Vec::new(),
+            closed: false,
+            frames: 0,
+        };
+        self.connections.insert(id, connection);
+        Some(id)
+    }
+
+    /// A connection's hello came. Its frames are traced if it asks for that and `traced` is true.
+    pub fn handle_hello(
+        &mut self,
+        connection: ConnectionId,
+        hello: &Hello,
+        traced: bool,
+    ) -> Result<Welcome, HelloError> {
+        let binding = Binding::new(hello, &self.registry)?;
+        let ExchangeConfig { receiver, max_in_flight, .. } = self.config;
+        let welcome = binding.welcome(receiver.max_frame_bytes, max_in_flight);
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.binding = Some(binding);
+            connection.traces = hello.tracing.map(TraceIds::from).filter(|_| traced);
+        }
+        Ok(welcome)
+    }
+
+    /// A connection brings no more frames, but takes the replies to those that it brought.
+    pub fn handle_closed(&mut self, connection: ConnectionId) {
+        if let Some(state) = self.connections.get_mut(&connection) {
+            state.closed = true;
+            if state.frames == 0 {
+                self.connections.remove(&connection);
+            }
+        }
+    }
+
+    /// A connection is gone, and with it whoever wanted replies.
+    pub fn handle_lost(&mut self, connection: ConnectionId) {
+        let of_it = |(_, frame): &(_, &Frame<H>)| frame.connection == connection;
+        let keys: Vec<_> = self.frames.iter().filter(of_it).map(|(&key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.handle_unwanted(key));
+        self.handle_closed(connection);
+    }
+
+    /// A frame or probe begins on a connection, where it has this ordinal; its replies go `to`.
+    pub fn begin(
+        &mut self,
+        now: Timestamp,
+        connection: ConnectionId,
+        ordinal: u64,
+        to: H,
+    ) -> FrameKey {
+        self.counters.on_arrival();
+        let key = FrameKey(self.next_frame);
+        self.next_frame += 1;
+        let state = self.connections.get_mut(&connection);
+        let trace = state.and_then(|state| {
+            state.frames += 1;
+            state.traces.and_then(|traces| traces.context(ordinal))
+        });
+        let receiver = Receiver::new(now, self.config.receiver);
+        let stage = Stage::Receiving { receiver, armed: None };
+        let (id, receive_span, bundle) = (0, Duration::ZERO, None);
+        let frame = Frame { to, connection, trace, id, receive_span, bundle, stage };
+        self.frames.insert(key, frame);
+        self.arm(key);
+        key
+    }
+
+    /// The next bytes of a frame came; whether more are wanted.
+    pub fn handle_bytes(&mut self, now: Timestamp, key: FrameKey, bytes: &[u8]) -> bool {
+        match self.receive(now, key, bytes) {
+            None => return false,
+            Some(Ok(false)) => {
+                self.arm(key);
+                return true;
+            }
+            Some(Ok(true)) => self.finish(now, key),
+            Some(Err(refused)) => self.refuse(key, refused),
+        }
+        false
+    }
+
+    /// A frame's bytes end here, or its sender gave up sending: what came is what there is.
+    pub fn handle_ended(&mut self, now: Timestamp, key: FrameKey) {
+        self.finish(now, key);
+    }
+
+    /// A frame that just began has come as a whole.
+    pub fn handle_whole(&mut self, now: Timestamp, key: FrameKey, whole: Whole) {
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        match whole {
+            Whole::Probe { id, receive_span } => {
+                (frame.id, frame.receive_span) = (id.into(), receive_span);
+                self.reply(key, Verdict::Echoed, reply::Outcome::Echo(Echo {}));
+            }
+            Whole::Frame { announced, received } => {
+                frame.id = received.envelope.frame.into();
+                frame.receive_span = received.receive_span;
+                match self.admit(key, &announced) {
+                    Ok(_) => self.submit(now, key, received),
+                    Err(refused) => self.refuse(key, refused),
+                }
+            }
+        }
+    }
+
+    /// Nobody wants a frame's reply any more. What waits is not run; what runs, runs to its end.
+    pub fn handle_unwanted(&mut self, key: FrameKey) {
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        match &mut frame.stage {
+            Stage::Receiving { .. } => {
+                let to = frame.to.clone();
+                self.end(key, Verdict::Dropped(Cause::Cancelled));
+                self.outputs.push_back(Output { frame: key, to, action: Action::LetGo });
+            }
+            Stage::Queued { job, .. } => {
+                let job = *job;
+                self.batcher.handle_cancel(job);
+                self.settle_dropped();
+            }
+            Stage::Running(running) => running.unwanted = true,
+            Stage::Ended => {}
+        }
+    }
+
+    /// A device cancels an accepted frame of its connection by its id.
+    pub fn handle_cancel(&mut self, connection: ConnectionId, id: u64) {
+        let state = self.connections.get(&connection);
+        let found = state.and_then(|state| state.in_flight.iter().find(|(other, _)| *other == id));
+        if let Some(&(_, key)) = found {
+            self.handle_unwanted(key);
+        }
+    }
+
+    /// A frame's reply has left, or never will: the driver has no more to do with it.
+    pub fn handle_left(&mut self, key: FrameKey) {
+        if let Some(Frame { stage: Stage::Queued { job, .. }, .. }) = self.frames.get(&key) {
+            let job = *job;
+            self.batcher.handle_cancel(job);
+            self.settle_dropped();
+        }
+        self.end(key, Verdict::Dropped(Cause::Cancelled));
+        let Some(frame) = self.frames.remove(&key) else { return };
+        self.accepted -= usize::from(frame.bundle.is_some());
+        let Some(connection) = self.connections.get_mut(&frame.connection) else { return };
+        connection.frames -= 1;
+        if connection.closed && connection.frames == 0 {
+            self.connections.remove(&frame.connection);
+        }
+    }
+
+    /// A frame of a running batch was computed, or cannot be.
+    pub fn handle_computed(
+        &mut self,
+        now: Timestamp,
+        key: FrameKey,
+        result: Result<Computed, NoAnswer>,
+    ) {
+        let Some(Frame { stage: Stage::Running(running), .. }) = self.frames.get(&key) else {
+            return;
+        };
+        let running = *running;
+        match result {
+            Ok(_) if running.unwanted => self.drop(key, Cause::Cancelled),
+            Ok(computed) => self.answer(now, key, running, computed),
+            Err(NoAnswer::Dropped(cause)) => self.drop(key, cause),
+            Err(NoAnswer::Refused(refused)) => self.refuse(key, refused),
+        }
+    }
+
+    /// A batch has run and its worker is free. A frame of it without a result has failed.
+    pub fn handle_worker_free(&mut self, now: Timestamp, batch: BatchId) {
+        for key in self.running.remove(&batch).unwrap_or_default() {
+            self.handle_computed(now, key, Err(NoAnswer::Dropped(Cause::Failed)));
+        }
+        self.batcher.handle_worker_free(now, batch);
+    }
+
+    /// From now on new frames are refused.
+    pub fn handle_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Ends what is due: frames that are cut short, and those that expire in the queue.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some(&(cutoff, key)) = self.cutoffs.first()
+            && cutoff <= now
+        {
+            self.cutoffs.pop_first();
+            self.finish(now, key);
+        }
+        self.batcher.handle_timeout(now);
+        self.settle_dropped();
+    }
+
+    /// A batch to run now, if a worker is free and a frame waits.
+    pub fn poll_batch(&mut self, now: Timestamp) -> Option<Batch<Work<H>>> {
+        let batch = self.batcher.poll_batch(now);
+        self.settle_dropped();
+        let Batch { id, lane, work: keys } = batch?;
+        let mut work = Vec::with_capacity(keys.len());
+        for &frame in &keys {
+            let Some(state) = self.frames.get_mut(&frame) else { continue };
+            let Stage::Queued { received, .. } = &state.stage else { continue };
+            let (deadline, received_at) = (received.deadline, received.received_at);
+            let running = Running { deadline, received_at, started: now, unwanted: false };
+            let stage = std::mem::replace(&mut state.stage, Stage::Running(running));
+            if let Stage::Queued { received, .. } = stage {
+                work.push(Work { frame, to: state.to.clone(), received });
+            }
+        }
+        self.running.insert(id, keys);
+        Some(Batch { id, lane, work })
+    }
+
+    /// What a driver has to do next.
+    pub fn poll_output(&mut self) -> Option<Output<H>> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let cutoff = self.cutoffs.first().map(|&(cutoff, _)| cutoff);
+        cutoff.into_iter().chain(self.batcher.poll_timeout()).min()
+    }
+
+    /// The final outcome of the frames so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Open connections of a kind.
+    pub fn connections(&self, carrier: Carrier) -> usize {
+        self.open().filter(|connection| connection.carrier == carrier).count()
+    }
+
+    /// Whether more than half of the places for connections are taken.
+    pub fn is_crowded(&self) -> bool {
+        self.open().count() > self.config.max_connections / 2
+    }
+
+    /// Whether new frames are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Accepted frames whose reply has not left.
+    pub fn accepted(&self) -> usize {
+        self.accepted
+    }
+
+    /// Frames that wait for a worker.
+    pub fn queued(&self) -> usize {
+        self.batcher.queued()
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.values().filter(|connection| !connection.closed)
+    }
+
+    /// Takes bytes of a frame that is being received, and decides on its header once that is
+    /// complete; whether the frame is whole.
+    fn receive(
+        &mut self,
+        now: Timestamp,
+        key: FrameKey,
+        bytes: &[u8],
+    ) -> Option<Result<bool, Refused>> {
+        let frame = self.frames.get_mut(&key)?;
+        let Stage::Receiving { receiver, .. } = &mut frame.stage else { return None };
+        let taken = receiver.handle_bytes(now, bytes);
+        frame.id = receiver.envelope().map_or(0, |&Envelope { frame, .. }| frame.into());
+        frame.receive_span = receiver.receive_span();
+        if let Err(error) = taken {
+            return Some(Err(error.into()));
+        }
+        let whole = receiver.is_whole();
+        if frame.bundle.is_some() {
+            return Some(Ok(whole));
+        }
+        let Some(announced) = receiver.packet().map(Announced::from) else {
+            return Some(Ok(whole));
+        };
+        Some(self.admit(key, &announced).map(|compute| {
+            let frame = self.frames.get_mut(&key);
+            if let Some(Frame { stage: Stage::Receiving { receiver, .. }, .. }) = frame {
+                receiver.handle_expected_compute(compute);
+            }
+            whole
+        }))
+    }
+
+    /// Accepts or refuses a frame by its header; how long it will wait and run.
+    fn admit(&mut self, key: FrameKey, announced: &Announced) -> Result<Duration, Refused> {
+        let unknown = || Refused::new(Reason::Malformed, "a frame before the hello");
+        let frame = self.frames.get_mut(&key).ok_or_else(unknown)?;
+        let connection = self.connections.get_mut(&frame.connection).ok_or_else(unknown)?;
+        let binding = connection.binding.as_ref().ok_or_else(unknown)?;
+        let load = Load {
+            in_flight: connection.in_flight.len(),
+            max_in_flight: self.config.max_in_flight,
+            queue_full: self.batcher.is_full(),
+            expected_wait: self.batcher.expected_wait(),
+            draining: self.draining,
+        };
+        let bundle = admission::admit(announced, binding, &self.registry, &load)?;
+        let same_id = |(id, _): &(u64, FrameKey)| *id == frame.id;
+        if connection.carrier == Carrier::Call && connection.in_flight.iter().any(same_id) {
+            return Err(Refused::new(Reason::Malformed, "another frame has this id"));
+        }
+        frame.bundle = Some(bundle);
+        connection.in_flight.push((frame.id, key));
+        self.accepted += 1;
+        Ok(load.expected_wait + self.batcher.expected_run())
+    }
+
+    /// What came of a frame is all that will.
+    fn finish(&mut self, now: Timestamp, key: FrameKey) {
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        let Stage::Receiving { receiver, .. } = &frame.stage else { return };
+        if receiver.is_probe() && receiver.is_whole() {
+            return self.reply(key, Verdict::Echoed, reply::Outcome::Echo(Echo {}));
+        }
+        let received = match frame.bundle {
+            None => Err(receiver.missing(now)),
+            Some(bundle) => receiver.finish(now, &self.registry.model(bundle).digest()),
+        };
+        match received {
+            Ok(received) => self.submit(now, key, received),
+            Err(error) => self.refuse(key, error.into()),
+        }
+    }
+
+    /// Queues an accepted frame.
+    fn submit(&mut self, now: Timestamp, key: FrameKey, received: Received) {
+        self.disarm(key);
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        let Some(bundle) = frame.bundle else { return };
+        let split = match received.content {
+            Content::Features(point) => Some(point.split),
+            Content::Image(_) => None,
+        };
+        let (lane, deadline) = (Lane { bundle, split }, received.deadline);
+        match self.batcher.handle_arrival(now, Job { lane, deadline, work: key }) {
+            Ok(job) => frame.stage = Stage::Queued { job, received },
+            Err(_) => {
+                let wait = self.batcher.expected_wait();
+                self.refuse(key, Refused::overloaded("the queue is full", wait));
+            }
+        }
+        self.settle_dropped();
+    }
+
+    fn answer(&mut self, now: Timestamp, key: FrameKey, running: Running, computed: Computed) {
+        let Some(frame) = self.frames.get(&key) else { return };
+        let Running { deadline, received_at, started, .. } = running;
+        let feedback = Feedback {
+            receive_span_us: micros(frame.receive_span),
+            queue_us: micros(started.saturating_since(received_at)),
+            decode_us: micros(computed.decode),
+            tail_us: micros(computed.tail),
+            batch_size: computed.batch_size,
+        };
+        let binding = self.connections.get(&frame.connection).and_then(|it| it.binding.as_ref());
+        let detailed = binding.is_some_and(|binding| binding.detail() == Detail::Logits);
+        let answer = Answer {
+            top: computed.top,
+            layers_used: u32::try_from(computed.layers).unwrap_or(u32::MAX),
+            logits: if detailed { computed.logits } else { Vec::new() },
+        };
+        let verdict = Verdict::Answered { late: now > deadline };
+        self.reply_with(key, verdict, reply::Outcome::Answer(answer), feedback);
+    }
+
+    /// Ends a frame that is not accepted, or whose picture is none.
+    fn refuse(&mut self, key: FrameKey, refused: Refused) {
+        let Some(frame) = self.frames.get(&key) else { return };
+        if matches!(frame.stage, Stage::Receiving { .. }) {
+            let (to, action) = (frame.to.clone(), Action::StopReading);
+            self.outputs.push_back(Output { frame: key, to, action });
+        }
+        let verdict = Verdict::Refused(refused.reason);
+        self.reply(key, verdict, reply::Outcome::Refusal(refused.into()));
+    }
+
+    /// Ends an accepted frame that is not answered.
+    fn drop(&mut self, key: FrameKey, cause: Cause) {
+        let detail = match cause {
+            Cause::Expired => "the time left ran out in the queue",
+            Cause::Cancelled => "the device cancelled the frame",
+            Cause::Failed => "the server failed; its log says how",
+        };
+        let refused = Refused::new(cause.reason(), detail);
+        self.reply(key, Verdict::Dropped(cause), reply::Outcome::Refusal(refused.into()));
+    }
+
+    /// Ends a frame of which nothing was computed.
+    fn reply(&mut self, key: FrameKey, verdict: Verdict, outcome: reply::Outcome) {
+        let receive_span = self.frames.get(&key).map_or(Duration::ZERO, |frame| frame.receive_span);
+        let receive_span_us = micros(receive_span);
+        let feedback = Feedback { receive_span_us, ..Feedback::default() };
+        self.reply_with(key, verdict, outcome, feedback);
+    }
+
+    fn reply_with(
+        &mut self,
+        key: FrameKey,
+        verdict: Verdict,
+        outcome: reply::Outcome,
+        feedback: Feedback,
+    ) {
+        self.end(key, verdict);
+        let Some(frame) = self.frames.get(&key) else { return };
+        let reply = Reply { frame: frame.id, outcome: Some(outcome), feedback: Some(feedback) };
+        let action = Action::Reply(Box::new(Ended { reply, verdict, trace: frame.trace }));
+        self.outputs.push_back(Output { frame: key, to: frame.to.clone(), action });
+    }
+
+    /// Counts a frame's verdict, and makes room for the connection's next one before the reply that
+    /// invites it is sent.
+    fn end(&mut self, key: FrameKey, verdict: Verdict) {
+        self.disarm(key);
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        if matches!(frame.stage, Stage::Ended) {
+            return;
+        }
+        frame.stage = Stage::Ended;
+        self.counters.on_verdict(verdict);
+        if let Some(connection) = self.connections.get_mut(&frame.connection) {
+            connection.in_flight.retain(|(_, other)| *other != key);
+        }
+    }
+
+    fn settle_dropped(&mut self) {
+        while let Some(dropped) = self.batcher.poll_dropped() {
+            self.drop(dropped.work, dropped.cause);
+        }
+    }
+
+    /// Plans the cutoff of a frame that is being received.
+    fn arm(&mut self, key: FrameKey) {
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        let Stage::Receiving { receiver, armed } = &mut frame.stage else { return };
+        let due = receiver.poll_timeout();
+        if due != *armed {
+            armed.map(|at| self.cutoffs.remove(&(at, key)));
+            due.map(|at| self.cutoffs.insert((at, key)));
+            *armed = due;
+        }
+    }
+
+    fn disarm(&mut self, key: FrameKey) {
+        let frame = self.frames.get_mut(&key);
+        if let Some(Frame { stage: Stage::Receiving { armed, .. }, .. }) = frame
+            && let Some(at) = armed.take()
+        {
+            self.cutoffs.remove(&(at, key));
+        }
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

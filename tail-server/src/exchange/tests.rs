@@ -1,0 +1,379 @@
+//! The exchange alone, in injected time.
+
+use isthmus_models::TailItem;
+use isthmus_proto::wire::BundleRef;
+use isthmus_proto::{
+    BundleDigest, Coded, OperatingPoint, PROTOCOL_VERSION, write_packet, write_padding,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Model, ModelError};
+
+const DIGEST: BundleDigest = BundleDigest([7; 32]);
+const POINT: OperatingPoint = OperatingPoint { split: 0, width: 0, layers: 3, bits: 4 };
+/// Bytes of each layer.
+const LAYER: usize = 20;
+const TIME_LEFT: Duration = Duration::from_millis(80);
+
+struct OnePoint;
+
+impl Model for OnePoint {
+    fn name(&self) -> &str {
+        "one-point"
+    }
+    fn digest(&self) -> BundleDigest {
+        DIGEST
+    }
+    fn max_stream_bytes(&self, point: OperatingPoint) -> Option<usize> {
+        (point == POINT).then_some(3 * LAYER)
+    }
+    fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
+        Err(ModelError::new("an exchange does not decode"))
+    }
+    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        Err(ModelError::new("an exchange does not compute"))
+    }
+}
+
+/// An exchange, and what it has ordered so far.
+struct Desk {
+    exchange: Exchange<u32>,
+    connection: ConnectionId,
+    orders: Vec<(u32, Action)>,
+    begun: u32,
+}
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_micros(millis * 1_000)
+}
+
+fn config() -> ExchangeConfig {
+    ExchangeConfig {
+        receiver: ReceiverConfig { max_frame_bytes: 4_096, ..ReceiverConfig::default() },
+        batcher: BatcherConfig { workers: 1, max_batch: 4, queue: 4 },
+        max_in_flight: 3,
+        max_connections: 2,
+    }
+}
+
+fn hello() -> Hello {
+    let bundle = BundleRef { name: "one-point".into(), digest: DIGEST.0.to_vec() };
+    Hello { protocol: PROTOCOL_VERSION, bundles: vec![bundle], ..Hello::default() }
+}
+
+fn frame(id: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Envelope { frame: id, time_left: TIME_LEFT, probe: false }.write(&mut bytes);
+    let layer_ends = (1..=3).map(|layer| layer * LAYER).collect();
+    let coded = Coded { stream: vec![id as u8; 3 * LAYER], layer_ends };
+    write_packet(&mut bytes, 0, &DIGEST, POINT, &coded);
+    bytes
+}
+
+fn computed() -> Computed {
+    let top = vec![Score { class: 3, probability: 0.9 }];
+    Computed { top, logits: vec![1.0; 4], layers: 3, batch_size: 1, ..Computed::default() }
+}
+
+impl Desk {
+    fn new(carrier: Carrier) -> Desk {
+        let registry = Arc::new(Registry::new(vec![Arc::new(OnePoint)]));
+        let mut exchange = Exchange::new(config(), registry);
+        let connection = exchange.connect(carrier).expect("a place");
+        let welcome = exchange.handle_hello(connection, &hello(), false).expect("a good hello");
+        assert!(welcome.bundles[0].served);
+        Desk { exchange, connection, orders: Vec::new(), begun: 0 }
+    }
+
+    fn begin(&mut self, now: Timestamp) -> FrameKey {
+        let place = self.begun;
+        self.begun += 1;
+        self.exchange.begin(now, self.connection, place.into(), place)
+    }
+
+    /// A frame of which so many bytes come.
+    fn send(&mut self, now: Timestamp, id: u16, bytes: usize) -> FrameKey {
+        let key = self.begin(now);
+        self.exchange.handle_bytes(now, key, &frame(id)[..bytes]);
+        key
+    }
+
+    /// Carries out all orders, as a driver whose replies leave at once.
+    fn settle(&mut self) {
+        while let Some(Output { frame, to, action }) = self.exchange.poll_output() {
+            if action != Action::StopReading {
+                self.exchange.handle_left(frame);
+            }
+            self.orders.push((to, action));
+        }
+    }
+
+    /// Runs one batch, if there is one, and answers its frames.
+    fn compute(&mut self, now: Timestamp) -> Vec<Received> {
+        let Some(batch) = self.exchange.poll_batch(now) else { return Vec::new() };
+        let of = |work: &Work<u32>| work.received.clone();
+        let received = batch.work.iter().map(of).collect();
+        for Work { frame, .. } in batch.work {
+            self.exchange.handle_computed(now, frame, Ok(computed()));
+        }
+        self.exchange.handle_worker_free(now, batch.id);
+        received
+    }
+
+    fn verdicts(&mut self) -> Vec<(u32, Option<Verdict>)> {
+        self.settle();
+        let verdict = |(to, action): &(u32, Action)| match action {
+            Action::StopReading => None,
+            Action::Reply(ended) => Some((*to, Some(ended.verdict))),
+            Action::LetGo => Some((*to, None)),
+        };
+        self.orders.iter().filter_map(verdict).collect()
+    }
+}
+
+#[test]
+fn a_frame_is_answered_with_its_durations() {
+    let mut desk = Desk::new(Carrier::Streams);
+    let bytes = frame(7);
+    let key = desk.begin(at(10));
+    assert!(desk.exchange.handle_bytes(at(10), key, &bytes[..9]));
+    assert!(!desk.exchange.handle_bytes(at(14), key, &bytes[9..]));
+    let batch = desk.exchange.poll_batch(at(15)).expect("a free worker");
+    assert_eq!(batch.work[0].received.layers, 3);
+    let took = Duration::from_millis(5);
+    let computed = Computed { decode: took, tail: took * 2, ..computed() };
+    desk.exchange.handle_computed(at(30), batch.work[0].frame, Ok(computed));
+    desk.exchange.handle_worker_free(at(30), batch.id);
+    assert_eq!(desk.verdicts(), [(0, Some(Verdict::Answered { late: false }))]);
+    let Action::Reply(ended) = &desk.orders[0].1 else { panic!("no reply") };
+    assert_eq!(ended.reply.frame, 7);
+    let feedback = ended.reply.feedback.expect("durations");
+    let durations = (feedback.receive_span_us, feedback.queue_us, feedback.decode_us);
+    assert_eq!((durations, feedback.tail_us), ((4_000, 1_000, 5_000), 10_000));
+    let Some(reply::Outcome::Answer(answer)) = &ended.reply.outcome else { panic!("no answer") };
+    // The hello asked for the best classes alone.
+    assert_eq!((answer.top.len(), answer.logits.len(), answer.layers_used), (1, 0, 3));
+    assert_eq!((desk.exchange.accepted(), desk.exchange.counters().unfinished()), (0, 0));
+}
+
+#[test]
+fn whole_layers_are_used_when_a_frame_ends_early_or_its_time_runs_out() {
+    let mut desk = Desk::new(Carrier::Streams);
+    let header = frame(1).len() - 3 * LAYER;
+    let key = desk.send(at(0), 1, header + 2 * LAYER + 5);
+    desk.exchange.handle_ended(at(1), key);
+    assert_eq!(desk.compute(at(1))[0].layers, 2);
+
+    desk.send(at(10), 2, header + LAYER);
+    let cutoff = desk.exchange.poll_timeout().expect("it waits for more");
+    // An eighth of the time left is kept for the tail.
+    assert_eq!(cutoff, at(80));
+    desk.exchange.handle_timeout(cutoff);
+    assert_eq!(desk.compute(cutoff)[0].layers, 1);
+
+    desk.send(at(100), 3, header + LAYER - 1);
+    desk.exchange.handle_timeout(at(190));
+    let verdicts = desk.verdicts();
+    let answered = Some(Verdict::Answered { late: false });
+    let expired = Some(Verdict::Refused(Reason::Expired));
+    assert_eq!(verdicts, [(0, answered), (1, answered), (2, expired)]);
+    assert!(desk.orders.contains(&(2, Action::StopReading)));
+}
+
+#[test]
+fn an_unwanted_frame_is_let_go_dropped_or_computed_in_vain() {
+    let mut desk = Desk::new(Carrier::Streams);
+    let whole = frame(0).len();
+    let running = desk.send(at(0), 1, whole);
+    let batch = desk.exchange.poll_batch(at(0)).expect("a free worker");
+    let queued = desk.send(at(0), 2, whole);
+    let receiving = desk.send(at(0), 3, 30);
+    for key in [receiving, queued, running] {
+        desk.exchange.handle_unwanted(key);
+    }
+    let cancelled = Some(Verdict::Dropped(Cause::Cancelled));
+    assert_eq!(desk.verdicts(), [(2, None), (1, cancelled)]);
+    desk.exchange.handle_computed(at(5), batch.work[0].frame, Ok(computed()));
+    desk.exchange.handle_worker_free(at(5), batch.id);
+    assert_eq!(desk.verdicts()[2], (0, cancelled));
+    assert_eq!(desk.exchange.counters().dropped.get(&Cause::Cancelled), Some(&3));
+}
+
+#[test]
+fn a_place_in_flight_is_free_again_when_the_reply_is_made() {
+    let mut desk = Desk::new(Carrier::Streams);
+    let whole = frame(0).len();
+    (0..4).for_each(|id| drop(desk.send(at(0), id, whole)));
+    assert_eq!(desk.verdicts(), [(3, Some(Verdict::Refused(Reason::Overloaded)))]);
+    desk.compute(at(1));
+    desk.send(at(1), 4, whole);
+    assert_eq!(desk.exchange.queued(), 1);
+}
+
+#[test]
+fn a_full_queue_and_a_drain_refuse() {
+    let registry = Arc::new(Registry::new(vec![Arc::new(OnePoint)]));
+    let config = ExchangeConfig { max_in_flight: 9, ..config() };
+    let mut desk =
+        Desk { exchange: Exchange::new(config, registry), ..Desk::new(Carrier::Streams) };
+    desk.connection = desk.exchange.connect(Carrier::Streams).expect("a place");
+    desk.exchange.handle_hello(desk.connection, &hello(), false).expect("a good hello");
+    let whole = frame(0).len();
+    (0..5).for_each(|id| drop(desk.send(at(0), id, whole)));
+    assert_eq!(desk.verdicts(), [(4, Some(Verdict::Refused(Reason::Overloaded)))]);
+    desk.exchange.handle_drain();
+    desk.send(at(0), 5, whole);
+    assert_eq!(desk.verdicts()[1], (5, Some(Verdict::Refused(Reason::Draining))));
+    assert_eq!(desk.exchange.accepted(), 4);
+}
+
+#[test]
+fn a_batch_without_results_has_failed() {
+    let mut desk = Desk::new(Carrier::Streams);
+    desk.send(at(0), 1, frame(1).len());
+    let batch = desk.exchange.poll_batch(at(0)).expect("a free worker");
+    desk.exchange.handle_worker_free(at(9), batch.id);
+    assert_eq!(desk.verdicts(), [(0, Some(Verdict::Dropped(Cause::Failed)))]);
+}
+
+#[test]
+fn frames_of_one_call_are_told_apart_by_their_ids() {
+    let mut desk = Desk::new(Carrier::Call);
+    let whole = frame(0).len();
+    desk.send(at(0), 1, whole);
+    desk.send(at(0), 1, whole);
+    assert_eq!(desk.verdicts(), [(1, Some(Verdict::Refused(Reason::Malformed)))]);
+    desk.exchange.handle_cancel(desk.connection, 2);
+    desk.exchange.handle_cancel(desk.connection, 1);
+    assert_eq!(desk.verdicts()[1], (0, Some(Verdict::Dropped(Cause::Cancelled))));
+    // Its id is free again.
+    desk.send(at(0), 1, whole);
+    assert_eq!(desk.compute(at(0)).len(), 1);
+}
+
+#[test]
+fn probes_are_echoed_while_the_queue_is_full_and_the_server_drains() {
+    let mut desk = Desk::new(Carrier::Streams);
+    (0..3).for_each(|id| drop(desk.send(at(0), id, frame(0).len())));
+    desk.exchange.handle_drain();
+    let mut probe = Vec::new();
+    Envelope { frame: 9, time_left: TIME_LEFT, probe: true }.write(&mut probe);
+    write_padding(&mut probe, 300);
+    let key = desk.begin(at(0));
+    desk.exchange.handle_bytes(at(0), key, &probe);
+    assert_eq!(desk.verdicts(), [(3, Some(Verdict::Echoed))]);
+}
+
+#[test]
+fn places_for_connections_are_limited_and_free_again() {
+    let mut desk = Desk::new(Carrier::Streams);
+    let second = desk.exchange.connect(Carrier::Call).expect("a second place");
+    assert!(desk.exchange.is_crowded());
+    assert_eq!(desk.exchange.connect(Carrier::Call), None);
+    assert_eq!(desk.exchange.connections(Carrier::Call), 1);
+    desk.exchange.handle_closed(second);
+    assert_eq!(desk.exchange.connections(Carrier::Call), 0);
+    assert!(desk.exchange.connect(Carrier::Call).is_some());
+}
+
+#[test]
+fn a_frame_before_the_hello_is_refused() {
+    let mut desk = Desk::new(Carrier::Streams);
+    desk.connection = desk.exchange.connect(Carrier::Streams).expect("a place");
+    desk.send(at(0), 1, frame(1).len());
+    assert_eq!(desk.verdicts(), [(0, Some(Verdict::Refused(Reason::Malformed)))]);
+}
+
+/// What may happen next, to one of the frames or to all.
+#[derive(Clone, Debug)]
+enum Step {
+    Begin,
+    Bytes(usize, usize),
+    Ended(usize),
+    Unwanted(usize),
+    Left(usize),
+    Cancel(u16),
+    Compute(bool),
+    Wait(u64),
+    Settle,
+    Lost,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => Just(Step::Begin),
+        6 => (0..9usize, 1..60usize).prop_map(|(frame, bytes)| Step::Bytes(frame, bytes)),
+        1 => (0..9usize).prop_map(Step::Ended),
+        1 => (0..9usize).prop_map(Step::Unwanted),
+        1 => (0..9usize).prop_map(Step::Left),
+        1 => (0..9u16).prop_map(Step::Cancel),
+        3 => any::<bool>().prop_map(Step::Compute),
+        2 => (0..60u64).prop_map(Step::Wait),
+        2 => Just(Step::Settle),
+        1 => Just(Step::Lost),
+    ];
+    prop::collection::vec(step, 0..120)
+}
+
+proptest! {
+    /// Whatever happens, every frame ends exactly once, and nothing of it stays.
+    #[test]
+    fn every_frame_ends_once(steps in steps(), call in any::<bool>()) {
+        let mut desk = Desk::new(if call { Carrier::Call } else { Carrier::Streams });
+        let (mut now, mut frames) = (at(0), Vec::new());
+        for step in steps {
+            let pick = |index: usize, frames: &[(FrameKey, usize)]| -> Option<usize> {
+                (!frames.is_empty()).then(|| index % frames.len())
+            };
+            match step {
+                Step::Begin => frames.push((desk.begin(now), 0)),
+                Step::Bytes(index, count) => if let Some(at) = pick(index, &frames) {
+                    let (key, sent) = &mut frames[at];
+                    let bytes = frame(at as u16 % 9);
+                    let end = (*sent + count).min(bytes.len());
+                    desk.exchange.handle_bytes(now, *key, &bytes[*sent..end]);
+                    *sent = end;
+                },
+                Step::Ended(index) => if let Some(at) = pick(index, &frames) {
+                    desk.exchange.handle_ended(now, frames[at].0);
+                },
+                Step::Unwanted(index) => if let Some(at) = pick(index, &frames) {
+                    desk.exchange.handle_unwanted(frames[at].0);
+                },
+                Step::Left(index) => if let Some(at) = pick(index, &frames) {
+                    desk.exchange.handle_left(frames[at].0);
+                },
+                Step::Cancel(id) => desk.exchange.handle_cancel(desk.connection, id.into()),
+                Step::Compute(fails) => if let Some(batch) = desk.exchange.poll_batch(now) {
+                    for work in batch.work.iter().filter(|_| !fails) {
+                        desk.exchange.handle_computed(now, work.frame, Ok(computed()));
+                    }
+                    desk.exchange.handle_worker_free(now, batch.id);
+                },
+                Step::Wait(millis) => {
+                    now = now + Duration::from_millis(millis);
+                    desk.exchange.handle_timeout(now);
+                }
+                Step::Settle => desk.settle(),
+                Step::Lost => desk.exchange.handle_lost(desk.connection),
+            }
+        }
+        // Everything that still waits is due in a minute at most.
+        now = now + Duration::from_secs(61);
+        desk.exchange.handle_timeout(now);
+        desk.settle();
+        prop_assert_eq!(desk.exchange.counters().arrived, u64::from(desk.begun));
+        prop_assert_eq!(desk.exchange.counters().unfinished(), 0);
+        prop_assert_eq!(desk.exchange.accepted(), 0);
+        prop_assert_eq!(desk.exchange.poll_timeout(), None);
+        prop_assert!(desk.exchange.frames.is_empty());
+        desk.exchange.handle_closed(desk.connection);
+        prop_assert!(desk.exchange.connections.is_empty());
+        let mut ended: Vec<_> = desk.verdicts().iter().map(|(to, _)| *to).collect();
+        ended.sort_unstable();
+        let count = ended.len();
+        ended.dedup();
+        prop_assert_eq!(ended.len(), count, "a frame was told twice how it ended");
+    }
+}
