@@ -12,10 +12,9 @@ use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use isthmus_models::{Full, Head, Picture};
-use isthmus_proto::wire::{self, BundleRef, Hello, reply};
+use isthmus_proto::wire::{BundleRef, Hello};
 use isthmus_proto::{
     Coded, Content, FrameId, OperatingPoint, PROTOCOL_VERSION, Timestamp, TraceContext, TraceIds,
-    write_image_packet, write_packet,
 };
 use isthmus_telemetry::http::{self, StatusCode};
 #[cfg(feature = "otel")]
@@ -26,21 +25,18 @@ use tokio::task::JoinSet;
 
 use crate::config::ClientConfig;
 use crate::controller::{Controller, Run};
-use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing, envelope};
+use crate::exchange::{BoundBundle, Checked, Limits, Outgoing};
 use crate::metrics::Metrics;
-use crate::outcome::{Answer, FrameOutcome, Verdict};
-use crate::quic::priority;
+use crate::outcome::{FrameOutcome, Verdict};
 use crate::report::{FrameReport, Stages, Summary, SummaryBuilder};
-use crate::session::{HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig};
+use crate::session::{HeadOutcome, Input, Output, Pace, Session, SessionConfig};
 use crate::source::{NoPicture, SourceFrame};
+use crate::transport::{Command, ConnectError, Dialer, Event, Link};
 use crate::worker::{Bench, Compute, Computed, Done, Job, Worker};
 
 /// How long before its deadline a frame is settled. Timers fire up to a millisecond late, and on a
 /// busy machine a thread waits for its core.
 const GUARD: Duration = Duration::from_millis(5);
-
-/// The bundle's position in the hello: it is the only one.
-const BUNDLE: u8 = 0;
 
 /// Why a run could not start.
 #[derive(Debug, thiserror::Error)]
@@ -336,13 +332,10 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
 
     fn on_event(&mut self, event: Event) {
         let input = match event {
-            Event::Up(limits) => {
-                self.traces = limits.traces;
-                Input::LinkUp {
-                    max_in_flight: limits.max_in_flight,
-                    max_frame_bytes: limits.max_frame_bytes,
-                    round_trip: limits.round_trip,
-                }
+            Event::Up { limits, round_trip, traces } => {
+                self.traces = traces;
+                let Limits { max_in_flight, max_frame_bytes } = limits;
+                Input::LinkUp { max_in_flight, max_frame_bytes, round_trip }
             }
             Event::Sent(frame, ordinal) => {
                 if let Some(entry) = self.frames.get_mut(&frame) {
@@ -355,46 +348,19 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 tracing::warn!(%frame, reason, "no reply");
                 Input::Lost { frame }
             }
-            // The server's word that it has heard a cancel is no late answer.
-            Event::Reply(frame, reply)
-                if !self.frames.contains_key(&frame) && is_cancel(&reply) =>
-            {
-                return;
+            Event::Reply(frame, Checked::Echo(feedback)) => Input::Echo { frame, feedback },
+            Event::Reply(frame, Checked::Reply { reply, logits, detail }) => {
+                if let Err((reason, _)) = reply.outcome {
+                    tracing::debug!(%frame, ?reason, detail, "refused");
+                }
+                if let Some(entry) = self.frames.get_mut(&frame) {
+                    entry.logits = logits;
+                }
+                Input::Reply { frame, reply }
             }
-            Event::Reply(frame, reply) => self.checked_reply(frame, reply).unwrap_or_else(|| {
-                tracing::warn!(%frame, "the reply makes no sense");
-                Input::Lost { frame }
-            }),
         };
         self.handle(input);
         self.tell_session();
-    }
-
-    /// A reply that was checked; `None` if it makes no sense.
-    fn checked_reply(&mut self, frame: FrameId, reply: wire::Reply) -> Option<Input> {
-        let feedback = reply.feedback.unwrap_or_default();
-        let outcome = match reply.outcome? {
-            reply::Outcome::Echo(_) => return Some(Input::Echo { frame, feedback }),
-            reply::Outcome::Refusal(refusal) => {
-                let reason = wire::Reason::try_from(refusal.reason).unwrap_or_default();
-                tracing::debug!(%frame, ?reason, detail = refusal.detail, "refused");
-                Err((reason, Duration::from_millis(refusal.retry_after_ms.into())))
-            }
-            reply::Outcome::Answer(answer) => {
-                let best = answer.top.first()?;
-                let class = usize::try_from(best.class).ok()?;
-                let labels = self.head.bundle().labels().len();
-                if class >= labels || !(0.0..=1.0).contains(&best.probability) {
-                    return None;
-                }
-                if let Some(entry) = self.frames.get_mut(&frame) {
-                    entry.logits = answer.logits;
-                }
-                let layers_used = u8::try_from(answer.layers_used).ok()?;
-                Ok((Answer { class, confidence: best.probability }, layers_used))
-            }
-        };
-        Some(Input::Reply { frame, reply: ServerReply { outcome, feedback } })
     }
 
     /// Carries out what the session orders.
@@ -445,23 +411,11 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     ) -> Option<Outgoing> {
         let entry = self.frames.get_mut(&frame)?;
         let coded = entry.coded.take()?;
-        let mut bytes = Vec::with_capacity(coded.stream.len() + 64);
-        envelope(frame, time_left).write(&mut bytes);
-        let digest = self.head.bundle().digest();
-        let layers = match content {
-            Content::Features(point) => {
-                write_packet(&mut bytes, BUNDLE, &digest, point, &coded);
-                usize::from(point.layers)
-            }
-            Content::Image(format) => {
-                write_image_packet(&mut bytes, BUNDLE, &digest, format, &coded.stream);
-                1
-            }
-        };
-        entry.bytes = Some(bytes.len());
-        let header = bytes.len() - coded.size_of(layers);
-        let layer_ends = coded.layer_ends[..layers].iter().map(|end| header + end).collect();
-        Some(Outgoing { frame, bytes, layer_ends, priority: priority(answer_by) })
+        let bundle = self.head.bundle();
+        let bundle = BoundBundle { digest: bundle.digest(), labels: bundle.labels().len() };
+        let outgoing = Outgoing::frame(&bundle, frame, content, &coded, time_left, answer_by);
+        entry.bytes = Some(outgoing.bytes().len());
+        Some(outgoing)
     }
 
     fn to_report(&self, outcome: &FrameOutcome, entry: Entry) -> FrameReport {
@@ -569,11 +523,6 @@ fn capture(
         }
     })?;
     Ok(receiver)
-}
-
-fn is_cancel(reply: &wire::Reply) -> bool {
-    let cancelled = i32::from(wire::Reason::Cancelled);
-    matches!(&reply.outcome, Some(reply::Outcome::Refusal(refusal)) if refusal.reason == cancelled)
 }
 
 fn millis(span: Duration) -> f64 {

@@ -5,9 +5,10 @@
 //! compressed. This crate holds what decides and what carries that out:
 //!
 //! - The pure core: [`Session`], a state machine that follows every frame from capture to its one
-//!   outcome, the [`Controller`]s that choose what to run and what to send, and the
-//!   [estimate](NetworkTime) of the network's share of the deadline. It reads no clock, socket,
-//!   thread or random source; the simulator drives the very same code in virtual time.
+//!   outcome, the [`Controller`]s that choose what to run and what to send, the
+//!   [estimate](NetworkTime) of the network's part of the deadline, and the [exchange] of frames
+//!   with a server. It reads no clock, socket, thread or random source; the simulator drives the
+//!   very same code in virtual time.
 //! - The shell, behind feature `shell`: QUIC and gRPC links, the check of the server's identity,
 //!   the compute thread, picture sources, [`Client`], which drives a session with them, and the
 //!   [view](live) of a run on a terminal.
@@ -20,6 +21,7 @@
 
 mod controller;
 mod estimator;
+pub mod exchange;
 mod histogram;
 mod outcome;
 mod report;
@@ -32,6 +34,7 @@ pub use controller::{
     Objective, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
 };
 pub use estimator::NetworkTime;
+pub use exchange::{FIRST_PAUSE, LONGEST_PAUSE};
 pub use histogram::Histogram;
 pub use outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};
@@ -46,17 +49,11 @@ mod client;
 #[cfg(feature = "shell")]
 pub mod config;
 #[cfg(feature = "shell")]
-mod grpc;
-#[cfg(feature = "shell")]
-mod link;
-#[cfg(feature = "shell")]
 pub mod live;
 #[cfg(feature = "shell")]
 mod metrics;
 #[cfg(feature = "shell")]
 mod prober;
-#[cfg(feature = "shell")]
-pub mod quic;
 #[cfg(feature = "shell")]
 pub mod source;
 #[cfg(feature = "otel")]
@@ -64,15 +61,15 @@ mod spans;
 #[cfg(feature = "shell")]
 pub mod text;
 #[cfg(feature = "shell")]
-pub mod tls;
+mod transport;
 #[cfg(feature = "shell")]
 mod worker;
 
 #[cfg(feature = "shell")]
 pub use client::{Client, RunError};
 #[cfg(feature = "shell")]
-pub use link::{ConnectError, FIRST_PAUSE, LONGEST_PAUSE};
-#[cfg(feature = "shell")]
 pub use prober::{Heard, Prober};
+#[cfg(feature = "shell")]
+pub use transport::{ConnectError, quic, tls};
 #[cfg(feature = "shell")]
 pub use worker::{Compute, ComputeError, Computed};

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use isthmus_proto::wire::{Hello, reply};
+use isthmus_proto::wire::Hello;
 use isthmus_proto::{FrameId, PROTOCOL_VERSION};
 
 use crate::config::ServerUrl;
-use crate::link::{Command, ConnectError, Dialer, Event, Link, Outgoing};
-use crate::tls::Trust;
+use crate::exchange::{Checked, Outgoing};
+use crate::transport::tls::Trust;
+use crate::transport::{Command, ConnectError, Dialer, Event, Link};
 
 /// Bytes handed to the transport and not yet acknowledged: more than a fast path holds, so that the
 /// path is the limit and not, as for frames, the wish to take back what is late.
@@ -50,8 +51,8 @@ impl Prober {
         timeout: Duration,
     ) -> Result<Prober, ConnectError> {
         let hello = Hello { protocol: PROTOCOL_VERSION, ..Hello::default() };
-        let mut dialer = Dialer::new(server, trust, hello, timeout, None)?;
-        dialer.send_window = Some(SEND_WINDOW);
+        let dialer = Dialer::new(server, trust, hello, timeout, None)?;
+        let dialer = dialer.with_send_window(SEND_WINDOW);
         Ok(Prober { link: Link::connect(dialer).await? })
     }
 
@@ -90,20 +91,17 @@ impl Prober {
 
 fn heard(event: Event) -> Option<Heard> {
     Some(match event {
-        Event::Up(_) => Heard::Up,
+        Event::Up { .. } => Heard::Up,
         Event::Down => Heard::Down,
         Event::Sent(..) => return None,
         Event::Lost(frame, reason) => Heard::Lost { probe: frame.0, reason },
-        Event::Reply(frame, reply) => match reply.outcome {
-            Some(reply::Outcome::Echo(_)) => {
-                let micros = reply.feedback.map_or(0, |feedback| feedback.receive_span_us);
-                let receive_span = Duration::from_micros(micros);
-                Heard::Echo { probe: frame.0, receive_span }
-            }
-            Some(reply::Outcome::Refusal(refusal)) => {
-                Heard::Lost { probe: frame.0, reason: format!("refused: {}", refusal.detail) }
-            }
-            _ => Heard::Lost { probe: frame.0, reason: "the reply makes no sense".into() },
-        },
+        Event::Reply(frame, Checked::Echo(feedback)) => {
+            let receive_span = Duration::from_micros(feedback.receive_span_us);
+            Heard::Echo { probe: frame.0, receive_span }
+        }
+        // A probe is answered by its echo or refused.
+        Event::Reply(frame, Checked::Reply { detail, .. }) => {
+            Heard::Lost { probe: frame.0, reason: format!("refused: {detail}") }
+        }
     })
 }

@@ -7,10 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::framer::write_message;
-use isthmus_proto::wire::{self, Hello, ToDevice, ToServer, Welcome, to_device, to_server};
-use isthmus_proto::{ALPN, FrameId, Framer, MAX_CONTROL_BYTES, Timestamp};
-use prost::Message;
+use isthmus_proto::{ALPN, FrameId, MAX_CONTROL_BYTES};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig};
 use quinn::{
     ClientConfig, ConnectionError, Endpoint, IdleTimeout, ReadError, TransportConfig, VarInt,
@@ -21,7 +18,10 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::link::{Command, Dialer, Event, Failure, Outgoing, whole};
+use super::protocol::{Command, Ends, Event, Failure, Target, with_sources};
+use crate::exchange::{self, Checked, Exchange, Handshake, Limits, Outgoing, ReplyError};
+
+pub use crate::exchange::{PROBE_PRIORITY, priority};
 
 /// Bytes handed to the transport and not yet acknowledged. What is written cannot be taken back
 /// except by resetting its stream, so the window is small: a few frames.
@@ -29,9 +29,9 @@ const SEND_WINDOW: u64 = 64 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Silence after which the connection counts as lost.
 const IDLE_TIMEOUT_MS: u32 = 8_000;
-/// Resets a frame's stream, both ways, when its answer is no longer wanted.
-pub const CANCELLED: VarInt = VarInt::from_u32(1);
-const CLOSED: VarInt = VarInt::from_u32(0);
+/// [`exchange::CANCELLED`] as QUIC writes it.
+pub const CANCELLED: VarInt = VarInt::from_u32(exchange::CANCELLED);
+const CLOSED: VarInt = VarInt::from_u32(exchange::CLOSED);
 
 /// Why a connection cannot be configured: the cryptography lacks what QUIC needs.
 #[derive(Debug, thiserror::Error)]
@@ -70,63 +70,49 @@ pub fn client_config(
     Ok(config)
 }
 
-/// A probe's priority: whatever is to be answered goes first.
-pub const PROBE_PRIORITY: i32 = i32::MIN;
-
-/// Priority of the stream of a frame that has to be answered by `answer_by`: earlier is more
-/// urgent. It wraps once in 24 days, for a moment.
-pub fn priority(answer_by: Timestamp) -> i32 {
-    let millis = (answer_by.as_micros() / 1000 % i32::MAX as u64) as i32;
-    i32::MAX - millis
-}
-
 /// A connection whose hello was welcomed.
 pub(crate) struct QuicConnection {
     endpoint: Endpoint,
     connection: quinn::Connection,
     /// The first stream stays open for as long as the connection.
     _control: (quinn::SendStream, quinn::RecvStream),
-    traced: bool,
 }
 
 impl QuicConnection {
+    /// A connection, what the server allows on it, and a round trip.
     pub(crate) async fn connect(
-        dialer: &Dialer,
+        target: &Target,
         address: SocketAddr,
-        hello: Hello,
-    ) -> Result<(Self, Welcome, Duration), Failure> {
+        handshake: &mut Handshake,
+    ) -> Result<(Self, Limits, Duration), Failure> {
         let unspecified = match address {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
+        let verifier = Arc::clone(&target.verifier);
+        let config = client_config(verifier.provider(), verifier).map_err(Failure::protocol)?;
         let mut endpoint = Endpoint::client(unspecified)?;
-        endpoint.set_default_client_config(config(dialer)?);
+        endpoint.set_default_client_config(config);
         let connection = endpoint
-            .connect(address, &dialer.server.host)
+            .connect(address, &target.server.host)
             .map_err(Failure::unreachable)?
             .await
             .map_err(lost)?;
-        if let Some(window) = dialer.send_window {
+        if let Some(window) = target.send_window {
             connection.set_send_window(window);
         }
         let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
-        let mut bytes = Vec::new();
-        let traced = hello.tracing.is_some();
-        let hello = to_server::Message::Hello(hello);
-        write_message(&mut bytes, &ToServer { message: Some(hello) });
-        send.write_all(&bytes).await.map_err(Failure::unreachable)?;
-        let welcome = read_welcome(&mut recv).await?;
+        send.write_all(&handshake.hello_bytes()).await.map_err(Failure::unreachable)?;
+        let limits = read_welcome(handshake, &mut recv).await?;
         let round_trip = connection.rtt();
-        let connected = QuicConnection { endpoint, connection, _control: (send, recv), traced };
-        Ok((connected, welcome, round_trip))
+        let connected = QuicConnection { endpoint, connection, _control: (send, recv) };
+        Ok((connected, limits, round_trip))
     }
 
     /// Carries frames until the connection is lost (`Err`, with the reason) or the link dropped.
-    pub(crate) async fn serve(
-        self,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        events: &mpsc::UnboundedSender<Event>,
-    ) -> Result<(), String> {
+    /// Ordinals are said only where frames are `traced`.
+    pub(crate) async fn serve(self, ends: &mut Ends, traced: bool) -> Result<(), String> {
+        let Ends { commands, events } = ends;
         let mut exchanges = JoinSet::new();
         let mut cancels: BTreeMap<FrameId, oneshot::Sender<()>> = BTreeMap::new();
         loop {
@@ -137,11 +123,11 @@ impl QuicConnection {
                     let Ok((frame, exchanged)) = ended else { continue };
                     cancels.remove(&frame);
                     let event = match exchanged {
-                        Ok(Some(reply)) => Event::Reply(frame, reply),
-                        Ok(None) => continue,
+                        Ok(checked) => Event::Reply(frame, checked),
+                        Err(NoReply::Cancelled) => continue,
                         // The connection itself is gone, which is told once.
                         Err(_) if self.connection.close_reason().is_some() => continue,
-                        Err(reason) => Event::Lost(frame, reason),
+                        Err(reason) => Event::Lost(frame, with_sources(&reason)),
                     };
                     if events.send(event).is_err() {
                         break;
@@ -149,12 +135,12 @@ impl QuicConnection {
                 }
                 command = commands.recv() => match command {
                     Some(Command::Send(outgoing)) => {
+                        let frame = outgoing.number();
                         let (cancel, cancelled) = oneshot::channel();
-                        cancels.insert(outgoing.frame, cancel);
+                        cancels.insert(frame, cancel);
                         let connection = self.connection.clone();
-                        let opened = self.traced.then(|| events.clone());
+                        let opened = traced.then(|| events.clone());
                         exchanges.spawn(async move {
-                            let frame = outgoing.frame;
                             (frame, exchange(&connection, opened, outgoing, cancelled).await)
                         });
                     }
@@ -162,7 +148,7 @@ impl QuicConnection {
                     Some(Command::Cancel(frame)) => drop(cancels.remove(&frame)),
                     None => break,
                 },
-                lost = self.connection.closed() => return Err(whole(&lost)),
+                lost = self.connection.closed() => return Err(with_sources(&lost)),
             }
         }
         self.connection.close(CLOSED, b"done");
@@ -172,78 +158,90 @@ impl QuicConnection {
     }
 }
 
-/// Sends a frame, tells `opened` of its place, and reads its reply; `None` if it was cancelled.
+/// Why an exchange gave no reply.
+#[derive(Debug, thiserror::Error)]
+enum NoReply {
+    #[error("cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Reply(#[from] ReplyError),
+}
+
+/// Sends a frame, tells `opened` of its ordinal, and reads its reply, unless it is `cancelled`.
 async fn exchange(
     connection: &quinn::Connection,
     opened: Option<mpsc::UnboundedSender<Event>>,
     outgoing: Outgoing,
     mut cancelled: oneshot::Receiver<()>,
-) -> Result<Option<wire::Reply>, String> {
-    let stream = tokio::select! {
-        stream = connection.open_bi() => stream,
-        _ = &mut cancelled => return Ok(None),
+) -> Result<Checked, NoReply> {
+    let (mut send, mut recv) = tokio::select! {
+        stream = connection.open_bi() => stream?,
+        _ = &mut cancelled => return Err(NoReply::Cancelled),
     };
-    let (mut send, mut recv) = stream.map_err(|error| whole(&error))?;
     // A stream that has just been opened cannot have been closed.
-    let _ = send.set_priority(outgoing.priority);
-    let frame = outgoing.frame;
+    let _ = send.set_priority(outgoing.priority());
     if let Some(opened) = opened {
         // Fails when the link is dropped, which the commands tell as well.
-        let _ = opened.send(Event::Sent(frame, send.id().index()));
+        let _ = opened.send(Event::Sent(outgoing.number(), send.id().index()));
     }
     let replied = tokio::select! {
-        replied = write_and_read(&mut send, &mut recv, outgoing) => Some(replied),
-        _ = &mut cancelled => None,
+        replied = drive(Exchange::new(outgoing), &mut send, &mut recv) => replied,
+        _ = &mut cancelled => Err(NoReply::Cancelled),
     };
-    match replied {
-        Some(Ok(reply)) if reply.frame == frame.0 & 0xffff => Ok(Some(reply)),
-        Some(Ok(reply)) => Err(format!("reply to frame {} on the stream of another", reply.frame)),
-        Some(Err(reason)) => {
-            let _ = send.reset(CANCELLED);
-            Err(reason)
-        }
-        None => {
-            // Both fail only if the stream has ended, and then there is nothing to cancel.
-            let _ = send.reset(CANCELLED);
-            let _ = recv.stop(CANCELLED);
-            Ok(None)
-        }
+    if replied.is_err() {
+        // Each fails only where its side of the stream has ended.
+        let _ = send.reset(CANCELLED);
+        let _ = recv.stop(CANCELLED);
     }
+    replied
 }
 
-async fn write_and_read(
+/// Does on a stream what its exchange says.
+async fn drive(
+    mut exchange: Exchange,
     send: &mut quinn::SendStream,
     recv: &mut quinn::RecvStream,
-    Outgoing { bytes, layer_ends, .. }: Outgoing,
-) -> Result<wire::Reply, String> {
-    let mut start = 0;
-    for end in layer_ends {
-        match send.write_all(&bytes[start..end]).await {
-            Ok(()) => start = end,
-            // The server has seen enough; its reply says why.
-            Err(WriteError::Stopped(_)) => break,
-            Err(error) => return Err(whole(&error)),
+) -> Result<Checked, NoReply> {
+    while let Some(bytes) = exchange.poll_write() {
+        match send.write(bytes).await {
+            Ok(written) => exchange.handle_written(written),
+            Err(WriteError::Stopped(_)) => exchange.handle_stopped(),
+            Err(error) => return Err(error.into()),
         }
     }
     // Fails only on a stream that was stopped.
     let _ = send.finish();
-    let reply = recv.read_to_end(MAX_CONTROL_BYTES).await.map_err(|error| whole(&error))?;
-    wire::Reply::decode(reply.as_slice()).map_err(|error| format!("malformed reply: {error}"))
+    loop {
+        match recv.read_chunk(MAX_CONTROL_BYTES, true).await {
+            Ok(Some(chunk)) => exchange.handle_reply_bytes(&chunk.bytes),
+            Ok(None) => exchange.handle_reply_end(),
+            Err(ReadError::Reset(_)) => exchange.handle_reply_reset(),
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(outcome) = exchange.poll_outcome() {
+            return Ok(outcome?);
+        }
+    }
 }
 
-async fn read_welcome(recv: &mut quinn::RecvStream) -> Result<Welcome, Failure> {
-    let mut framer = Framer::new(MAX_CONTROL_BYTES);
-    let mut buffer = [0; 2048];
+async fn read_welcome(
+    handshake: &mut Handshake,
+    recv: &mut quinn::RecvStream,
+) -> Result<Limits, Failure> {
     loop {
-        if let Some(message) = framer.next_message::<ToDevice>().map_err(Failure::protocol)? {
-            return match message.message {
-                Some(to_device::Message::Welcome(welcome)) => Ok(welcome),
-                _ => Err(Failure::Protocol("its first message is no welcome".into())),
-            };
-        }
-        match recv.read(&mut buffer).await.map_err(not_read)? {
-            Some(length) => framer.push(&buffer[..length]),
-            None => return Err(Failure::Protocol("it ended the stream without a welcome".into())),
+        match recv.read_chunk(MAX_CONTROL_BYTES, true).await.map_err(not_read)? {
+            Some(chunk) => {
+                if let Some(limits) = handshake.handle_bytes(&chunk.bytes)? {
+                    return Ok(limits);
+                }
+            }
+            None => handshake.handle_end()?,
         }
     }
 }
@@ -267,8 +265,4 @@ fn lost(error: ConnectionError) -> Failure {
         | ConnectionError::LocallyClosed
         | ConnectionError::CidsExhausted => Failure::unreachable(error),
     }
-}
-
-fn config(dialer: &Dialer) -> Result<ClientConfig, Failure> {
-    client_config(dialer.verifier.provider(), dialer.verifier.clone()).map_err(Failure::protocol)
 }

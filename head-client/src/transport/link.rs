@@ -1,0 +1,295 @@
+//! The connection to the server, kept alive.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use isthmus_proto::wire::Hello;
+use isthmus_proto::{Timestamp, TraceIds};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout, timeout_at};
+
+use super::grpc::GrpcConnection;
+use super::protocol::{Command, Ends, Event, Failure, Target};
+use super::quic::QuicConnection;
+use super::tls::{Trust, TrustError, Verifier};
+use crate::config::{ServerUrl, Transport};
+use crate::exchange::{Backoff, Handshake, Limits, WelcomeError};
+
+/// Longest wait for the goodbye at the end.
+const GOODBYE: Duration = Duration::from_millis(300);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The check of the server's identity could not be set up.
+    #[error("cannot check the server's identity: {0}")]
+    Trust(#[from] TrustError),
+    /// The server's name has no address.
+    #[error("{server}: no address: {reason}")]
+    Resolve {
+        /// The server.
+        server: ServerUrl,
+        /// What the resolver says.
+        reason: String,
+    },
+    /// Nothing answers there.
+    #[error("{server}: cannot be reached: {reason}")]
+    Unreachable {
+        /// The server.
+        server: ServerUrl,
+        /// What the transport says.
+        reason: String,
+    },
+    /// Something answers, and is not the server it should be.
+    #[error("{server}: not the expected server: {reason}")]
+    Identity {
+        /// The server.
+        server: ServerUrl,
+        /// What differs.
+        reason: String,
+    },
+    /// The server speaks another protocol, or breaks this one.
+    #[error("{server}: does not speak this protocol: {reason}")]
+    Protocol {
+        /// The server.
+        server: ServerUrl,
+        /// What it did.
+        reason: String,
+    },
+    /// Metrics cannot be offered there.
+    #[error("cannot listen on {address} for metrics (--metrics-port chooses another port)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no such collector.
+    #[cfg(feature = "otel")]
+    #[error(transparent)]
+    Collector(#[from] isthmus_telemetry::spans::EndpointError),
+    /// The server does not serve the bundle.
+    #[error("{server}: does not serve bundle {bundle}: {reason}")]
+    NotServed {
+        /// The server.
+        server: ServerUrl,
+        /// The bundle's name.
+        bundle: String,
+        /// What the server says.
+        reason: String,
+    },
+}
+
+/// Connects to a server, as often as it has to be.
+pub(crate) struct Dialer {
+    target: Target,
+    hello: Hello,
+    /// Fraction of frames to trace, 0 to 1; `None` traces nothing.
+    sampled: Option<f64>,
+}
+
+/// The connection's two ends as the client sees them. Dropping it closes the connection.
+pub(crate) struct Link {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    keeper: JoinHandle<()>,
+}
+
+/// A connection whose hello was welcomed.
+struct Connected {
+    connection: Connection,
+    limits: Limits,
+    round_trip: Option<Duration>,
+    traces: Option<TraceIds>,
+}
+
+enum Connection {
+    Quic(QuicConnection),
+    Grpc(GrpcConnection),
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        server: ServerUrl,
+        trust: &Trust,
+        hello: Hello,
+        timeout: Duration,
+        sampled: Option<f64>,
+    ) -> Result<Self, ConnectError> {
+        let verifier = Verifier::new(trust)?;
+        let target = Target { server, verifier, timeout, send_window: None };
+        Ok(Dialer { target, hello, sampled })
+    }
+
+    /// Hands QUIC so many bytes at most before they are acknowledged.
+    pub(crate) fn with_send_window(mut self, bytes: u64) -> Self {
+        self.target.send_window = Some(bytes);
+        self
+    }
+
+    async fn connect(&self) -> Result<Connected, ConnectError> {
+        let server = &self.target.server;
+        let resolve = |reason| ConnectError::Resolve { server: server.clone(), reason };
+        let addresses: Vec<SocketAddr> =
+            tokio::net::lookup_host((server.host.as_str(), server.port))
+                .await
+                .map_err(|error| resolve(error.to_string()))?
+                .collect();
+        let mut last = resolve("the name is known, but has no address".into());
+        for address in addresses {
+            match self.connect_to(address).await {
+                Ok(connected) => return Ok(connected),
+                Err(error @ (ConnectError::Identity { .. } | ConnectError::NotServed { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> Result<Connected, ConnectError> {
+        let traces = self.sampled.and_then(|sampled| self.draw_trace_ids(sampled));
+        let hello = Hello { tracing: traces.map(Into::into), ..self.hello.clone() };
+        let start = Instant::now();
+        let mut handshake = Handshake::new(hello, Timestamp::ZERO, self.target.timeout);
+        let due = handshake.poll_timeout().map_or(0, Timestamp::as_micros);
+        let due = start + Duration::from_micros(due);
+        let connecting = timeout_at(due.into(), self.shake_hands(address, &mut handshake)).await;
+        let shaken = connecting.unwrap_or_else(|_| Err(handshake.handle_timeout().into()));
+        let (connection, limits, round_trip) =
+            shaken.map_err(|failure| self.to_error(address, failure))?;
+        Ok(Connected { connection, limits, round_trip, traces })
+    }
+
+    async fn shake_hands(
+        &self,
+        address: SocketAddr,
+        handshake: &mut Handshake,
+    ) -> Result<(Connection, Limits, Option<Duration>), Failure> {
+        match self.target.server.transport {
+            Transport::Quic => {
+                let connected = QuicConnection::connect(&self.target, address, handshake).await?;
+                let (quic, limits, round_trip) = connected;
+                Ok((Connection::Quic(quic), limits, Some(round_trip)))
+            }
+            Transport::Grpc => {
+                let connected = GrpcConnection::connect(&self.target, address, handshake).await?;
+                let (grpc, limits) = connected;
+                Ok((Connection::Grpc(grpc), limits, None))
+            }
+        }
+    }
+
+    /// What a failure means, now that it can be known whether the server's identity is the cause.
+    fn to_error(&self, address: SocketAddr, failure: Failure) -> ConnectError {
+        let server = self.target.server.clone();
+        if let Some(reason) = self.target.verifier.take_refusal() {
+            return ConnectError::Identity { server, reason };
+        }
+        match failure {
+            Failure::Unreachable(reason) => ConnectError::Unreachable { server, reason },
+            Failure::Protocol(reason) => ConnectError::Protocol { server, reason },
+            Failure::Welcome(error @ WelcomeError::Silent(_)) => {
+                ConnectError::Unreachable { server, reason: format!("{address}: {error}") }
+            }
+            Failure::Welcome(WelcomeError::NotServed { bundle, reason }) => {
+                ConnectError::NotServed { server, bundle, reason }
+            }
+            Failure::Welcome(error) => ConnectError::Protocol { server, reason: error.to_string() },
+        }
+    }
+
+    /// Names for the spans of a new connection's frames.
+    fn draw_trace_ids(&self, sampled: f64) -> Option<TraceIds> {
+        let mut seed = [0; 8];
+        match self.target.verifier.provider().secure_random.fill(&mut seed) {
+            Ok(()) => Some(TraceIds::new(u64::from_be_bytes(seed), sampled)),
+            Err(_) => {
+                tracing::warn!("no random numbers: this connection is not traced");
+                None
+            }
+        }
+    }
+}
+
+impl Connected {
+    fn event(&self) -> Event {
+        let &Connected { limits, round_trip, traces, .. } = self;
+        Event::Up { limits, round_trip, traces }
+    }
+}
+
+impl Link {
+    /// Connects, and from then on reconnects by itself; the first event is `Up`.
+    pub(crate) async fn connect(dialer: Dialer) -> Result<Link, ConnectError> {
+        let connected = dialer.connect().await?;
+        let (commands, command_receiver) = mpsc::unbounded_channel();
+        let (event_sender, events) = mpsc::unbounded_channel();
+        // From here, not from the task: the first frame may be ready before the task first runs.
+        let _ = event_sender.send(connected.event());
+        let ends = Ends { commands: command_receiver, events: event_sender };
+        let keeper = tokio::spawn(keep(dialer, connected, ends));
+        Ok(Link { commands, events, keeper })
+    }
+
+    /// Ends the connection, and tells the server.
+    pub(crate) async fn close(self) {
+        let Link { commands, events, keeper } = self;
+        drop((commands, events));
+        // A goodbye that takes longer is left to the server's idle timeout.
+        let _ = timeout(GOODBYE, keeper).await;
+    }
+}
+
+/// Serves one connection after the other until the link is dropped.
+async fn keep(dialer: Dialer, mut connected: Connected, mut ends: Ends) {
+    let mut backoff = Backoff::default();
+    let server = &dialer.target.server;
+    loop {
+        let traced = connected.traces.is_some();
+        let lost = match connected.connection {
+            Connection::Quic(quic) => quic.serve(&mut ends, traced).await,
+            Connection::Grpc(grpc) => grpc.serve(&mut ends, traced).await,
+        };
+        let Err(reason) = lost else { return };
+        tracing::warn!(%server, reason, "connection lost");
+        if ends.events.send(Event::Down).is_err() {
+            return;
+        }
+        connected = tokio::select! {
+            connected = reconnect(&dialer, &mut backoff) => connected,
+            () = refuse(&mut ends) => return,
+        };
+        tracing::info!(%server, "connected again");
+        if ends.events.send(connected.event()).is_err() {
+            return;
+        }
+    }
+}
+
+async fn reconnect(dialer: &Dialer, backoff: &mut Backoff) -> Connected {
+    loop {
+        sleep(backoff.next_pause()).await;
+        match dialer.connect().await {
+            Ok(connected) => {
+                backoff.handle_welcome();
+                return connected;
+            }
+            Err(error) => tracing::warn!(%error, "still no connection"),
+        }
+    }
+}
+
+/// Answers what is still sent while there is no connection; ends when the link is dropped.
+async fn refuse(ends: &mut Ends) {
+    while let Some(command) = ends.commands.recv().await {
+        if let Command::Send(outgoing) = command {
+            let lost = Event::Lost(outgoing.number(), "no connection".into());
+            // The receiver may be gone already; then the sender of commands soon is, too.
+            let _ = ends.events.send(lost);
+        }
+    }
+}
