@@ -6,15 +6,19 @@ mod tiny;
 
 use std::future::pending;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::source::{NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
-use isthmus_head_client::{Client, ConnectError, Fixed, FrameReport, ImageRun, Pace, Run, Summary};
+use isthmus_head_client::{
+    Calibration, Client, ConnectError, Controller, Fixed, FrameReport, Greedy, ImageRun, Ladder,
+    LadderRung, Mpc, MpcConfig, Pace, Run, Summary,
+};
 use isthmus_models::{ImageSpec, image_formats};
-use isthmus_proto::ImageFormat;
 use isthmus_proto::wire::Detail;
+use isthmus_proto::{ImageFormat, OperatingPoint};
 use isthmus_tail_server::{ServerConfig, TlsConfig};
 use tokio::sync::Notify;
 
@@ -75,7 +79,7 @@ async fn every_frame_is_answered_by_the_server_over_both_transports() {
     assert_eq!((counters.arrived, counters.answered), (80, 80));
 }
 
-/// Sends pictures of 8 pixels a side; the head's exit stands by if it is to.
+/// Sends pictures of 8 pixels a side, with the head's exit as a fallback or without.
 fn pictures_as(format: ImageFormat, exit: bool) -> Box<Fixed> {
     let image = ImageSpec { format, side: 8, quality: 80 };
     Box::new(Fixed::new(Run::Image(ImageRun { image, exit: exit.then_some((0, 0)) })))
@@ -140,6 +144,47 @@ async fn the_uncut_network_answers_on_the_device_where_it_was_loaded() {
     }
     let counters = server.shutdown().await;
     assert_eq!(counters.arrived, 0);
+}
+
+/// One layer or both, whose sizes are about those that the tiny bundle gives, and its exit, which
+/// names the same class for all pictures.
+fn ladder() -> Arc<Ladder> {
+    let exit = Calibration { upper: vec![1.0], share: vec![1.0], accuracy: vec![0.25] };
+    let rung = |layers, bytes, accuracy| LadderRung {
+        run: OperatingPoint { layers, ..tiny::POINT }.into(),
+        bytes,
+        accuracy: vec![accuracy],
+        macs: 1,
+    };
+    let rungs = vec![rung(1, 110.0, 0.5), rung(2, 210.0, 1.0)];
+    Arc::new(Ladder::new(rungs, [((0, 0), exit)].into()).expect("a ladder"))
+}
+
+#[tokio::test]
+async fn controllers_that_adapt_climb_to_all_layers_over_both_transports() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = tiny::server(&bundle, NO_TIME).await;
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let controllers: [(&str, Box<dyn Controller>); 2] = [
+            ("greedy", Box::new(Greedy::new(ladder()))),
+            ("mpc", Box::new(Mpc::new(MpcConfig::default(), ladder()))),
+        ];
+        for (name, controller) in controllers {
+            let config = tiny::config(&server, transport);
+            let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
+            let (reports, summary) = run(client, tiny::pictures(60)).await;
+            assert_eq!(summary.on_time, Some(1.0), "{name}: {summary:?}");
+            for report in &reports {
+                assert!(report.label.is_some() && report.reason != "fixed", "{name}: {report:?}");
+                if report.layers_used == Some(2) {
+                    assert_eq!(report.label, report.truth, "{name}: {report:?}");
+                }
+            }
+            let whole = |report: &&FrameReport| report.layers_used == Some(2);
+            let late = reports[30..].iter().filter(whole).count();
+            assert!(late >= 20, "{name} over {transport:?} sent both layers {late} times of 30");
+        }
+    }
 }
 
 #[tokio::test]
