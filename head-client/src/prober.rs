@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use isthmus_proto::FrameId;
 use isthmus_proto::wire::Hello;
-use isthmus_proto::{FrameId, PROTOCOL_VERSION};
 
 use crate::config::ServerUrl;
 use crate::exchange::{Checked, Outgoing};
@@ -50,8 +50,7 @@ impl Prober {
         trust: &Trust,
         timeout: Duration,
     ) -> Result<Prober, ConnectError> {
-        let hello = Hello { protocol: PROTOCOL_VERSION, ..Hello::default() };
-        let dialer = Dialer::new(server, trust, hello, timeout, None)?;
+        let dialer = Dialer::new(server, trust, Hello::default(), timeout, None)?;
         let dialer = dialer.with_send_window(SEND_WINDOW);
         Ok(Prober { link: Link::connect(dialer).await? })
     }

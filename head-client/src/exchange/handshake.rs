@@ -63,7 +63,7 @@ pub enum WelcomeError {
 /// use isthmus_proto::wire::{Hello, ToDevice, Welcome, to_device::Message};
 /// use isthmus_proto::Timestamp;
 ///
-/// let hello = Hello { protocol: 1, ..Hello::default() };
+/// let hello = Hello::default();
 /// let mut handshake = Handshake::new(hello, Timestamp::ZERO, Duration::from_secs(5));
 /// assert_eq!(handshake.poll_timeout(), Some(Timestamp::from_micros(5_000_000)));
 ///
@@ -87,8 +87,10 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// A handshake for an attempt to connect that begins `now` and may take `timeout`.
+    /// A handshake for an attempt to connect that begins `now` and may take `timeout`. The hello's
+    /// protocol is set here: there is one.
     pub fn new(hello: Hello, now: Timestamp, timeout: Duration) -> Self {
+        let hello = Hello { protocol: PROTOCOL_VERSION, ..hello };
         let framer = Framer::new(MAX_CONTROL_BYTES);
         Handshake { hello, framer, timeout, welcome_by: Some(now + timeout) }
     }
@@ -181,7 +183,7 @@ mod tests {
     fn handshake() -> Handshake {
         let bundle = |name: &str| BundleRef { name: name.into(), digest: vec![1; 32] };
         let bundles = vec![bundle("street"), bundle("yard")];
-        let hello = Hello { protocol: PROTOCOL_VERSION, bundles, ..Hello::default() };
+        let hello = Hello { bundles, ..Hello::default() };
         Handshake::new(hello, Timestamp::from_micros(40), TIMEOUT)
     }
 

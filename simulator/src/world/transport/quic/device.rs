@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use isthmus_head_client::exchange::{
     Backoff, BoundBundle, CANCELLED, CONNECT_TIMEOUT, Checked, Exchange, Handshake, Outgoing,
 };
-use isthmus_proto::wire::{BundleRef, Detail, Hello};
-use isthmus_proto::{FrameId, PROTOCOL_VERSION, Timestamp};
+use isthmus_proto::wire::{BundleRef, Hello};
+use isthmus_proto::{FrameId, Timestamp};
 use quinn_proto::{
     Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, Event as QuicEvent, StreamEvent,
     StreamId, WriteError,
@@ -150,8 +150,7 @@ impl Device {
         let dialled = endpoint.connect(now, identity.client(number), self.server, HOST);
         let (handle, connection) = dialled.expect("the server's name and address are valid");
         let bundles = vec![BundleRef { name: "simulated".into(), digest: DIGEST.0.to_vec() }];
-        let detail = Detail::Top.into();
-        let hello = Hello { protocol: PROTOCOL_VERSION, bundles, detail, tracing: None };
+        let hello = Hello { bundles, ..Hello::default() };
         self.link = Some(Link {
             endpoint,
             handle,
