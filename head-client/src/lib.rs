@@ -56,20 +56,14 @@ mod metrics;
 mod prober;
 #[cfg(feature = "shell")]
 pub mod source;
-#[cfg(feature = "otel")]
-mod spans;
 #[cfg(feature = "shell")]
 pub mod text;
 #[cfg(feature = "shell")]
 mod transport;
-#[cfg(feature = "shell")]
-mod worker;
 
 #[cfg(feature = "shell")]
-pub use client::{Client, RunError};
+pub use client::{Client, Compute, ComputeError, Computed, RunError};
 #[cfg(feature = "shell")]
 pub use prober::{Heard, Prober};
 #[cfg(feature = "shell")]
 pub use transport::{ConnectError, quic, tls};
-#[cfg(feature = "shell")]
-pub use worker::{Compute, ComputeError, Computed};

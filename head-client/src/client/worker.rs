@@ -1,5 +1,5 @@
-//! The compute thread: picture → features → bytes, picture → compressed picture, or picture →
-//! answer.
+//! The compute thread: it makes features and their bytes, a compressed picture, or an answer of a
+//! picture.
 
 use std::io;
 use std::sync::Arc;
@@ -28,11 +28,11 @@ pub(crate) struct Done {
 /// What the compute thread made of a picture.
 #[derive(Clone, Debug)]
 pub struct Computed {
-    /// The exit's answer, where a head ran that has one, or the uncut network's where that ran.
+    /// The exit's answer, where a head ran that has one, or the full network's where that ran.
     pub exit: Option<Answer>,
-    /// The layers; a compressed picture is one, and what the uncut network makes has none.
+    /// The layers; a compressed picture is one, and what the full network makes has none.
     pub coded: Coded,
-    /// Time that preprocessing and the head, or the uncut network, took.
+    /// Time that preprocessing and the head, or the full network, took.
     pub head: Duration,
     /// Time that quantising and coding took, or compressing the picture.
     pub encode: Duration,
@@ -77,8 +77,8 @@ impl Worker {
     }
 }
 
-/// The bundle's networks and codecs.
-pub(crate) struct Bench {
+/// The bundle's networks and codecs, on this machine's processor.
+pub(crate) struct Networks {
     bundle: Arc<Bundle>,
     head: Arc<Head>,
     full: Option<Arc<Full>>,
@@ -86,7 +86,7 @@ pub(crate) struct Bench {
     input: Vec<f32>,
 }
 
-impl Compute for Bench {
+impl Compute for Networks {
     fn compute(
         &mut self,
         _: FrameId,
@@ -97,12 +97,12 @@ impl Compute for Bench {
     }
 }
 
-impl Bench {
-    /// Without `full`, the uncut network cannot be run.
+impl Networks {
+    /// Without `full`, the full network cannot be run.
     pub(crate) fn new(head: Arc<Head>, full: Option<Arc<Full>>) -> Self {
         let bundle = Arc::clone(head.bundle());
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
-        Bench { bundle, head, full, preprocessor, input: Vec::new() }
+        Networks { bundle, head, full, preprocessor, input: Vec::new() }
     }
 
     fn work(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
@@ -135,10 +135,10 @@ impl Bench {
     }
 
     fn run_full(&mut self, picture: &Picture) -> Result<Vec<f32>, String> {
-        let full = self.full.as_ref().ok_or("the uncut network was not loaded")?;
+        let full = self.full.as_ref().ok_or("the full network was not loaded")?;
         self.preprocessor.run(picture, &mut self.input);
         let logits = full.run(&[&self.input]).map_err(|error| error.to_string())?;
-        logits.into_iter().next().ok_or_else(|| "the uncut network gave nothing".into())
+        logits.into_iter().next().ok_or_else(|| "the full network gave nothing".into())
     }
 
     fn encode(&self, run: HeadRun, latents: &[f32]) -> Result<Coded, String> {
