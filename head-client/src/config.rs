@@ -20,6 +20,7 @@ use crate::controller::{
     Arms, BundleLadderError, Controller, EnergyModel, Fixed, Greedy, ImageRun, Ladder, LinUcb, Mpc,
     MpcConfig, Objective, Run,
 };
+use crate::exchange::CONNECT_TIMEOUT;
 use crate::session::Pace;
 use crate::source::CameraSpec;
 use crate::tls::{Fingerprint, FingerprintError, Trust};
@@ -483,7 +484,7 @@ impl Options {
         let live = self.rate.is_some() || (flows && self.every_frame != Some(true));
         let pace = if live { Pace::Live } else { Pace::EveryFrame };
         let deadline_ms = within("deadline_ms", self.deadline_ms.unwrap_or(300), 1, 3_600_000)?;
-        let timeout_ms = self.connect_timeout_ms.unwrap_or(5_000);
+        let timeout_ms = self.connect_timeout_ms.unwrap_or(CONNECT_TIMEOUT.as_millis() as u64);
         let timeout_ms = within("connect_timeout_ms", timeout_ms, 1, 3_600_000)?;
         let in_flight = self.in_flight.unwrap_or(if live { 2 } else { 1 }) as u64;
         let in_flight = within("in_flight", in_flight, 1, 4096)? as usize;
