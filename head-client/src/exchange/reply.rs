@@ -57,7 +57,7 @@ pub enum ReplyError {
         /// The id that was sent: the low 16 bits of the frame's number.
         asked: u64,
     },
-    /// It says nothing.
+    /// Neither an answer, nor a refusal, nor an echo.
     #[error("reply without an outcome; expected an answer, a refusal or an echo")]
     NoOutcome,
     /// An answer to something that carries no frame.
@@ -77,7 +77,7 @@ pub enum ReplyError {
         /// How many there are.
         labels: usize,
     },
-    /// A probability that is none.
+    /// A probability outside 0 to 1.
     #[error("confidence {0} is not in 0..=1")]
     Confidence(f32),
     /// More layers than any packet has.

@@ -3,7 +3,6 @@
 //! Frames share one TCP connection, so a large or lost one delays those behind it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use isthmus_proto::MAX_CONTROL_BYTES;
 use isthmus_proto::wire::tail_client::TailClient;
@@ -13,11 +12,10 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
-use super::protocol::{Command, Ends, Event, Failure, Target, with_sources};
+use super::protocol::{
+    Command, Ends, Event, Failure, IDLE_TIMEOUT, KEEP_ALIVE, Target, with_sources,
+};
 use crate::exchange::{Handshake, Limits, MessageError, Messages, WelcomeError};
-
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A connection whose hello was welcomed.
 pub(crate) struct GrpcConnection {
@@ -37,7 +35,7 @@ impl GrpcConnection {
             .connect_timeout(target.timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_timeout(IDLE_TIMEOUT - KEEP_ALIVE)
             .keep_alive_while_idle(true)
             .tls_config_with_verifier(tls, target.verifier.clone())
             .map_err(Failure::unreachable)?

@@ -11,6 +11,11 @@ use super::tls::Verifier;
 use crate::config::ServerUrl;
 use crate::exchange::{Checked, Limits, Outgoing, ReplyError, WelcomeError};
 
+/// Silence after which a transport asks whether the server is still there.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Silence after which a connection counts as lost.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// What a transport needs to connect.
 pub(crate) struct Target {
     pub(crate) server: ServerUrl,

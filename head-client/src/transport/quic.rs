@@ -18,7 +18,9 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::protocol::{Command, Ends, Event, Failure, Target, with_sources};
+use super::protocol::{
+    Command, Ends, Event, Failure, IDLE_TIMEOUT, KEEP_ALIVE, Target, with_sources,
+};
 use crate::exchange::{self, Checked, Exchange, Handshake, Limits, Outgoing, ReplyError};
 
 pub use crate::exchange::{PROBE_PRIORITY, priority};
@@ -26,9 +28,6 @@ pub use crate::exchange::{PROBE_PRIORITY, priority};
 /// Bytes handed to the transport and not yet acknowledged. What is written cannot be taken back
 /// except by resetting its stream, so the window is small: a few frames.
 const SEND_WINDOW: u64 = 64 << 10;
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Silence after which the connection counts as lost.
-const IDLE_TIMEOUT_MS: u32 = 8_000;
 /// [`exchange::CANCELLED`] as QUIC writes it.
 pub const CANCELLED: VarInt = VarInt::from_u32(exchange::CANCELLED);
 const CLOSED: VarInt = VarInt::from_u32(exchange::CLOSED);
@@ -57,12 +56,13 @@ pub fn client_config(
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls)?;
+    let idle_ms = IDLE_TIMEOUT.as_millis() as u32;
     let mut transport = TransportConfig::default();
     transport
         .send_window(SEND_WINDOW)
         .send_fairness(false)
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0));
     let mut config = ClientConfig::new(Arc::new(crypto));
