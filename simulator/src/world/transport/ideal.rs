@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use isthmus_proto::wire::Reply;
-use isthmus_proto::{Bitrate, Content, DataSize, Envelope, Timestamp};
+use isthmus_head_client::exchange::{Asked, check};
+use isthmus_proto::wire::{Reply, reply};
+use isthmus_proto::{Bitrate, Content, DataSize, Envelope, FrameId, Timestamp};
 use isthmus_tail_server::admission::Announced;
 use isthmus_tail_server::exchange::{Action, ConnectionId, Output, Whole};
 use isthmus_tail_server::receiver::Received;
 use quinn_proto::{Dir, Side, StreamId};
 
 use super::links::Links;
-use super::{Event, Exchange, Key, Route, Transport, Upload, heard};
+use super::{BUNDLE, Event, Exchange, Key, Route, Transport, Upload, event};
 use crate::link::LinkCounters;
 use crate::link::chance::scattered;
 use crate::world::agenda::Agenda;
@@ -302,4 +303,14 @@ impl Transport for Ideal {
     fn misdirected(&self) -> u64 {
         self.misdirected
     }
+}
+
+/// What a reply means to a device.
+fn heard(key: Key, reply: Reply) -> Event {
+    let asked = match reply.outcome {
+        Some(reply::Outcome::Echo(_)) => Asked::Echo,
+        _ => Asked::Class { labels: BUNDLE.labels },
+    };
+    let checked = check(FrameId(key.frame), asked, reply);
+    checked.map_or(Event::Lost { key }, |checked| event(key, checked))
 }

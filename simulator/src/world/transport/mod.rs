@@ -6,11 +6,13 @@ mod quic;
 
 use std::time::Duration;
 
-use isthmus_head_client::{Answer, ServerReply};
-use isthmus_proto::wire::{self, Feedback, reply};
+use isthmus_head_client::ServerReply;
+use isthmus_head_client::exchange::{BoundBundle, Checked};
+use isthmus_proto::wire::Feedback;
 use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
 use quinn_proto::StreamId;
 
+use super::DIGEST;
 use crate::link::LinkCounters;
 
 pub(super) use ideal::Ideal;
@@ -105,25 +107,14 @@ pub(super) trait Transport {
     fn misdirected(&self) -> u64;
 }
 
-/// What a reply tells the device.
-fn heard(key: Key, reply: wire::Reply) -> Event {
-    event(key, reply).unwrap_or(Event::Lost { key })
-}
+/// What a device asks of the simulated network: its classes are those of a record, which a transport
+/// does not know.
+const BUNDLE: BoundBundle = BoundBundle { digest: DIGEST, labels: usize::MAX };
 
-/// What a reply that makes sense tells.
-fn event(key: Key, reply: wire::Reply) -> Option<Event> {
-    let feedback = reply.feedback.unwrap_or_default();
-    let outcome = match reply.outcome? {
-        reply::Outcome::Echo(_) => return Some(Event::Echoed { key, feedback }),
-        reply::Outcome::Refusal(refusal) => {
-            Err((refusal.reason(), Duration::from_millis(refusal.retry_after_ms.into())))
-        }
-        reply::Outcome::Answer(answer) => {
-            let best = answer.top.first()?;
-            let class = usize::try_from(best.class).ok()?;
-            let layers = u8::try_from(answer.layers_used).ok()?;
-            Ok((Answer { class, confidence: best.probability }, layers))
-        }
-    };
-    Some(Event::Replied { key, reply: ServerReply { outcome, feedback } })
+/// What a checked reply means to a device.
+fn event(key: Key, checked: Checked) -> Event {
+    match checked {
+        Checked::Reply { reply, .. } => Event::Replied { key, reply },
+        Checked::Echo(feedback) => Event::Echoed { key, feedback },
+    }
 }

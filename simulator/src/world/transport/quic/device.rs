@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use isthmus_head_client::exchange::{
-    Backoff, BoundBundle, CANCELLED, CONNECT_TIMEOUT, Checked, Exchange, Handshake, Outgoing,
+    Backoff, CANCELLED, CONNECT_TIMEOUT, Exchange, Handshake, Outgoing,
 };
-use isthmus_proto::wire::{BundleRef, Hello};
 use isthmus_proto::{FrameId, Timestamp};
 use quinn_proto::{
     Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, Event as QuicEvent, StreamEvent,
@@ -19,12 +18,9 @@ use quinn_proto::{
 
 use super::end::{Read, abandon, read, reconcile, transmit};
 use super::identity::{HOST, Identity};
-use crate::world::DIGEST;
 use crate::world::frames::coded;
-use crate::world::transport::{Event, Key, Upload};
-
-/// Its classes are those of a record, which a transport does not know.
-const BUNDLE: BoundBundle = BoundBundle { digest: DIGEST, labels: usize::MAX };
+use crate::world::hello;
+use crate::world::transport::{BUNDLE, Event, Key, Upload, event};
 
 pub(super) struct Device {
     camera: u32,
@@ -149,14 +145,12 @@ impl Device {
         let mut endpoint = Endpoint::new(identity.endpoint(number), None, true, None);
         let dialled = endpoint.connect(now, identity.client(number), self.server, HOST);
         let (handle, connection) = dialled.expect("the server's name and address are valid");
-        let bundles = vec![BundleRef { name: "simulated".into(), digest: DIGEST.0.to_vec() }];
-        let hello = Hello { bundles, ..Hello::default() };
         self.link = Some(Link {
             endpoint,
             handle,
             connection,
             dialled: now,
-            handshake: Handshake::new(hello, Timestamp::ZERO, CONNECT_TIMEOUT),
+            handshake: Handshake::new(hello(), Timestamp::ZERO, CONNECT_TIMEOUT),
             control: None,
             waiting: VecDeque::new(),
             exchanges: BTreeMap::new(),
@@ -277,8 +271,7 @@ impl Link {
         let outcome = exchange.poll_outcome()?;
         self.exchanges.remove(&id);
         Some(match outcome {
-            Ok(Checked::Reply { reply, .. }) => Event::Replied { key, reply },
-            Ok(Checked::Echo(feedback)) => Event::Echoed { key, feedback },
+            Ok(checked) => event(key, checked),
             Err(error) => {
                 tracing::debug!(camera, frame = key.frame, %error, "no reply");
                 abandon(&mut self.connection, id, CANCELLED.into());

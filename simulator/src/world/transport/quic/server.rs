@@ -227,12 +227,8 @@ impl Server {
                 peer.greet(at, exchange);
                 peer.accept_frames(now, handle, exchange);
             }
-            QuicEvent::Stream(StreamEvent::Readable { id }) => peer.take(now, id, exchange),
-            QuicEvent::Stream(StreamEvent::Stopped { id, .. }) => {
-                if let Some(frame) = peer.frames.get(&id) {
-                    exchange.handle_unwanted(frame.key);
-                    peer.abandon(id);
-                }
+            QuicEvent::Stream(StreamEvent::Readable { id } | StreamEvent::Stopped { id, .. }) => {
+                peer.take(now, id, exchange)
             }
             QuicEvent::Stream(StreamEvent::Finished { id }) => {
                 let unread = peer.frames.remove(&id).filter(|frame| !frame.ended);
@@ -295,9 +291,13 @@ impl Peer {
         }
     }
 
-    /// Hands what has come of a frame to the exchange.
+    /// Hands what has come of a frame to the exchange, or that its reply is not wanted.
     fn take(&mut self, now: Timestamp, stream: StreamId, exchange: &mut Exchange) {
         let Some(frame) = self.frames.get_mut(&stream) else { return };
+        if matches!(self.connection.send_stream(stream).stopped(), Ok(Some(_))) {
+            exchange.handle_unwanted(frame.key);
+            return self.abandon(stream);
+        }
         let Read { chunks, ended, .. } = read(&mut self.connection, stream);
         frame.ended |= ended;
         let key = frame.key;
