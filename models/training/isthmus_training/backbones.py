@@ -19,12 +19,11 @@ from typing import Iterator, NamedTuple, Sequence
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import config as configuration
-from . import export, full
+from . import export, full, goldens
 from .data import Pictures, normalise, preprocess
 from .student import Student
 
@@ -84,7 +83,7 @@ def row(name: str, program: Path) -> Row:
     whole = {stage: {"phases": [[1, 1.0]]} for stage in ("full", "stage1", "stage2", "stage3")}
     config = configuration.parse(settings | whole | {"data": {"size": list(SIZE), "stored": list(SIZE)}})
     torch.manual_seed(config.seed)
-    shown = [Image.fromarray(export.synthetic_picture(seed)) for seed in range(8)]
+    shown = [Image.fromarray(goldens.synthetic_picture(seed)) for seed in range(8)]
     pixels = np.stack([preprocess(picture, SIZE) for picture in shown])
     pictures = Pictures([str(n) for n in range(CLASSES)], pixels, torch.arange(len(pixels)), [])
     x = normalise(torch.from_numpy(pixels), config.data.mean, config.data.std)
@@ -99,8 +98,11 @@ def row(name: str, program: Path) -> Row:
         if verified.returncode:
             raise ValueError(verified.stderr.replace(f"{bundle}/", ""))
         manifest = tomllib.loads((bundle / "manifest.toml").read_text("utf-8"))
-        logits = [load_file(path)[key] for path in (bundle / "goldens").iterdir() for key in ("logits", "full_logits")]
-    difference = float(re.search(r"logits within (\S+)", verified.stdout)[1])
+        logits = [golden.tensors[key] for golden in goldens.read(bundle) for key in ("logits", "full_logits")]
+    found = re.search(r"logits within (\S+)", verified.stdout)
+    if found is None:
+        raise ValueError(f"{program} verify does not say within what its logits are: {verified.stdout}")
+    difference = float(found[1])
     whole, features = manifest["full"], manifest["splits"][0]["features"]
     largest = max(float(np.abs(values).max()) for values in logits)
     return Row(name, whole["macs"], whole["parameters"], network.cut, features, difference, largest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import math
 import os
 import platform
 import shutil
@@ -15,21 +14,18 @@ import numpy as np
 import tomli_w
 import torch
 import zstandard
-from PIL import Image, ImageDraw
-from safetensors.numpy import save
 from torch import nn
 
-from . import entropy, foreign, full
+from . import entropy, foreign, full, goldens
 from .bundle import Bundle
 from .config import Config
-from .data import Pictures, preprocess
+from .data import Pictures
 from .graph import Graph, round_weights
 from .network import Backbone, Section, plain
-from .quantise import dequantise, quantise, zero_point
+from .quantise import quantise, zero_point
 from .student import Student
 
 TABLE_PICTURES = 2048
-GOLDENS = 6
 
 
 def write(
@@ -39,15 +35,15 @@ def write(
     train_set: Pictures,
     val_set: Pictures,
     target: Path,
-    goldens: list[Path],
+    rendered: list[Path],
     card: str,
     threads: int,
     limit: int | None = None,
     add: bool = False,
 ) -> None:
-    """Writes the bundle beside `target` and then takes its place. `goldens` are rendered pictures, never photos.
+    """Writes the run as the bundle `target`: whole, in a folder beside it, which then takes the place of what is there.
 
-    The full network and the exits are measured on all of `val_set`, operating points on `limit` pictures of it. With
+    Goldens are of `rendered` pictures, or of synthetic ones if there are none: never of photos. The full network and the exits are measured on all of `val_set`, operating points on `limit` pictures of it. With
     `add` the bundle that is in `target` gets the student's split, in front of the trunk that it has.
     """
     root = target.with_name(target.name + ".partial")
@@ -63,7 +59,7 @@ def write(
     _tables(config, bundle, train_set)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(val_set))[:limit])
     _measure(bundle, val_set, chosen)
-    _goldens(bundle, goldens, config.seed)
+    goldens.write(bundle, rendered, config.seed)
     about = (root / "manifest.toml", root / "MODEL_CARD.md")
     files = sorted(path for path in root.rglob("*") if path.is_file() and path not in about)
     manifest["files"] = {path.relative_to(root).as_posix(): _digest(path) for path in files}
@@ -234,72 +230,6 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
 
 def _packed(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=19).compress(content)
-
-
-def _goldens(bundle: Bundle, rendered: list[Path], seed: int) -> None:
-    """Reference values over the operating points, on rendered pictures or, without any, synthetic ones."""
-    shutil.rmtree(bundle.root / "goldens", ignore_errors=True)
-    (bundle.root / "goldens").mkdir()
-    every = [
-        (split, width, entry, channels)
-        for split in bundle.manifest["splits"]
-        for channels in split["channels"]
-        for width in split["widths"]
-        for entry in width["quantisers"]
-    ]
-    count = min(GOLDENS, len(every))
-    size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
-    for number in range(count):
-        # A step that shares no factor with the list's length visits every width, depth and number of channels.
-        step = next(s for s in range(len(every) // count + 1, 2 * len(every) + 2) if math.gcd(s, len(every)) == 1)
-        split, width, entry, channels = every[number * step % len(every)]
-        if rendered:
-            with Image.open(rendered[number * len(rendered) // count]) as opened:
-                picture = np.asarray(opened.convert("RGB"))
-        else:
-            picture = synthetic_picture(seed + number)
-        x = bundle.normalise(preprocess(Image.fromarray(picture), size)[None])
-        latents, exits = bundle.run(width["head"], x)
-        q = bundle.quantisation(entry)
-        symbols = quantise(latents[0, :channels], q.scale[:channels], q.zero[:channels], q.bits)
-        ends = [c for c in split["channels"] if c <= channels]
-        layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
-        stream, lengths = entropy.encode(layers, q.tables)
-        decoded = np.concatenate(entropy.decode(stream, [layer.shape for layer in layers], q.tables))
-        if not np.array_equal(decoded, symbols):
-            raise AssertionError("the range coder does not invert itself")
-        logits = bundle.tail(split, width, dequantise(symbols, q.scale, q.zero, q.prior)[None])
-        tensors = {
-            "picture": picture,
-            "input": x[0],
-            "latents": latents[0],
-            "exit": exits[0],
-            "symbols": symbols,
-            "layer_bytes": np.array(lengths, np.uint32),
-            "stream": np.frombuffer(stream, np.uint8),
-            "logits": logits[0],
-            "full_logits": bundle.run(bundle.manifest["full"]["file"], x)[0][0],
-        }
-        names = {"split": split["name"], "width": width["name"], "bits": str(q.bits), "channels": str(channels)}
-        tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        (bundle.root / f"goldens/{number:03}.safetensors.zst").write_bytes(_packed(save(tensors, names)))
-
-
-def synthetic_picture(seed: int, width: int = 320, height: int = 240) -> np.ndarray:
-    """A gradient, a few shapes and some noise: u8 [height, width, 3]."""
-    rng = np.random.default_rng(seed)
-    corners = rng.uniform(0, 255, (2, 2, 3))
-    down, right = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    top, bottom = (row[0] * (1 - right) + row[1] * right for row in corners)
-    picture = Image.fromarray((top * (1 - down) + bottom * down).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
-    for _ in range(int(rng.integers(4, 10))):
-        x, y, size = int(rng.integers(width)), int(rng.integers(height)), int(rng.integers(10, 90))
-        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
-        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
-        shape((x - size, y - size // 2, x + size, y + size // 2), fill=colour)
-    noisy = np.asarray(picture, np.float64) + rng.normal(0, 6, (height, width, 3))
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
 def _card(config: Config, manifest: dict[str, Any], train_set: Pictures, val_set: Pictures, measured: int, text: str) -> str:

@@ -1,6 +1,8 @@
-"""A network of timm as the full one: cut, trained, exported, and the same in ONNX Runtime."""
+"""A network of timm as the full one: cut, trained, exported, and the same in ONNX Runtime and the Rust engine."""
 
 import builtins
+import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -115,15 +117,9 @@ def test_a_backbone_stands_alone() -> None:
         configuration.parse({"name": "x", "network": {"cut": "layer3"}})
 
 
-@pytest.fixture
-def timm() -> Any:
-    return pytest.importorskip("timm", reason="the extra `backbones` is not installed: no test of real networks runs")
-
-
-def test_an_unknown_name_gets_near_ones(timm: Any) -> None:
+def test_an_unknown_name_gets_near_ones() -> None:
     with pytest.raises(ValueError, match="timm has no 'resnett18'; the nearest are resnet18"):
         foreign.create("timm:resnett18", 3, SIZE)
-    pytest.importorskip("torchvision")
     with pytest.raises(ValueError, match="torchvision has no 'mobilenet_v4'; the nearest are mobilenet_v"):
         foreign.create("torchvision:mobilenet_v4", 3, SIZE)
 
@@ -131,7 +127,7 @@ def test_an_unknown_name_gets_near_ones(timm: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "cut", "features"), [("mobilenetv3_small_050", "blocks.3", 24), ("resnet10t", "layer3", 256)]
 )
-def test_stages_are_cut_whole(timm: Any, name: str, cut: str, features: int, tmp_path: Path) -> None:
+def test_stages_are_cut_whole(name: str, cut: str, features: int, tmp_path: Path) -> None:
     model = foreign.create(f"timm:{name}", 3, SIZE)
     backbones.enliven(model, torch.randn(4, 3, *SIZE))
     network = Foreign(model, name, SIZE, 16).eval()
@@ -141,7 +137,7 @@ def test_stages_are_cut_whole(timm: Any, name: str, cut: str, features: int, tmp
     runs_alike(folded, torch.randn(3, features, 4, 4), tmp_path / "trunk.onnx")
 
 
-def test_train_and_export(timm: Any, pictures: Path, toy: Path, tmp_path: Path) -> None:
+def test_train_and_export(pictures: Path, toy: Path, tmp_path: Path) -> None:
     text = toy.read_text().replace("channels = [16, 24]\nblocks = [1, 1]\n", 'backbone = "timm:mobilenetv3_small_050"\n')
     toy.write_text(text.replace("[32, 32]", "[64, 64]").replace("[40, 40]", "[80, 80]"))
     common = ["--data", str(pictures), "--config", str(toy), "--threads", "2"]
@@ -151,3 +147,26 @@ def test_train_and_export(timm: Any, pictures: Path, toy: Path, tmp_path: Path) 
     manifest = tomllib.loads((bundle / "manifest.toml").read_text())
     assert manifest["splits"][0]["features"] == [24, 4, 4]
     assert len(manifest["points"]) == 2 * 2 * 2 and len(list((bundle / "goldens").iterdir())) == 6
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """The `bundle` program that BUNDLE_PROGRAM names, or else a stand-in that says what it would."""
+    if named := os.environ.get("BUNDLE_PROGRAM"):
+        return Path(named).resolve()
+    stand_in = tmp_path / "bundle"
+    said = "6 goldens reproduced, 0 of 6 symbols rounded otherwise, logits within 2.0e-6"
+    stand_in.write_text(f"#!{sys.executable}\nprint({said!r})\n")
+    stand_in.chmod(0o755)
+    return stand_in
+
+
+def test_the_command_prints_a_row_for_a_network_that_runs(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "timm:resnet10t", "timm:resnett18", "--program", str(program)]) == 0
+    title, _, row, _, failed = capsys.readouterr().out.strip().split("\n")
+    name, macs, parameters, cut, shape, difference, largest = (cell.strip() for cell in row.strip("|").split("|"))
+    assert len(title.strip("|").split("|")) == 7
+    assert (name, cut, shape) == ("`timm:resnet10t`", "`layer3`", "256×14×14")
+    assert float(macs) > 500 and float(parameters) > 5
+    assert 0 < float(difference) < 1e-3 * float(largest)
+    assert failed.startswith("- `timm:resnett18`: network.backbone: timm has no 'resnett18'")

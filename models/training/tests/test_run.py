@@ -1,7 +1,6 @@
 """Train, stop, continue, export, evaluate: on three colours."""
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 import zstandard
-from safetensors.numpy import load
 
-from isthmus_training import entropy, full
+from isthmus_training import entropy, full, goldens
 from isthmus_training.__main__ import main
 from isthmus_training.quantise import quantise
 
@@ -61,13 +59,9 @@ def test_train_resume_export_evaluate(
 
     split = manifest["splits"][0]
     quantisers = {(w["name"], q["bits"]): q for w in split["widths"] for q in w["quantisers"]}
-    goldens = sorted((bundle / "goldens").iterdir())
-    assert goldens
-    for path in goldens:
-        packed = zstandard.ZstdDecompressor().decompress(path.read_bytes())
-        tensors = load(packed)
-        # The header: its length, then JSON.
-        about = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])["__metadata__"]
+    written = goldens.read(bundle)
+    assert len(written) == goldens.COUNT
+    for tensors, about in written:
         channels, bits = int(about["channels"]), int(about["bits"])
         q = quantisers[about["width"], bits]
         scale, zero = np.array(q["scale"][:channels]), np.array(q["zero_point"][:channels])
