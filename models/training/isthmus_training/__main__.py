@@ -7,15 +7,18 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from . import backbones, data, export, full, stages, student, warm_start
 from . import config as configuration
-from . import backbones, begin, data, export, full, loop, student
 from .bundle import Bundle
+from .loop import Run
 from .network import Inherited
 from .ranks import Ranks
-from .settle import settle
-from .teacher import Teacher, Witness, label_maps
+from .recalibrate import recalibrate
+from .teacher import OnlineTeacher, Teacher, label_maps
+from .workers import Workers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--config", type=Path, required=True)
     train.add_argument("--teacher", type=Path, help="ONNX classifier whose labels are learnt too")
     train.add_argument("--only", choices=["full", "split"], help="stop before the split network, or start at it")
-    train.add_argument("--start", type=Path, help="a bundle to start from, or another run, whose head and adapter the split network's start as")
+    train.add_argument(
+        "--start", type=Path, help="a bundle to start from, or another run, whose head and adapter the split network's start as"
+    )
     train.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
     write = commands.add_parser("export", help="write a run as a bundle")
@@ -67,45 +72,58 @@ def _train(options: argparse.Namespace) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ranks = Ranks(device if options.device == "auto" else options.device)
-    workers = loop.Workers(ranks, options.threads, config.precision)
-    train_set, val_set = _pictures(config, options, ranks.first)
-    teacher: Teacher | None = None
-    if options.teacher and config.distil.enabled:
-        if config.distil.views:
-            teacher = Witness(options.teacher, train_set, config.distil.hints, config.data.mean, config.data.std)
-        else:
-            # One process makes the maps, the others then read them.
-            if not ranks.first:
-                ranks.wait()
-            teacher = label_maps(train_set, options.teacher, options.run / "teacher.npy", options.threads)
-            if ranks.first:
-                ranks.wait()
-    train_set, val_set = train_set.on(ranks.device), val_set.on(ranks.device)
-    teacher = teacher and teacher.on(ranks.device)
+    pictures = _pictures(config, options, ranks.first)
+    teacher = _teacher(config, options, pictures.train, ranks)
+    run = Run(
+        config,
+        pictures.on(ranks.device),
+        teacher and teacher.on(ranks.device),
+        Workers(ranks, options.threads, config.precision),
+        options.run,
+        options.start,
+    )
+    classes, trained = len(pictures.train.classes), (options.run / full.FILE).exists()
     if options.only != "split" and config.full.enabled:
-        full.train(config, train_set, val_set, teacher, workers, options.run, options.start)
-    elif options.start and begin.is_bundle(options.start) and not (options.run / "full.pt").exists():
-        full.take(config, train_set, options.start, workers, options.run)
-    if options.only == "split" and config.split_alone and not (options.run / "full.pt").exists():
-        network, outputs = full.untrained(config, len(train_set.classes), teacher)
+        full.train(run)
+    elif options.start and warm_start.is_bundle(options.start) and not trained:
+        full.take(run, options.start)
+        trained = True
+    if options.only == "full":
+        return
+    if options.only == "split" and config.split_alone and not trained:
+        stages.train(run, *full.untrained(config, classes, run.teacher))
     else:
-        network, outputs = full.restore(config, len(train_set.classes), options.run)
-    if options.only != "full":
-        student.train(config, network, outputs, train_set, val_set, teacher, workers, options.run, options.start)
+        stages.train(run, *full.restore(config, classes, options.run))
+
+
+def _teacher(
+    config: configuration.Config, options: argparse.Namespace, pictures: data.Pictures, ranks: Ranks
+) -> Teacher | None:
+    if not options.teacher or not config.distil.enabled:
+        return None
+    if config.distil.views:
+        return OnlineTeacher(options.teacher, pictures, config.distil.hints, config.data.normalisation)
+    # One process makes the maps, the others then read them.
+    if not ranks.first:
+        ranks.barrier()
+    maps = label_maps(pictures, options.teacher, options.run / "teacher.npy", options.threads)
+    if ranks.first:
+        ranks.barrier()
+    return maps
 
 
 def _export(options: argparse.Namespace) -> None:
     config = configuration.load(options.config, options.set)
-    train_set, val_set = _pictures(config, options)
-    network, outputs = full.restore(config, len(train_set.classes), options.run)
+    pictures = _pictures(config, options)
+    network, outputs = full.restore(config, len(pictures.train.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
     torch.set_num_threads(options.threads)
     if config.whole and not options.add and not isinstance(network.prefix, Inherited):
-        settle(config, split.prefix, train_set)
-    goldens = sorted(p for p in options.goldens.rglob("*") if p.suffix == ".png") if options.goldens else []
+        recalibrate(config, split.prefix, pictures.train)
+    rendered = sorted(options.goldens.rglob("*.png")) if options.goldens else []
     card = options.card.read_text("utf-8") if options.card else ""
-    limit, add = options.limit, options.add
-    export.write(config, network, split, train_set, val_set, options.bundle, goldens, card, options.threads, limit, add)
+    chosen = export.Options(rendered, card, options.threads, options.limit, options.add)
+    export.write(config, network, split, pictures, options.bundle, chosen)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -115,7 +133,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     _, folder = data.scan(options.data, config.data.holdout, config.seed)
     pictures = data.load(folder, size, options.threads)
     labels = pictures.labels.numpy()
-    for point in bundle.measure(pictures.pixels, labels):
+    for point in bundle.measure(np.asarray(pictures.pixels), labels):
         print(point.line(), flush=True)
 
 
@@ -124,21 +142,19 @@ def _backbones(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def _pictures(
-    config: configuration.Config, options: argparse.Namespace, said: bool = True
-) -> tuple[data.Pictures, data.Pictures]:
+def _pictures(config: configuration.Config, options: argparse.Namespace, said: bool = True) -> data.Sets:
     train_folder, val_folder = data.scan(options.data, config.data.holdout, config.seed)
-    train_set = data.load(train_folder, tuple(config.data.stored), options.threads)
-    val_set = data.load(val_folder, tuple(config.data.size), options.threads)
-    if not said:
-        return train_set, val_set
-    print(f"{len(train_set)} training and {len(val_set)} validation pictures of {len(train_set.classes)} classes")
-    bad = train_set.bad + val_set.bad
-    for path in bad:
-        print(f"could not decode {path}")
-    if bad:
-        print(f"{len(bad)} pictures are left out")
-    return train_set, val_set
+    stored, size = ((width, height) for width, height in (config.data.stored, config.data.size))
+    pictures = data.Sets(data.load(train_folder, stored, options.threads), data.load(val_folder, size, options.threads))
+    if said:
+        counts = [len(part) for part in pictures]
+        print(f"{counts[0]} training and {counts[1]} validation pictures of {len(pictures.train.classes)} classes")
+        bad = pictures.train.bad + pictures.val.bad
+        for path in bad:
+            print(f"could not decode {path}")
+        if bad:
+            print(f"{len(bad)} pictures are left out")
+    return pictures
 
 
 if __name__ == "__main__":

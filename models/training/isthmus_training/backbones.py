@@ -13,8 +13,9 @@ import subprocess
 import tempfile
 import tomllib
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import config as configuration
 from . import export, full, goldens
-from .data import Pictures, normalise, preprocess
+from .data import Pictures, Sets, normalise, preprocess
 from .student import Student
+from .traced import TracedBackbone
 
 SIZE = (224, 224)
 CLASSES = 1000
@@ -44,7 +46,7 @@ NAMES = [
 
 
 class Row(NamedTuple):
-    """What came of one network: MACs and parameters of the whole, what is sent through the cut, the largest difference
+    """One network that runs: MACs and parameters of the whole, what is sent through the cut, the largest difference
     of a logit between the engines and the largest logit."""
 
     name: str
@@ -80,20 +82,21 @@ def table(names: Sequence[str], program: Path) -> Iterator[str]:
 def row(name: str, program: Path) -> Row:
     split = {"widths": [100], "head": [16, 24, 32, 48], "strides": [2, 2, 2, 2], "channels": [8, 16], "bits": [8]}
     settings = {"name": "table", "network": {"backbone": name}, "split": split}
-    whole = {stage: {"phases": [[1, 1.0]]} for stage in ("full", "stage1", "stage2", "stage3")}
-    config = configuration.parse(settings | whole | {"data": {"size": list(SIZE), "stored": list(SIZE)}})
+    stages = {stage: {"phases": [[1, 1.0]]} for stage in ("full", "stage1", "stage2", "stage3")}
+    config = configuration.parse(settings | stages | {"data": {"size": list(SIZE), "stored": list(SIZE)}})
     torch.manual_seed(config.seed)
     shown = [Image.fromarray(goldens.synthetic_picture(seed)) for seed in range(8)]
     pixels = np.stack([preprocess(picture, SIZE) for picture in shown])
     pictures = Pictures([str(n) for n in range(CLASSES)], pixels, torch.arange(len(pixels)), [])
-    x = normalise(torch.from_numpy(pixels), config.data.mean, config.data.std)
+    x = normalise(torch.from_numpy(pixels), config.data.normalisation)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         network = full.build(config, CLASSES)
-        enliven(network, x)
+        assert isinstance(network, TracedBackbone)
+        randomise(network, x)
         student = Student(config, network, None)
         bundle = Path(folder) / "bundle"
-        export.write(config, network, student, pictures, pictures, bundle, [], "", 1)
+        export.write(config, network, student, Sets(pictures, pictures), bundle)
         verified = subprocess.run([program, "verify", bundle], capture_output=True, text=True)
         if verified.returncode:
             raise ValueError(verified.stderr.replace(f"{bundle}/", ""))
@@ -109,7 +112,7 @@ def row(name: str, program: Path) -> Row:
 
 
 @torch.no_grad()
-def enliven(network: nn.Module, x: torch.Tensor) -> None:
+def randomise(network: nn.Module, x: torch.Tensor) -> None:
     """Random weights under which every layer counts: as libraries initialise them, many a branch starts at zero and
     logits of a deep network vanish, so that any engine would agree. Batch norms measure the pictures `x`."""
     for name, values in network.named_parameters():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -79,7 +80,7 @@ class Bundle:
         batch = 1 if session.get_inputs()[0].shape[0] == 1 else BATCH
         name = session.get_inputs()[0].name
         parts = [session.run(None, {name: x[at : at + batch]}) for at in range(0, len(x), batch)]
-        return [np.concatenate(values) for values in zip(*parts)]
+        return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """u8 [n, H, W, 3] to f32 [n, 3, H, W]."""
@@ -105,12 +106,12 @@ class Bundle:
         """The full network and the exit of each width on all pictures, every operating point on the `chosen` ones."""
         x, everyone = self.normalise(pixels), np.arange(len(pixels))
         none = np.zeros(len(x), np.int64)
-        yield judged("full", everyone, none, self.run(self.manifest["full"]["file"], x)[0], labels)
+        yield measurement("full", everyone, none, self.run(self.manifest["full"]["file"], x)[0], labels)
         for split in self.manifest["splits"]:
             for width in split["widths"]:
                 name = f"{split['name']}/{width['name']}"
                 latents, exits = self.run(width["head"], x)
-                yield judged(f"{name}/exit", everyone, none, exits, labels)
+                yield measurement(f"{name}/exit", everyone, none, exits, labels)
                 for q in map(self.quantisation, width["quantisers"]):
                     symbols = quantise(latents[chosen], q.scale, q.zero, q.bits)
                     cost = q.tables.cost(symbols).sum((2, 3))
@@ -118,10 +119,11 @@ class Bundle:
                     for layers, channels in enumerate(split["channels"], 1):
                         values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
                         sizes, logits = sent_bytes(ends[:, :layers]), self.tail(split, width, values)
-                        yield judged(f"{name}/c{channels}/b{q.bits}", everyone[chosen], sizes, logits, labels[chosen])
+                        yield measurement(f"{name}/c{channels}/b{q.bits}", everyone[chosen], sizes, logits, labels[chosen])
 
 
-def judged(point: str, frames: np.ndarray, sizes: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Measurement:
+def measurement(point: str, frames: np.ndarray, sizes: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Measurement:
+    """What logits [n, K] are worth against `labels` [n]."""
     top = np.exp(logits - logits.max(1, keepdims=True))
     return Measurement(point, frames, sizes, logits.argmax(1) == labels, top.max(1) / top.sum(1))
 

@@ -1,4 +1,5 @@
-"""A run's settings, read from TOML. A key that no field names is an error, and so is a value out of range."""
+"""A run's settings, read from TOML: every key with its default, what it means and what it must be. An unknown key is an
+error, and so is a value out of range."""
 
 from __future__ import annotations
 
@@ -6,12 +7,26 @@ import dataclasses
 import math
 import tomllib
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, NamedTuple
 
 LAST_STRIDE = 32
-"""Of the last feature map, on whose cells a teacher's labels and CutMix's shares are laid."""
+"""Of the last feature map, on whose cells a teacher's labels and CutMix's fractions lie."""
+PRECISIONS = ("auto", "f32", "bf16")
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each colour, in 0..=1, by which pictures are normalised."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,21 @@ class Data:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     holdout: float = 0.15
-    """Share of each class that validates where the data has no `val` folder."""
+    """Fraction of each class that validates where the data has no `val` folder."""
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return Normalisation(self.mean, self.std)
+
+    def check(self) -> None:
+        _require(
+            all(side > 0 and side % 32 == 0 for side in self.size), f"data.size: {self.size} is not made of multiples of 32"
+        )
+        (width, height), (stored_width, stored_height) = self.size, self.stored
+        _require(
+            width * stored_height == height * stored_width,
+            f"data.stored: {self.stored} has another aspect ratio than data.size, {self.size}",
+        )
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,27 @@ class Network:
     """Residual blocks at each of these strides; at stride 2 a convolution goes before them."""
     channels: list[int] = field(default_factory=lambda: [256, 448])
     blocks: list[int] = field(default_factory=lambda: [3, 1])
+
+    def check(self) -> None:
+        if self.backbone:
+            alone = Network(self.backbone, self.cut, self.pretrained)
+            _require(
+                self == alone,
+                "network.backbone: stands for the whole network; leave out the other keys but cut and pretrained",
+            )
+            return
+        _require(not self.cut and not self.pretrained, "network.cut and network.pretrained need a network.backbone")
+        _require(
+            0 < len(self.channels) == len(self.blocks), "network.channels and network.blocks differ in length, or are empty"
+        )
+        _require(
+            len(self.prefix_channels) == len(self.prefix_blocks),
+            "network.prefix_channels and network.prefix_blocks differ in length",
+        )
+        _require(
+            all(count > 0 for count in self.prefix_blocks[1:]),
+            "network.prefix_blocks: every stride but the first needs a block",
+        )
 
 
 @dataclass(frozen=True)
@@ -69,12 +119,16 @@ class Full:
     average: float = 0.998
     """Decay per step of the averaged weights that are kept; 0 keeps the last ones."""
     scale: float = 0.35
-    """The least share of a picture's area that a training crop keeps."""
+    """The least fraction of a picture's area that a training crop keeps."""
     jitter: float = 0.2
     mix: float = 0.3
-    """Share of batches that CutMix pastes patches across."""
+    """Fraction of batches that CutMix pastes patches across."""
     mirror: bool = True
     """Half of the views are mirror images: not where left and right, or letters, tell classes apart."""
+
+    def check(self) -> None:
+        _check_unit("full", self.unit)
+        _require(self.optimiser in ("sgd", "adamw"), f"full.optimiser: {self.optimiser!r} is neither sgd nor adamw")
 
 
 @dataclass(frozen=True)
@@ -100,6 +154,9 @@ class Distil:
     hint: float = 1.0
     """Weight of each hint's error over its variance."""
 
+    def check(self) -> None:
+        _require(self.views or not self.hints, "distil.hints: need a teacher that sees the views, distil.views")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -122,6 +179,19 @@ class Split:
     adapter_shared: bool = False
     """Whether all widths have one adapter, which keeps a bundle small, and not each its own batch norms."""
 
+    @property
+    def stride(self) -> int:
+        """Of the latent grid."""
+        return math.prod(self.strides)
+
+    def check(self) -> None:
+        _require(len(self.head) == len(self.strides), "split.head and split.strides differ in length")
+        _require(self.name == f"s{self.stride}", f"split.name: {self.name} must name the head's stride, s{self.stride}")
+        for key, values in (("widths", self.widths), ("channels", self.channels)):
+            increasing = bool(values) and values == sorted(set(values)) and values[0] > 0
+            _require(increasing, f"split.{key}: {values} does not increase from 1 or more")
+        _require(all(1 <= bits <= 8 for bits in self.bits), f"split.bits: {self.bits} is not within 1 to 8")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -134,17 +204,20 @@ class Stage:
     batch: int = 64
     learning_rate: float = 1e-3
     trunk_rate: float = 0.2
-    """The share of the learning rate that what the full network has trained gets: trunk, and prefix of its own."""
+    """The fraction of the learning rate that what the full network has trained gets: trunk, and prefix of its own."""
     trains: list[str] = field(default_factory=lambda: ["head", "adapter"])
     """Of head (with its quantiser), adapter, trunk. The others keep their weights and statistics."""
     whole: bool = False
     """Every fourth micro-batch trains the full network, which shares the trunk with the split one."""
     weight_decay: float = 1e-4
+    average: float = 0.0
+    """Decay per step of averaged weights, such as 0.999, whose batch norms are measured anew for every width at the stage's
+    end, and which then take the weights' place; 0 keeps the last ones."""
     passes: int = 2
     """Passes a micro-batch: the widest with all channels and most bits, then others of any width. With 1, the widest and
     the narrower widths take turns. Channels and bits are drawn for each picture."""
     noise: float = 0.0
-    """Share of the stage that adds uniform noise; the rest rounds."""
+    """Fraction of the stage that adds uniform noise; the rest rounds."""
     feature: float = 0.0
     """Weight of the error of the trunk's input against the full network's, over that input's variance."""
     last: float = 0.0
@@ -162,6 +235,17 @@ class Stage:
     rate: float = 0.0
     """Weight of the estimated size in kilobits a picture."""
 
+    def check(self, key: str) -> None:
+        _check_unit(key, self.unit)
+        _require(
+            self.passes > 1 or not self.invariant,
+            f"{key}.invariant: needs another pass than the widest, {key}.passes of at least 2",
+        )
+
+
+def _check_unit(key: str, unit: str) -> None:
+    _require(unit in ("epochs", "minutes"), f"{key}.unit: {unit!r} is neither epochs nor minutes")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -169,7 +253,9 @@ class Config:
     version: str = "0.1.0"
     seed: int = 1
     precision: str = "f32"
-    """Of convolutions and matrix products in training: f32, or bf16 where the machine has instructions for it."""
+    """Of convolutions and matrix products in training: f32, or bf16, which processors without instructions for it compute
+    many times slower; auto measures both before each network or stage is trained, and takes the faster. A run that has
+    to repeat names one."""
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     full: Full = field(default_factory=Full)
@@ -199,66 +285,46 @@ class Config:
     def split_alone(self) -> bool:
         """Whether the split network learns nothing from the full one, and can be trained without it."""
         stages = [stage for stage in (self.stage1, self.stage2, self.stage3) if stage.enabled]
-        return all("trunk" in stage.trains and not (stage.feature or stage.last or stage.soft or stage.whole) for stage in stages)
+        return all(
+            "trunk" in stage.trains and not (stage.feature or stage.last or stage.soft or stage.whole) for stage in stages
+        )
 
     @property
     def trunk_stride(self) -> int:
         """Of the features that the trunk takes."""
         if self.network.backbone:
-            return math.prod(self.split.strides)
+            return self.split.stride
         return LAST_STRIDE >> (len(self.network.channels) - 1)
 
     def __post_init__(self) -> None:
-        if any(side % 32 or side <= 0 for side in self.data.size):
-            raise ValueError(f"data.size: {self.data.size} is not made of multiples of 32")
-        (width, height), (stored_width, stored_height) = self.data.size, self.data.stored
-        if width * stored_height != height * stored_width:
-            raise ValueError(f"data.stored: {self.data.stored} has another shape than data.size, {self.data.size}")
-        if self.precision not in ("f32", "bf16"):
-            raise ValueError(f"precision: {self.precision!r} is neither f32 nor bf16")
-        if len(self.network.channels) != len(self.network.blocks) or not self.network.channels:
-            raise ValueError("network.channels and network.blocks differ in length, or are empty")
-        stride = math.prod(self.split.strides)
-        if self.network.backbone:
-            known = Network(self.network.backbone, self.network.cut, self.network.pretrained)
-            if self.network != known:
-                raise ValueError("network.backbone: stands for the whole network; leave out the other keys but cut and pretrained")
-            if self.split.name != f"s{stride}":
-                raise ValueError(f"split.name: {self.split.name} must name the head's stride, s{stride}")
-        elif self.split.name != f"s{stride}" or self.trunk_stride not in (stride, 2 * stride):
-            raise ValueError(
-                f"split.name: {self.split.name} must name the head's stride, s{stride}, and the trunk's stages must"
-                f" bring it, or twice that, to {LAST_STRIDE}"
-            )
-        if len(self.network.prefix_channels) != len(self.network.prefix_blocks):
-            raise ValueError("network.prefix_channels and network.prefix_blocks differ in length")
-        if not self.network.backbone and (self.network.cut or self.network.pretrained):
-            raise ValueError("network.cut and network.pretrained need a network.backbone")
-        strides = len(self.network.prefix_channels)
-        if strides and 2 << strides != self.trunk_stride:
-            raise ValueError(f"network.prefix_channels: {strides} strides do not lead to {self.trunk_stride}")
-        if not strides and not self.network.backbone and self.trunk_stride != stride:
-            raise ValueError("network.prefix_channels: a split before the trunk's place needs a prefix of the network's own")
-        if any(count < 1 for count in self.network.prefix_blocks[1:]):
-            raise ValueError("network.prefix_blocks: every stride but the first needs a block")
-        if self.full.optimiser not in ("sgd", "adamw"):
-            raise ValueError(f"full.optimiser: {self.full.optimiser!r} is neither sgd nor adamw")
-        if self.distil.hints and not self.distil.views:
-            raise ValueError("distil.hints: need a teacher that sees the views, distil.views")
-        for key in ("full", "stage1", "stage2", "stage3"):
-            if getattr(self, key).unit not in ("epochs", "minutes"):
-                raise ValueError(f"{key}.unit: {getattr(self, key).unit!r} is neither epochs nor minutes")
+        _require(self.precision in PRECISIONS, f"precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        self.data.check()
+        self.network.check()
+        self.full.check()
+        self.distil.check()
+        self.split.check()
         for key in ("stage1", "stage2", "stage3"):
-            if getattr(self, key).invariant and getattr(self, key).passes < 2:
-                raise ValueError(f"{key}.invariant: needs another pass than the widest, {key}.passes of at least 2")
-        if len(self.split.head) != len(self.split.strides):
-            raise ValueError("split.head and split.strides differ in length")
-        for key in ("widths", "channels"):
-            values = getattr(self.split, key)
-            if not values or values != sorted(set(values)) or values[0] < 1:
-                raise ValueError(f"split.{key}: {values} does not increase")
-        if any(not 1 <= bits <= 8 for bits in self.split.bits):
-            raise ValueError(f"split.bits: {self.split.bits} is not within 1 to 8")
+            getattr(self, key).check(key)
+        if not self.network.backbone:
+            self._check_strides()
+
+    def _check_strides(self) -> None:
+        """Whether head, prefix and trunk fit each other; a backbone of a library is asked once it is traced."""
+        stride, trunk = self.split.stride, self.trunk_stride
+        _require(
+            trunk in (stride, 2 * stride),
+            f"network.channels: the trunk's stages lead from stride {trunk} to {LAST_STRIDE}, but the head's stride"
+            f" {stride} or twice that must be where they begin",
+        )
+        strides = len(self.network.prefix_channels)
+        if strides:
+            reached = 2 << strides
+            _require(reached == trunk, f"network.prefix_channels: {strides} strides lead to {reached}, the trunk takes {trunk}")
+        else:
+            _require(
+                trunk == stride,
+                "network.prefix_channels: a split before the trunk's place needs a prefix of the network's own",
+            )
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
@@ -268,16 +334,16 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
         table = tomllib.load(file)
     for change in changes:
         try:
-            _lay(table, tomllib.loads(change))
+            _merge(table, tomllib.loads(change))
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"--set {change}: not a KEY=VALUE of TOML: {error}") from None
     return parse(table)
 
 
-def _lay(table: dict[str, Any], over: dict[str, Any]) -> None:
+def _merge(table: dict[str, Any], over: dict[str, Any]) -> None:
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(table.get(key), dict):
-            _lay(table[key], value)
+            _merge(table[key], value)
         else:
             table[key] = value
 
@@ -294,7 +360,7 @@ def _build(kind: type, table: dict[str, Any], at: str) -> Any:
     values = {}
     for key, value in table.items():
         hint = hints[key]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 raise ValueError(f"`{at}{key}` must be a table")
             values[key] = _build(hint, value, f"{at}{key}.")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
+
+from .config import Normalisation
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -54,6 +57,17 @@ class Pictures:
         return dataclasses.replace(self, pixels=torch.as_tensor(self.pixels, device=device), labels=self.labels.to(device))
 
 
+class Sets(NamedTuple):
+    """What is learnt from, and what validates."""
+
+    train: Pictures
+    val: Pictures
+
+    def on(self, device: torch.device) -> Sets:
+        """The same where a network trains on them."""
+        return Sets(self.train.on(device), self.val.on(device))
+
+
 def scan(root: Path, holdout: float, seed: int) -> tuple[Folder, Folder]:
     """Finds training and validation pictures.
 
@@ -91,17 +105,18 @@ def load(folder: Folder, size: tuple[int, int], threads: int) -> Pictures:
 
     with ThreadPoolExecutor(threads) as pool:
         decoded = list(pool.map(decode, folder.paths))
-    good = [i for i, picture in enumerate(decoded) if picture is not None]
-    bad = [str(path) for path, picture in zip(folder.paths, decoded) if picture is None]
+    good = [(at, *picture) for at, picture in enumerate(decoded) if picture is not None]
+    bad = [str(path) for path, picture in zip(folder.paths, decoded, strict=True) if picture is None]
     if not good:
         raise ValueError("none of the pictures could be decoded")
-    pixels = np.stack([decoded[i][0] for i in good])
+    places = [at for at, _, _ in good]
+    pixels = np.stack([picture for _, picture, _ in good])
     objects = None
     if folder.objects is not None:
-        crops = np.array([centre_crop(*decoded[i][1], size) for i in good], np.float32)
+        crops = np.array([centre_crop(width, height, size) for _, _, (width, height) in good], np.float32)
         corners, sides = np.tile(crops[:, :2], 2), np.tile(crops[:, 2:] - crops[:, :2], 2)
-        objects = ((folder.objects[good] - corners) / sides).clip(0, 1)
-    return Pictures(folder.classes, pixels, torch.tensor([folder.labels[i] for i in good]), bad, objects)
+        objects = ((folder.objects[places] - corners) / sides).clip(0, 1)
+    return Pictures(folder.classes, pixels, torch.tensor([folder.labels[at] for at in places]), bad, objects)
 
 
 def preprocess(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -127,9 +142,9 @@ def centre_crop(picture_width: int, picture_height: int, size: tuple[int, int]) 
     return left, top, left + box_width, top + box_height
 
 
-def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalise(pixels: torch.Tensor, by: Normalisation) -> torch.Tensor:
     """u8 [n, H, W, 3] to f32 [n, 3, H, W], channels last in memory: `(v / 255 − mean) / std`."""
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (mean, std))
+    mean, std = (torch.tensor(values, device=pixels.device) for values in by)
     scaled = (pixels.float() / 255 - mean) / std
     return scaled.permute(0, 3, 1, 2)
 
@@ -137,7 +152,7 @@ def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """How a training view differs from its picture: crops keep at least `scale` of the area, half of the views are
-    mirror images, `jitter` is of brightness, contrast and saturation, `mix` the share of batches under CutMix."""
+    mirror images, `jitter` is of brightness, contrast and saturation, `mix` the fraction of batches under CutMix."""
 
     scale: float
     jitter: float
@@ -151,7 +166,7 @@ class Views:
 
     `pictures` [n, 3, H, W] f32; `index` [n] of each picture; `boxes` [n, 4] the part of the picture that is seen
     (left, top, right, bottom in 0..=1), with left > right in a mirror image; CutMix (Yun et al., 2019): `kept`
-    [H/32, W/32] is each cell's share that shows the view itself, the rest shows the one before it in the batch.
+    [H/32, W/32] is each cell's fraction that shows the view itself, the rest shows the one before it in the batch.
     """
 
     pictures: torch.Tensor
@@ -167,11 +182,10 @@ class Views:
 
 def random_views(
     pictures: Pictures,
-    index: Sequence[int],
+    index: Sequence[int] | np.ndarray,
     size: tuple[int, int],
     augmentation: Augmentation,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalisation: Normalisation,
     seed: int,
 ) -> Views:
     """Random resized crops, mirror images, colour jitter, CutMix. Everything random hangs from `seed`.
@@ -180,18 +194,20 @@ def random_views(
     often: a thing that fills little of the picture is learnt from near and recognised from afar.
     """
     rng = np.random.default_rng(seed)
-    index, (width, height) = np.asarray(index), size
-    boxes = _crops(rng, augmentation.scale, len(index), None if pictures.objects is None else pictures.objects[index])
-    mirrored = (rng.random(len(index)) < 0.5) & augmentation.mirror
+    chosen, (width, height) = np.asarray(index), size
+    boxes = _crops(rng, augmentation.scale, len(chosen), None if pictures.objects is None else pictures.objects[chosen])
+    mirrored = (rng.random(len(chosen)) < 0.5) & augmentation.mirror
     boxes[mirrored] = boxes[mirrored][:, [2, 1, 0, 3]]
     if isinstance(pictures.pixels, torch.Tensor):
         device = pictures.pixels.device
-        places, corners = _sent(index, device), _sent(boxes, device)
+        places, corners = _sent(chosen, device), _sent(boxes, device)
         seen = resampled(pictures.pixels[places], corners, size)
     else:
-        places, corners = torch.from_numpy(index), torch.from_numpy(boxes)
-        seen = torch.from_numpy(np.stack([_view(pictures.pixels[at], box, size) for at, box in zip(index, boxes)]))
-    x = normalise(seen, mean, std)
+        places, corners = torch.from_numpy(chosen), torch.from_numpy(boxes)
+        seen = torch.from_numpy(
+            np.stack([_view(pictures.pixels[at], box, size) for at, box in zip(chosen, boxes, strict=True)])
+        )
+    x = normalise(seen, normalisation)
     if augmentation.jitter:
         x = _jitter(x, augmentation.jitter, rng)
     kept = np.ones((height, width), np.float32)
@@ -249,11 +265,11 @@ def shuffled(count: int, batch: int, seed: int) -> list[np.ndarray]:
 
 
 def _crops(rng: np.random.Generator, least: float, count: int, things: np.ndarray | None) -> np.ndarray:
-    """Boxes [count, 4] of at least the share `least` of a picture's area (left, top, right, bottom in 0..=1), each of
+    """Boxes [count, 4] of at least the fraction `least` of a picture's area (left, top, right, bottom in 0..=1), each of
     which shows its thing of `things` [count, 4]."""
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), count))
-    share = rng.uniform(least, 1.0, count) if things is None else np.exp(rng.uniform(np.log(least), 0.0, count))
-    sides = np.minimum(1.0, np.sqrt(share[:, None] * np.stack([ratio, 1 / ratio], 1)))
+    area = rng.uniform(least, 1.0, count) if things is None else np.exp(rng.uniform(np.log(least), 0.0, count))
+    sides = np.minimum(1.0, np.sqrt(area[:, None] * np.stack([ratio, 1 / ratio], 1)))
     if things is None:
         corners = rng.random((count, 2)) * (1 - sides)
     else:

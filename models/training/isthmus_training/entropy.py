@@ -6,7 +6,8 @@ The interval is kept in exact arithmetic, as a whole number of arbitrary size: s
 from __future__ import annotations
 
 import dataclasses
-from typing import Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Contexts:
 
     @staticmethod
     def fit(deviations: np.ndarray) -> Contexts:
-        """Weights by least squares and thresholds at equal shares of the places, of deviations [n, C, h, w]."""
+        """Weights by least squares and thresholds at quantiles of the places, of deviations [n, C, h, w]."""
         d = deviations.astype(np.int64)
         around = [_shifted(d, *offset) for offset in NEIGHBOURS]
         count = d.shape[1]
@@ -53,7 +54,7 @@ class Contexts:
             weights = np.rint(weights * (127 / max(1e-9, np.abs(weights).max()))).astype(np.int8)
             neighbours[c], before[c, :c] = weights[:4], weights[4:]
         contexts = Contexts(neighbours, before, np.zeros((count, 7), np.int32), np.zeros((count, 2), np.int32))
-        for thresholds, values in zip((contexts.prediction, contexts.activity), contexts.sums(d)):
+        for thresholds, values in zip((contexts.prediction, contexts.activity), contexts.sums(d), strict=True):
             bins = thresholds.shape[1] + 1
             for c in range(count):
                 thresholds[c] = np.quantile(values[:, c], np.arange(1, bins) / bins, method="higher")
@@ -64,7 +65,7 @@ class Contexts:
         d, count = deviations.astype(np.int64), deviations.shape[1]
         left, above, above_left, above_right = (_shifted(d, *offset) for offset in NEIGHBOURS)
         weights = self.neighbours[:count, :, None, None].astype(np.int64)
-        prediction = sum(w * n for w, n in zip(weights.swapaxes(0, 1), (left, above, above_left, above_right)))
+        prediction = sum(w * n for w, n in zip(weights.swapaxes(0, 1), (left, above, above_left, above_right), strict=True))
         prediction = prediction + np.einsum("ck,nkyx->ncyx", self.before[:count, :count].astype(np.int64), d)
         activity = np.abs(left) + np.abs(above) + np.abs(above_right)
         for distance in range(1, min(ACTIVE_CHANNELS, count - 1) + 1):
@@ -89,8 +90,8 @@ class Contexts:
 
         around = [known(channel, y + down, x + right) for down, right in NEIGHBOURS]
         earlier = [known(c, y, x) for c in range(channel)]
-        prediction = sum(int(w) * d for w, d in zip(self.neighbours[channel], around))
-        prediction += sum(int(w) * d for w, d in zip(self.before[channel], earlier))
+        prediction = sum(int(w) * d for w, d in zip(self.neighbours[channel], around, strict=True))
+        prediction += sum(int(w) * d for w, d in zip(self.before[channel, :channel], earlier, strict=True))
         activity = sum(abs(around[n]) for n in (0, 1, 3)) + sum(map(abs, earlier[-ACTIVE_CHANNELS:]))
         by_prediction = sum(prediction >= least for least in self.prediction[channel])
         return by_prediction * ACTIVITY_BINS + sum(activity >= least for least in self.activity[channel])
@@ -114,7 +115,7 @@ class Tables:
     @staticmethod
     def count_contexts(symbols: np.ndarray, zero: np.ndarray, size: int) -> Tables:
         """A table for each context. A context that is seldom met leans on its channel: it counts as if it had been
-        met sixteen times more, with the channel's shares."""
+        met sixteen times more, with the channel's relative frequencies."""
         deviations = symbols.astype(np.int64) - _column(zero)
         contexts = Contexts.fit(deviations)
         chosen, frequencies = contexts.of(deviations), []
@@ -126,7 +127,7 @@ class Tables:
 
     def cost(self, symbols: np.ndarray) -> np.ndarray:
         """Bits [n, c, h, w] of the symbols of the first c channels."""
-        chosen = 0
+        chosen = np.zeros((), np.int64)
         if self.contexts:
             chosen = self.contexts.of(symbols.astype(np.int64) - _column(self.zero[: symbols.shape[1]]))
         channel = np.arange(symbols.shape[1])[:, None, None]
@@ -185,10 +186,10 @@ def table(counts: np.ndarray) -> np.ndarray:
     rows = []
     for row in np.asarray(counts, np.int64):
         row = row if row.sum() else np.ones_like(row)
-        shares = [int(count) * (TOTAL - len(row)) for count in row]
+        parts = [int(count) * (TOTAL - len(row)) for count in row]
         whole = int(row.sum())
-        frequencies = [1 + share // whole for share in shares]
-        by_remainder = sorted(range(len(row)), key=lambda s: (-(shares[s] % whole), s))
+        frequencies = [1 + part // whole for part in parts]
+        by_remainder = sorted(range(len(row)), key=lambda s: (-(parts[s] % whole), s))
         for symbol in by_remainder[: TOTAL - sum(frequencies)]:
             frequencies[symbol] += 1
         rows.append(frequencies)
@@ -210,7 +211,7 @@ def encode(layers: Sequence[np.ndarray], tables: Tables) -> tuple[bytes, list[in
     intervals, channel = [], 0
     for layer in layers:
         for _ in layer:
-            for symbol, context in zip(symbols[channel].ravel().tolist(), chosen[channel].ravel().tolist()):
+            for symbol, context in zip(symbols[channel].ravel().tolist(), chosen[channel].ravel().tolist(), strict=True):
                 starts = cumulative[channel][context]
                 step = width >> TOTAL_BITS
                 begin, end = starts[symbol], starts[symbol + 1]
@@ -222,7 +223,7 @@ def encode(layers: Sequence[np.ndarray], tables: Tables) -> tuple[bytes, list[in
         intervals.append((low, STATE_BITS + shift))
     stream = _shortest(low, width, STATE_BITS + shift)
     ends = [0, *(_enough(stream, low, unit) for low, unit in intervals)]
-    return stream, [end - begin for begin, end in zip(ends, ends[1:])]
+    return stream, [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def decode(stream: bytes, shapes: Sequence[tuple[int, int, int]], tables: Tables) -> list[np.ndarray]:

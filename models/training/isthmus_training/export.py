@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +18,62 @@ import torch
 import zstandard
 from torch import nn
 
-from . import entropy, foreign, full, goldens
+from . import entropy, full, goldens, onnx_export
 from .bundle import Bundle
 from .config import Config
-from .data import Pictures
+from .data import Pictures, Sets
 from .graph import Graph, round_weights
-from .network import Backbone, Section, plain
+from .network import FullNetwork, Section, plain
 from .quantise import quantise, zero_point
 from .student import Student
 
 TABLE_PICTURES = 2048
 
 
-def write(
-    config: Config,
-    network: Backbone | foreign.Foreign,
-    student: Student,
-    train_set: Pictures,
-    val_set: Pictures,
-    target: Path,
-    rendered: list[Path],
-    card: str,
-    threads: int,
-    limit: int | None = None,
-    add: bool = False,
-) -> None:
-    """Writes the run as the bundle `target`: whole, in a folder beside it, which then takes the place of what is there.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is chosen at export: `rendered` pictures for the goldens, synthetic ones if there are none, and never photos; the
+    opening text of the model `card`; `threads` that measure.
 
-    Goldens are of `rendered` pictures, or of synthetic ones if there are none: never of photos. The full network and the exits are measured on all of `val_set`, operating points on `limit` pictures of it. With
-    `add` the bundle that is in `target` gets the student's split, in front of the trunk that it has.
+    The full network and the exits are measured on all validation pictures, operating points on `limit` of them. With `add`
+    the bundle that is there gets the student's split, in front of the trunk that it has.
     """
+
+    rendered: Sequence[Path] = ()
+    card: str = ""
+    threads: int = 1
+    limit: int | None = None
+    add: bool = False
+
+
+def write(
+    config: Config, network: FullNetwork, student: Student, pictures: Sets, target: Path, options: Options | None = None
+) -> None:
+    """Writes a trained run as the bundle in the folder `target`.
+
+    All of it is written to `target.partial`, which is renamed to `target` once it is complete: a bundle that is there
+    already is replaced whole or not at all.
+    """
+    options = options or Options()
     root = target.with_name(target.name + ".partial")
     shutil.rmtree(root, ignore_errors=True)
     student = student.cpu().eval()
-    if add:
+    if options.add:
         shutil.copytree(target, root)
-        manifest = _joined(config, student, train_set.classes, root)
+        manifest = _joined(config, student, pictures.train.classes, root)
     else:
         root.mkdir(parents=True)
-        manifest = _graphs(config, network.cpu().eval(), student, train_set.classes, root)
-    bundle = Bundle(root, manifest, threads)
-    _tables(config, bundle, train_set)
-    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(val_set))[:limit])
-    _measure(bundle, val_set, chosen)
-    goldens.write(bundle, rendered, config.seed)
+        manifest = _graphs(config, network.cpu().eval(), student, pictures.train.classes, root)
+    bundle = Bundle(root, manifest, options.threads)
+    _tables(config, bundle, pictures.train)
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(pictures.val))[: options.limit])
+    _measure(bundle, pictures.val, chosen)
+    goldens.write(bundle, options.rendered, config.seed)
     about = (root / "manifest.toml", root / "MODEL_CARD.md")
     files = sorted(path for path in root.rglob("*") if path.is_file() and path not in about)
     manifest["files"] = {path.relative_to(root).as_posix(): _digest(path) for path in files}
     (root / "manifest.toml").write_bytes(tomli_w.dumps(manifest).encode())
-    (root / "MODEL_CARD.md").write_text(_card(config, manifest, train_set, val_set, len(chosen), card), "utf-8")
+    (root / "MODEL_CARD.md").write_text(_card(config, manifest, pictures, len(chosen), options.card), "utf-8")
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -73,7 +82,7 @@ def write(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _graphs(config: Config, network: Backbone | foreign.Foreign, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
+def _graphs(config: Config, network: FullNetwork, student: Student, labels: list[str], root: Path) -> dict[str, Any]:
     """Writes every graph, weights rounded to f16. Gives the manifest without what has to be measured."""
     width, height = config.data.size
     # The split network's trunk serves the whole one only where it went on learning for it.
@@ -111,7 +120,9 @@ def _joined(config: Config, student: Student, labels: list[str], root: Path) -> 
         raise ValueError(f"{config.name}: {first['name']} came with the bundle's trunk; export it without --add")
     split = _split(config, student, root)
     if split["features"] != first["features"]:
-        raise ValueError(f"{config.name}: {split['name']} gives features {split['features']}, its trunk takes {first['features']}")
+        raise ValueError(
+            f"{config.name}: {split['name']} gives features {split['features']}, its trunk takes {first['features']}"
+        )
     others = [other for other in manifest["splits"] if other["name"] != split["name"]]
     return manifest | {"version": config.version, "splits": [*others, split | {"trunk": first["trunk"]}]}
 
@@ -170,7 +181,7 @@ def _save(module: nn.Module, names: tuple[str, str], shape: tuple[int, int, int]
     picture."""
     module = round_weights(plain(module))
     if any(isinstance(part, Section) for part in module.modules()):
-        return foreign.write(module, names, shape, path)
+        return onnx_export.write(module, names, shape, path)
     graph = Graph(path.stem, names[0], shape, "N")
     graph.output(graph.add(module, names[0]), names[1])
     graph.save(path)
@@ -209,10 +220,8 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
     `outcomes.csv.zst`."""
     labels, points, rows = val_set.labels.numpy(), [], ["frame,label,point,bytes,right,confidence"]
     ordinals = {int(frame): ordinal for ordinal, frame in enumerate(chosen)}
-    exits = {
-        f"{split['name']}/{width['name']}/exit": width for split in bundle.manifest["splits"] for width in split["widths"]
-    }
-    for result in bundle.measure(val_set.pixels, labels, chosen):
+    exits = {f"{split['name']}/{width['name']}/exit": width for split in bundle.manifest["splits"] for width in split["widths"]}
+    for result in bundle.measure(np.asarray(val_set.pixels), labels, chosen):
         print(result.line(), flush=True)
         if result.point == "full":
             bundle.manifest["full"]["accuracy"] = round(result.accuracy, 5)
@@ -220,7 +229,7 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
             exits[result.point]["exit_accuracy"] = round(result.accuracy, 5)
         else:
             points.append(result.entry())
-        for frame, size, right, confidence in zip(*result[1:]):
+        for frame, size, right, confidence in zip(*result[1:], strict=True):
             if frame in ordinals:
                 rows.append(f"{ordinals[frame]},{labels[frame]},{result.point},{size},{int(right)},{confidence:.4f}")
     bundle.manifest["points"] = points
@@ -232,7 +241,7 @@ def _packed(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=19).compress(content)
 
 
-def _card(config: Config, manifest: dict[str, Any], train_set: Pictures, val_set: Pictures, measured: int, text: str) -> str:
+def _card(config: Config, manifest: dict[str, Any], pictures: Sets, measured: int, text: str) -> str:
     full = manifest["full"]
     rows = [
         f"| {p['split']} | {p['width']} | {p['channels']} | {p['bits']} | {100 * p['accuracy']:.2f} | {p['bytes_mean']} |"
@@ -253,7 +262,7 @@ def _card(config: Config, manifest: dict[str, Any], train_set: Pictures, val_set
             "",
             "## Measured",
             "",
-            f"{len(train_set):,} pictures trained it. Accuracies are of ONNX Runtime on {len(val_set):,} validation"
+            f"{len(pictures.train):,} pictures trained it. Accuracies are of ONNX Runtime on {len(pictures.val):,} validation"
             f" pictures, those of operating points on {measured:,} of them, by `isthmus-train export`;"
             " `isthmus-train evaluate` measures all. Bytes are −Σ log2 p rounded up plus envelope and header.",
             "",

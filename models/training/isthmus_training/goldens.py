@@ -1,15 +1,17 @@
 """The reference values of a bundle, by which another engine's or language's results are checked: made, written, read.
 
-Each file `goldens/*.safetensors.zst` holds one picture's way through an operating point, packed with zstd.
+Each file `goldens/*.safetensors.zst` holds one picture and what each part of an operating point makes of it, packed with zstd.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
@@ -50,7 +52,7 @@ def _pack(golden: Golden) -> bytes:
     return zstandard.ZstdCompressor(level=19).compress(content)
 
 
-def write(bundle: Bundle, rendered: list[Path], seed: int) -> None:
+def write(bundle: Bundle, rendered: Sequence[Path], seed: int) -> None:
     """Writes goldens over the operating points, of `rendered` pictures or, without any, synthetic ones."""
     folder = bundle.root / "goldens"
     shutil.rmtree(folder, ignore_errors=True)
@@ -75,14 +77,16 @@ def write(bundle: Bundle, rendered: list[Path], seed: int) -> None:
         (folder / f"{number:03}.safetensors.zst").write_bytes(_pack(golden))
 
 
-def _golden(bundle: Bundle, split: dict, width: dict, entry: dict, channels: int, picture: np.ndarray) -> Golden:
+def _golden(
+    bundle: Bundle, split: dict[str, Any], width: dict[str, Any], entry: dict[str, Any], channels: int, picture: np.ndarray
+) -> Golden:
     size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
     x = bundle.normalise(preprocess(Image.fromarray(picture), size)[None])
     latents, exits = bundle.run(width["head"], x)
     q = bundle.quantisation(entry)
     symbols = quantise(latents[0, :channels], q.scale[:channels], q.zero[:channels], q.bits)
     ends = [c for c in split["channels"] if c <= channels]
-    layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
+    layers = [symbols[a:b] for a, b in itertools.pairwise([0, *ends])]
     stream, lengths = entropy.encode(layers, q.tables)
     decoded = np.concatenate(entropy.decode(stream, [layer.shape for layer in layers], q.tables))
     if not np.array_equal(decoded, symbols):

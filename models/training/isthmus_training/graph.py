@@ -6,6 +6,7 @@ Weights are stored as f16 followed by a Cast; the modules must hold values that 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -15,12 +16,13 @@ from torch import nn
 
 from .network import Residual
 
+Rounded = TypeVar("Rounded", bound=nn.Module)
 OPSET = 13
 IR_VERSION = 8
 
 
 @torch.no_grad()
-def round_weights(module: nn.Module) -> nn.Module:
+def round_weights(module: Rounded) -> Rounded:
     """Rounds every parameter to f16 in place, as the file will hold it."""
     for parameter in module.parameters():
         parameter.copy_(parameter.half().float())
@@ -52,6 +54,7 @@ class Graph:
             y = self._node("Add", [y, self.add(module.shortcut, x)], self.shapes[y])
             return self._node("Relu", [y], self.shapes[y])
         if isinstance(module, nn.Conv2d):
+            assert not isinstance(module.padding, str)
             (kh, kw), (sh, sw), (ph, pw) = module.kernel_size, module.stride, module.padding
             height, width = (shape[1] + 2 * ph - kh) // sh + 1, (shape[2] + 2 * pw - kw) // sw + 1
             self.macs += module.weight.numel() * height * width
@@ -98,7 +101,7 @@ class Graph:
             names.append(name)
         return names
 
-    def _node(self, kind: str, inputs: list[str], shape: tuple[int, ...], **attributes: object) -> str:
+    def _node(self, kind: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any) -> str:
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         self.shapes[name] = shape

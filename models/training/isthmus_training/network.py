@@ -9,7 +9,9 @@ All are plain: 3×3 convolutions, batch norm that folds away at export, ReLU, ad
 from __future__ import annotations
 
 import copy
-from typing import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import fx, nn
@@ -40,6 +42,7 @@ def block(inputs: int, outputs: int, stride: int) -> Residual:
     convolution of ResNet-D, He et al., 2018, with free weights).
     """
     second = conv_norm(outputs, outputs, 3)
+    assert isinstance(second[1], nn.BatchNorm2d)
     nn.init.zeros_(second[1].weight)
     shortcut = nn.Identity() if inputs == outputs and stride == 1 else conv_norm(inputs, outputs, stride, stride)
     return Residual(conv_norm(inputs, outputs, 3, stride), second, shortcut)
@@ -61,7 +64,8 @@ class SlimConv(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
         self.slim = slim
-        self.norms = nn.ModuleDict({str(w): nn.BatchNorm2d(self.sizes(w)[1]) for w in widths})
+        norms = nn.ModuleDict({str(w): nn.BatchNorm2d(self.sizes(w)[1]) for w in widths})
+        self.norms = cast("Mapping[str, nn.BatchNorm2d]", norms)
 
     def sizes(self, width: int) -> tuple[int, int]:
         """Input and output channels at `width`."""
@@ -79,7 +83,8 @@ class SlimConv(nn.Module):
     def plain(self, width: int) -> nn.Conv2d:
         """This layer at one width as a plain convolution, batch norm folded in."""
         inputs, outputs = self.sizes(width)
-        conv = nn.Conv2d(inputs, outputs, self.conv.kernel_size, self.conv.stride, self.conv.padding)
+        kernel = self.conv.kernel_size[0]
+        conv = nn.Conv2d(inputs, outputs, kernel, self.conv.stride[0], kernel // 2)
         fold(conv, self.weight(width), self.norms[str(width)])
         return conv
 
@@ -91,9 +96,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.channels, self.widest = channels[-1], widths[-1]
         inputs = [3, *channels[:-1]]
-        self.layers = nn.ModuleList(
-            SlimConv(i, o, 3, s, widths, (n > 0, True)) for n, (i, o, s) in enumerate(zip(inputs, channels, strides))
-        )
+        sizes = enumerate(zip(inputs, channels, strides, strict=True))
+        layers = nn.ModuleList(SlimConv(i, o, 3, s, widths, (n > 0, True)) for n, (i, o, s) in sizes)
+        self.layers = cast("Sequence[SlimConv]", layers)
 
     def forward(self, x: torch.Tensor, width: int) -> torch.Tensor:
         for layer in self.layers:
@@ -159,7 +164,7 @@ class Prefix(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(conv_norm(3, channels[0], 3, 2), nn.ReLU())
         inputs = channels[0]
-        for stage, (outputs, count) in enumerate(zip(channels, blocks)):
+        for stage, (outputs, count) in enumerate(zip(channels, blocks, strict=True)):
             for number in range(count):
                 self.layers.append(block(inputs, outputs, 2 if stage and number == 0 else 1))
                 inputs = outputs
@@ -195,19 +200,42 @@ class Inherited(nn.Module):
         return nn.Sequential(self.encoder.plain(self.encoder.widest), self.entry)
 
 
-class Backbone(nn.Module):
-    """The full network over pictures [N, 3, H, W]: a prefix that gives the trunk's features, and the residual trunk.
+class FullNetwork(nn.Module):
+    """A whole classifier over pictures [N, 3, H, W] that is cut in two: a `prefix`, which gives the trunk's features, and
+    the trunk.
 
-    `features` and `last` are the channels of the trunk's input and of the last feature map, `classes` the outputs;
-    `rectified` says that no feature is below zero.
+    `features` are the channels of the trunk's input, and none of them is below zero where they are `rectified`; `last` is
+    the channels of the last feature map, if that has the stride on which a teacher's labels lie; `classes` the outputs.
     """
+
+    prefix: Prefix | Inherited | Section
+    features: int
+    rectified: bool
+    last: int | None
+    classes: int
+
+    def trunk(self) -> nn.Sequential:
+        """What follows the prefix: [N, C', h, w] to logits [N, K], through the last feature map [N, C'', H/32, W/32],
+        which its first part gives. Shares this network's weights."""
+        raise NotImplementedError
+
+    def layers(self) -> Sequence[nn.Module]:
+        """What runs one after the other from the pictures to the last feature map."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.trunk()(self.prefix(x))
+
+
+class Backbone(FullNetwork):
+    """The full network of this kit: a prefix and a residual trunk."""
 
     def __init__(self, prefix: Prefix | Inherited, channels: Sequence[int], blocks: Sequence[int], classes: int) -> None:
         super().__init__()
         self.prefix = prefix
         self.stages = nn.Sequential()
         inputs = channels[0]
-        for stage, (outputs, count) in enumerate(zip(channels, blocks)):
+        for stage, (outputs, count) in enumerate(zip(channels, blocks, strict=True)):
             for number in range(count):
                 self.stages.append(block(inputs, outputs, 2 if stage and number == 0 else 1))
                 inputs = outputs
@@ -216,17 +244,11 @@ class Backbone(nn.Module):
         _initialise(self.stages)
 
     def trunk(self) -> nn.Sequential:
-        """What follows the prefix: [N, C', h, w] to logits [N, K], through the last feature map [N, C'', H/32, W/32],
-        which its first part gives. Shares this network's weights."""
         return nn.Sequential(self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
 
-    def layers(self) -> list[nn.Module]:
-        """What runs one after the other from the pictures to the last feature map."""
+    def layers(self) -> Sequence[nn.Module]:
         prefix = self.prefix.layers if isinstance(self.prefix, Prefix) else [self.prefix]
         return [*prefix, *self.stages]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.trunk()(self.prefix(x))
 
 
 class Section(nn.Module):
@@ -260,9 +282,8 @@ class Section(nn.Module):
                 continue
             if sum(user.target != "reshape_as" for user in before.users) > 1:
                 continue
-            gain = (norm.weight if norm.affine else 1) / torch.sqrt(norm.running_var + norm.eps)
-            bias = linear.bias if linear.bias is not None else torch.zeros_like(norm.running_mean)
-            shift = (norm.bias if norm.affine else 0) - norm.running_mean * gain
+            gain, shift = inference(norm)
+            bias = linear.bias if linear.bias is not None else torch.zeros_like(shift)
             linear.weight.copy_(linear.weight * gain.reshape(-1, *[1] * (linear.weight.ndim - 1)))
             linear.bias = nn.Parameter(bias * gain + shift)
             # timm's norms carry what follows them.
@@ -284,26 +305,25 @@ class SlimBlock(nn.Module):
         return F.relu(x + self.second(F.relu(self.first(x, width)), width))
 
 
-class Adapter(nn.Module):
-    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h', w'], whose grid
-    is `stride` times as coarse, and of which none is below zero where they are `rectified`."""
+class Features(NamedTuple):
+    """What an adapter gives a trunk: `channels` features on a grid `stride` times as coarse as that of the latents, none
+    below zero where they are `rectified`."""
 
-    def __init__(
-        self,
-        latents: int,
-        hidden: int,
-        blocks: int,
-        features: int,
-        widths: Sequence[int],
-        rectified: bool = True,
-        stride: int = 1,
-    ) -> None:
+    channels: int
+    rectified: bool = True
+    stride: int = 1
+
+
+class Adapter(nn.Module):
+    """The server's first network: dequantised latents [N, C, h, w] to the trunk's features [N, C', h', w']."""
+
+    def __init__(self, latents: int, hidden: int, blocks: int, features: Features, widths: Sequence[int]) -> None:
         super().__init__()
         self.widths = list(widths)
-        self.first = SlimConv(latents, hidden, 3, stride, widths, (False, False))
-        self.blocks = nn.ModuleList(SlimBlock(hidden, widths) for _ in range(blocks))
-        self.last = SlimConv(hidden, features, 3, 1, widths, (False, False))
-        self.end = nn.ReLU() if rectified else nn.Identity()
+        self.first = SlimConv(latents, hidden, 3, features.stride, widths, (False, False))
+        self.blocks = cast("Sequence[SlimBlock]", nn.ModuleList(SlimBlock(hidden, widths) for _ in range(blocks)))
+        self.last = SlimConv(hidden, features.channels, 3, 1, widths, (False, False))
+        self.end = nn.ReLU() if features.rectified else nn.Identity()
 
     def forward(self, latents: torch.Tensor, width: int) -> torch.Tensor:
         width = self.norms(width)
@@ -332,12 +352,20 @@ def narrowed(channels: int, width: int) -> int:
     return -(-channels * width // 100)
 
 
+def inference(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a batch norm multiplies each channel by in inference, and what it then adds."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    gain = (norm.weight if norm.affine else 1) / torch.sqrt(norm.running_var + norm.eps)
+    return gain, (norm.bias if norm.affine else 0) - norm.running_mean * gain
+
+
 @torch.no_grad()
 def fold(conv: nn.Conv2d, weight: torch.Tensor, norm: nn.BatchNorm2d) -> None:
     """Makes `conv` compute what `weight` and then `norm` do in inference."""
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    gain, shift = inference(norm)
+    assert conv.bias is not None
     conv.weight.copy_(weight * gain[:, None, None, None])
-    conv.bias.copy_(norm.bias - norm.running_mean * gain)
+    conv.bias.copy_(shift)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -353,7 +381,7 @@ def _folded(module: nn.Module) -> nn.Module:
         setattr(module, name, _folded(child))
     children = list(module.children())
     if isinstance(module, nn.Sequential):
-        for conv, norm in zip(children, children[1:]):
+        for conv, norm in itertools.pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 conv.bias = nn.Parameter(torch.zeros(conv.out_channels))
                 fold(conv, conv.weight.clone(), norm)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -43,10 +43,7 @@ class Quantiser(nn.Module):
         scale, most = scales[depths][:, :, None, None], (2**bits - 1)[:, None, None, None]
         zero = zero_point(centre.detach()[:, None, None], scale.detach(), bits[:, None, None, None])
         steps = latents / scale
-        if noise:
-            q = steps + torch.rand_like(steps) - 0.5
-        else:
-            q = steps + (steps.round() - steps).detach()
+        q = steps + torch.rand_like(steps) - 0.5 if noise else steps + (steps.round() - steps).detach()
         q = torch.minimum((q + zero).clamp(min=0), most)
         return (q - zero) * scale, rate_bound(latents, scales)[depths]
 

@@ -8,7 +8,8 @@ each process has its own until an epoch ends.
 from __future__ import annotations
 
 import os
-from typing import Iterable, Sequence, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import distributed, nn
@@ -36,11 +37,11 @@ class Ranks:
         """Whether this process is the one that writes and says what they do."""
         return self.rank == 0
 
-    def share(self, items: Iterable[Item]) -> list[Item]:
+    def own(self, items: Iterable[Item]) -> list[Item]:
         """Which of a step's `items`, the same in every process, are this one's to do."""
         return list(items)[self.rank :: self.count]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         if self.count > 1:
             distributed.barrier()
@@ -54,7 +55,7 @@ class Ranks:
         return shared.item()
 
     @torch.no_grad()
-    def begin_alike(self, modules: Sequence[nn.Module]) -> None:
+    def broadcast_weights(self, modules: Sequence[nn.Module]) -> None:
         """Gives all processes the first one's weights and statistics."""
         if self.count > 1:
             for module in modules:
@@ -74,7 +75,7 @@ class Ranks:
         flat = torch.cat([used, *(gradient.reshape(-1) for gradient in gradients)])
         distributed.all_reduce(flat)
         used, *sums = flat.split([len(learnt), *(gradient.numel() for gradient in gradients)])
-        for parameter, gradient, total, by in zip(learnt, gradients, sums, used.tolist()):
+        for parameter, gradient, total, by in zip(learnt, gradients, sums, used.tolist(), strict=True):
             parameter.grad = gradient.copy_(total.view_as(gradient)) if by else None
 
     @torch.no_grad()

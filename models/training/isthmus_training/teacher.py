@@ -1,15 +1,17 @@
-"""An outside teacher: one that answers every view, or a map of labels over each training picture.
+"""An outside teacher, an ONNX classifier whose answers the networks learn: it runs on every view, or it has labelled every
+place of each picture once.
 
-For the map: a classifier that ends in a global average pool and a linear layer also classifies every place of its last feature
-map, because the two commute. One pass a picture therefore labels every crop of it: the crop's logits are the mean
-over its part of the map (ReLabel, Yun et al., 2021).
+For the labels: a classifier that ends in a global average pool and a linear layer also classifies every place of its
+last feature map, because the two commute. One pass a picture therefore labels every crop of it: the crop's logits are
+the mean over its part of the map (ReLabel, Yun et al., 2021).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -17,10 +19,11 @@ import onnxruntime
 import torch
 from PIL import Image
 
+from .config import Normalisation
 from .data import Pictures, Views, normalise
 
 KNOWN = 32
-"""Pictures of each class that tell which of a teacher's outputs stands for it."""
+"""Pictures of each class by which is found which of a teacher's outputs stands for it."""
 
 
 class Answers(NamedTuple):
@@ -36,7 +39,7 @@ class Answers(NamedTuple):
     mixed: bool
 
 
-class Witness:
+class OnlineTeacher:
     """The teacher runs on every view that the network learns from: the same crop, size, colours and patches.
 
     It takes f32 [N, 3, H, W] scaled to −1..=1, at any size. `hints` names the tensors whose features it gives too.
@@ -44,7 +47,7 @@ class Witness:
 
     outputs = None
 
-    def __init__(self, model: Path, pictures: Pictures, hints: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, model: Path, pictures: Pictures, hints: Sequence[str], normalisation: Normalisation) -> None:
         proto = onnx.load(model)
         graph = proto.graph
         known = {name for node in graph.node for name in node.output}
@@ -59,32 +62,33 @@ class Witness:
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
         self._input = graph.input[0].name
-        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in normalisation)
         means = []
         for label in range(len(pictures.classes)):
             index = np.flatnonzero(pictures.labels.numpy() == label)[:KNOWN]
-            means.append(self.see(normalise(torch.from_numpy(pictures.pixels[index]), mean, std)).whole.mean(0))
+            seen = normalise(torch.as_tensor(pictures.pixels[index]), normalisation)
+            means.append(self.predict(seen).whole.mean(0))
         self.columns = _columns(torch.stack(means))
 
-    def see(self, pictures: torch.Tensor) -> Answers:
+    def predict(self, pictures: torch.Tensor) -> Answers:
         """Answers to normalised pictures [n, 3, H, W]."""
         x = ((pictures.cpu() * self._std + self._mean) * 2 - 1).contiguous().numpy()
         whole, *features = map(torch.from_numpy, self._session.run(None, {self._input: x}))
         return Answers(whole, None, features, True)
 
-    def on(self, device: torch.device) -> Witness:
+    def on(self, device: torch.device) -> OnlineTeacher:
         """The same: it sees views on the processor, wherever a network trains on them."""
         return self
 
     def answers(self, views: Views) -> Answers:
-        return self.see(views.pictures)
+        return self.predict(views.pictures)
 
 
 class LabelMaps:
     """The teacher's logits [n, K, h, w] f16 over `n` pictures; `outputs` is K."""
 
-    def __init__(self, maps: np.ndarray | torch.Tensor, labels: torch.Tensor, classes: int) -> None:
-        self.maps = maps
+    def __init__(self, maps: np.ndarray, labels: torch.Tensor, classes: int) -> None:
+        self.maps: np.ndarray | torch.Tensor = maps
         means = np.stack([maps[np.flatnonzero(labels.numpy() == c)].mean((0, 2, 3), dtype=np.float32) for c in range(classes)])
         self.columns, self.outputs = _columns(torch.from_numpy(means)), maps.shape[1]
 
@@ -95,7 +99,8 @@ class LabelMaps:
         return self
 
     def answers(self, views: Views) -> Answers:
-        cells = self.logits(views.index, views.boxes, tuple(views.kept.shape))
+        rows, columns = views.kept.shape
+        cells = self.logits(views.index, views.boxes, (rows, columns))
         return Answers(cells.mean((2, 3)), cells, [], False)
 
     def logits(self, index: torch.Tensor, boxes: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
@@ -110,7 +115,7 @@ class LabelMaps:
         return torch.einsum("bkyx,biy,bjx->bkij", maps, rows, columns)
 
 
-Teacher = Witness | LabelMaps
+Teacher = OnlineTeacher | LabelMaps
 
 
 def label_maps(pictures: Pictures, model: Path, cache: Path, threads: int, batch: int = 16) -> LabelMaps:
@@ -124,23 +129,24 @@ def label_maps(pictures: Pictures, model: Path, cache: Path, threads: int, batch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
-        maps = None
+        partial, maps = cache.with_suffix(".partial.npy"), None
         for at in range(0, len(pictures), batch):
             views = [_resized(p, side) for p in pictures.pixels[at : at + batch]]
             x = np.stack(views).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
             out = session.run(None, {graph.graph.input[0].name: x})[0].astype(np.float16)
             if maps is None:
-                partial = cache.with_suffix(".partial.npy")
                 maps = np.lib.format.open_memmap(partial, "w+", np.float16, (len(pictures), *out.shape[1:]))
             maps[at : at + len(out)] = out
             if at // batch % 64 == 0:
                 print(f"teacher: {at + len(out)}/{len(pictures)} pictures", flush=True)
+        if maps is None:
+            raise ValueError("there are no pictures for the teacher to label")
         maps.flush()
         os.replace(partial, cache)
-    maps = np.load(cache, mmap_mode="r")
-    if len(maps) != len(pictures):
-        raise ValueError(f"{cache} holds {len(maps)} pictures, the data {len(pictures)}: delete it")
-    return LabelMaps(maps, pictures.labels, len(pictures.classes))
+    kept = np.load(cache, mmap_mode="r")
+    if len(kept) != len(pictures):
+        raise ValueError(f"{cache} holds {len(kept)} pictures, the data {len(pictures)}: delete it")
+    return LabelMaps(kept, pictures.labels, len(pictures.classes))
 
 
 def _columns(means: torch.Tensor) -> torch.Tensor:

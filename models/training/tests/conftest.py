@@ -89,7 +89,8 @@ def toy(tmp_path: Path) -> Path:
 
 
 def write_teacher(path: Path, weights: np.ndarray, stride: int) -> None:
-    """A classifier for pictures in −1..=1: `features` are `weights` [K, 3] times every `stride`-th place, logits their means."""
+    """A classifier for pictures in −1..=1: `features` are `weights` [K, 3] times every `stride`-th place, logits their
+    means."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["features"], kernel_shape=[1, 1], strides=[stride, stride]),
         helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
@@ -98,6 +99,8 @@ def write_teacher(path: Path, weights: np.ndarray, stride: int) -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(weights)])
     values = numpy_helper.from_array(weights[:, :, None, None], "w")
-    model = helper.make_model(helper.make_graph(nodes, "teacher", [x], [logits], [values]), opset_imports=[helper.make_opsetid("", 13)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "teacher", [x], [logits], [values]), opset_imports=[helper.make_opsetid("", 13)]
+    )
     model.ir_version = 8
     onnx.save(model, path)

@@ -1,10 +1,13 @@
 """The quantiser, the tables, the range coder: what Rust has to reproduce exactly."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from isthmus_training import entropy, loop
+from isthmus_training import entropy, schedule
+from isthmus_training.config import Stage
 from isthmus_training.quantise import Quantiser, dequantise, quantise, rate_bound, zero_point
 from isthmus_training.ranks import Ranks
 
@@ -78,7 +81,7 @@ def test_tables_sum_exactly_and_leave_no_symbol_out(symbols: int) -> None:
 
 
 def test_largest_remainders_get_what_is_left() -> None:
-    # (65,536 − 3) / 3 is whole; with counts 1, 1, 2 the shares are 16,383.25, 16,383.25 and 32,766.5.
+    # (65,536 − 3) / 3 is whole; with counts 1, 1, 2 the exact frequencies are 16,383.25, 16,383.25 and 32,766.5.
     assert entropy.table(np.array([[1, 1, 2]]))[0].tolist() == [16384, 16384, 32768]
 
 
@@ -96,13 +99,13 @@ def test_the_coder_inverts_itself_and_its_layers_are_prefixes(seed: int) -> None
     if seed % 2:
         sample = rng.integers(0, 2**bits, (20, *symbols.shape))
         tables = entropy.Tables.count_contexts(sample, tables.zero, 2**bits)
-    layers = [symbols[a:b] for a, b in zip([0, *ends], ends)]
+    layers = [symbols[a:b] for a, b in itertools.pairwise([0, *ends])]
     stream, lengths = entropy.encode(layers, tables)
     assert sum(lengths) == len(stream)
     assert len(stream) <= tables.cost(symbols[None]).sum() / 8 + 2
     for count in range(1, len(layers) + 1):
         decoded = entropy.decode(stream[: sum(lengths[:count])], [layer.shape for layer in layers[:count]], tables)
-        for layer, expected in zip(decoded, layers):
+        for layer, expected in zip(decoded, layers[:count], strict=True):
             np.testing.assert_array_equal(layer, expected)
 
 
@@ -138,20 +141,20 @@ def test_a_stream_of_certain_symbols_is_nearly_empty() -> None:
 
 def test_what_is_done_now_and_then_takes_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: now)
     ranks = Ranks("cpu")
-    schedule = loop.Schedule(1.0, 0.0, [[10, 1.0]], "minutes", 1)
-    pace, done = loop.Pace(schedule, ranks), []
-    while not schedule.done:
+    course = schedule.Schedule(Stage(phases=[[10, 1.0]], unit="minutes", warmup=0.0), 1)
+    throttle, done = schedule.Throttle(course, ranks), []
+    while not course.done:
         now += 10
-        schedule.advance(ranks)
-        if pace.due:
+        course.advance(ranks)
+        if throttle.due:
 
             def measure() -> None:
                 nonlocal now
                 now += 4
-                done.append(schedule.step)
+                done.append(course.step)
 
-            pace.run(measure)
+            throttle.run(measure)
     # After the first step, then every eighty seconds or more, and at the end.
-    assert done[:3] == [1, 9, 17] and done[-1] == schedule.step
+    assert done[:3] == [1, 9, 17] and done[-1] == course.step

@@ -1,6 +1,7 @@
 """A network of timm as the full one: cut, trained, exported, and the same in ONNX Runtime and the Rust engine."""
 
 import builtins
+import inspect
 import os
 import sys
 import tomllib
@@ -14,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from isthmus_training import backbones, foreign
+from isthmus_training import backbones, libraries, onnx_export
 from isthmus_training import config as configuration
 from isthmus_training.__main__ import main
-from isthmus_training.foreign import Foreign, Trace
 from isthmus_training.network import Section, plain
+from isthmus_training.traced import Trace, TracedBackbone
 
 SIZE = (64, 64)
 
@@ -46,7 +47,7 @@ class Odd(nn.Module):
 
 
 def runs_alike(module: nn.Module, x: torch.Tensor, path: Path) -> None:
-    foreign.write(module, ("x", "y"), tuple(x.shape[1:]), path)
+    onnx_export.write(module, ("x", "y"), tuple(x.shape[1:]), path)
     ran = onnxruntime.InferenceSession(path).run(["y"], {"x": x.numpy()})[0]
     with torch.no_grad():
         np.testing.assert_allclose(ran, module.eval()(x).numpy(), atol=1e-4)
@@ -54,8 +55,8 @@ def runs_alike(module: nn.Module, x: torch.Tensor, path: Path) -> None:
 
 def test_an_odd_network_is_cut_folded_and_written(tmp_path: Path) -> None:
     model = Odd()
-    backbones.enliven(model, torch.randn(4, 3, *SIZE))
-    network = Foreign(model, "odd", SIZE, 16).eval()
+    backbones.randomise(model, torch.randn(4, 3, *SIZE))
+    network = TracedBackbone(model, "odd", SIZE, 16).eval()
     assert (network.cut, network.features, network.classes, network.rectified) == ("stage", 8, 5, False)
     x = torch.randn(5, 3, *SIZE)
     with torch.no_grad():
@@ -77,22 +78,29 @@ def test_macs_are_those_of_convolutions_and_matrices(tmp_path: Path) -> None:
             return self.last(self.second(self.first(x)).mean((2, 3)))
 
     trace = Trace(Small(), torch.zeros(2, 3, 16, 16), "small")
-    macs = foreign.write(trace.section(0), ("x", "y"), (3, 16, 16), tmp_path / "small.onnx")
+    macs = onnx_export.write(trace.section(0), ("x", "y"), (3, 16, 16), tmp_path / "small.onnx")
     assert macs == 3 * 8 * 9 * 64 + 8 * 9 * 16 + 8 * 4
 
 
 def test_what_cannot_be_cut_is_said_plainly() -> None:
     with pytest.raises(ValueError, match="no cut with the head's grid of 8×8; cuts: .*stem 8×16×16, stage 8×4×4"):
-        Foreign(Odd(), "odd", SIZE, 8)
+        TracedBackbone(Odd(), "odd", SIZE, 8)
     with pytest.raises(ValueError, match="cannot be cut at 'stem' with the head's grid; it can at stage"):
-        Foreign(Odd(), "odd", SIZE, 16, "stem")
+        TracedBackbone(Odd(), "odd", SIZE, 16, "stem")
 
     class Fixed(Odd):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x + torch.zeros(1, 3, *SIZE))
 
     with pytest.raises(ValueError, match="does not run at 96×96"):
-        Foreign(Fixed(), "fixed", SIZE, 16).check([SIZE, (96, 96)])
+        TracedBackbone(Fixed(), "fixed", SIZE, 16).check([SIZE, (96, 96)])
+
+
+def test_torch_has_the_exporter_that_is_called() -> None:
+    assert "dynamo" in inspect.signature(torch.onnx.export).parameters, (
+        f"torch {torch.__version__} has no exporter from TorchScript any more: give onnx_export.py another, or bound torch"
+        " in pyproject.toml to the versions before"
+    )
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +113,9 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"needs timm, which is not installed: pip install isthmus-training\[backbones\]"):
-        foreign.create("timm:resnet18", 3, SIZE)
+        libraries.create("timm:resnet18", 3, SIZE)
     with pytest.raises(ValueError, match="neither timm:NAME nor torchvision:NAME"):
-        foreign.create("resnet18", 3, SIZE)
+        libraries.create("resnet18", 3, SIZE)
 
 
 def test_a_backbone_stands_alone() -> None:
@@ -119,18 +127,16 @@ def test_a_backbone_stands_alone() -> None:
 
 def test_an_unknown_name_gets_near_ones() -> None:
     with pytest.raises(ValueError, match="timm has no 'resnett18'; the nearest are resnet18"):
-        foreign.create("timm:resnett18", 3, SIZE)
+        libraries.create("timm:resnett18", 3, SIZE)
     with pytest.raises(ValueError, match="torchvision has no 'mobilenet_v4'; the nearest are mobilenet_v"):
-        foreign.create("torchvision:mobilenet_v4", 3, SIZE)
+        libraries.create("torchvision:mobilenet_v4", 3, SIZE)
 
 
-@pytest.mark.parametrize(
-    ("name", "cut", "features"), [("mobilenetv3_small_050", "blocks.3", 24), ("resnet10t", "layer3", 256)]
-)
+@pytest.mark.parametrize(("name", "cut", "features"), [("mobilenetv3_small_050", "blocks.3", 24), ("resnet10t", "layer3", 256)])
 def test_stages_are_cut_whole(name: str, cut: str, features: int, tmp_path: Path) -> None:
-    model = foreign.create(f"timm:{name}", 3, SIZE)
-    backbones.enliven(model, torch.randn(4, 3, *SIZE))
-    network = Foreign(model, name, SIZE, 16).eval()
+    model = libraries.create(f"timm:{name}", 3, SIZE)
+    backbones.randomise(model, torch.randn(4, 3, *SIZE))
+    network = TracedBackbone(model, name, SIZE, 16).eval()
     assert (network.cut, network.features) == (cut, features)
     folded = plain(network.trunk())
     assert all(isinstance(part, Section) for part in folded)

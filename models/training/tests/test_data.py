@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_teacher
 from PIL import Image
 
 from isthmus_training import config, data
+from isthmus_training.config import Normalisation
 from isthmus_training.data import Pictures, normalise
-from isthmus_training.teacher import LabelMaps, Witness
+from isthmus_training.teacher import LabelMaps, OnlineTeacher
 
-from conftest import write_teacher
+AS_IT_IS = Normalisation([0.0] * 3, [1.0] * 3)
 
 
 def test_a_plain_folder_is_divided_by_seed_and_bad_files_are_named(pictures: Path) -> None:
@@ -45,7 +47,7 @@ def test_views_repeat_with_their_seed() -> None:
     augmentation = data.Augmentation(0.3, 0.2, 1.0, True)
 
     def views(seed: int) -> data.Views:
-        return data.random_views(pictures, range(4), (32, 32), augmentation, [0.5] * 3, [0.2] * 3, seed)
+        return data.random_views(pictures, range(4), (32, 32), augmentation, Normalisation([0.5] * 3, [0.2] * 3), seed)
 
     assert torch.equal(views(1).pictures, views(1).pictures)
     assert not torch.equal(views(1).pictures, views(2).pictures)
@@ -59,9 +61,9 @@ def test_a_gpu_sees_what_pillow_makes() -> None:
     pictures = data.Pictures(["a", "b"], pixels, torch.tensor([0, 1, 0, 1, 0, 1]), [])
     augmentation = data.Augmentation(0.1, 0.0, 0.0, True)
     for size in ((32, 32), (64, 96)):
-        by_pillow = data.random_views(pictures, range(6), size, augmentation, [0.0] * 3, [1.0] * 3, 1)
+        by_pillow = data.random_views(pictures, range(6), size, augmentation, AS_IT_IS, 1)
         tensors = dataclasses.replace(pictures, pixels=torch.from_numpy(pixels))
-        by_products = data.random_views(tensors, range(6), size, augmentation, [0.0] * 3, [1.0] * 3, 1)
+        by_products = data.random_views(tensors, range(6), size, augmentation, AS_IT_IS, 1)
         assert (by_pillow.boxes[:, 0] > by_pillow.boxes[:, 2]).any()
         assert torch.equal(by_products.boxes, by_pillow.boxes)
         # Pillow rounds after each of the two directions.
@@ -87,7 +89,7 @@ def test_annotated_things_stay_in_every_crop(tmp_path: Path) -> None:
     np.testing.assert_allclose(pictures.objects[0], [40 / 60, 20 / 60, 50 / 60, 32 / 60], atol=1e-6)
     augmentation = data.Augmentation(0.05, 0.0, 0.0, False)
     for seed in range(20):
-        views = data.random_views(pictures, [0, 1], (64, 64), augmentation, [0.0] * 3, [1.0] * 3, seed)
+        views = data.random_views(pictures, [0, 1], (64, 64), augmentation, AS_IT_IS, seed)
         left, top, right, bottom = views.boxes.T
         area = 255 * 10 * 12 / 60**2 / ((right - left) * (bottom - top))
         torch.testing.assert_close(views.pictures.mean((1, 2, 3)) * 255, area, atol=4, rtol=0.1)
@@ -111,21 +113,21 @@ def test_label_maps_follow_the_crop_and_the_mirror() -> None:
     torch.testing.assert_close(logits[1, :, 0], torch.tensor([[0.0, 8.0], [8.0, 0.0]]), atol=1e-3, rtol=0)
 
 
-def test_a_witness_answers_the_view_itself(tmp_path: Path) -> None:
+def test_an_online_teacher_answers_the_view_itself(tmp_path: Path) -> None:
     # Its features are the picture's blue and red, its outputs their means.
     write_teacher(tmp_path / "teacher.onnx", np.array([[0, 0, 1], [1, 0, 0]], np.float32), stride=1)
     pixels = np.zeros((2, 8, 8, 3), np.uint8)
     pixels[0, ..., 2] = pixels[1, ..., 0] = 255
     pictures = Pictures(["blue", "red"], pixels, torch.tensor([0, 1]), [])
-    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+    by = Normalisation([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 
-    teacher = Witness(tmp_path / "teacher.onnx", pictures, ["features"], mean, std)
+    teacher = OnlineTeacher(tmp_path / "teacher.onnx", pictures, ["features"], by)
     assert teacher.columns.tolist() == [0, 1]
-    answers = teacher.see(normalise(torch.from_numpy(pixels), mean, std)[:, :, :4, :6])
+    answers = teacher.predict(normalise(torch.from_numpy(pixels), by)[:, :, :4, :6])
     torch.testing.assert_close(answers.whole, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
     assert answers.features[0].shape == (2, 2, 4, 6)
     with pytest.raises(ValueError, match="no tensor 'other'"):
-        Witness(tmp_path / "teacher.onnx", pictures, ["other"], mean, std)
+        OnlineTeacher(tmp_path / "teacher.onnx", pictures, ["other"], by)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_a_witness_answers_the_view_itself(tmp_path: Path) -> None:
         ({"name": "x", "split": {"channels": [8, 4]}}, "split.channels"),
         ({"name": "x", "split": {"name": "s8"}}, "split.name: s8 must name the head's stride, s16"),
         ({"name": "x", "network": {"blocks": [1]}}, "network.channels and network.blocks"),
-        ({"name": "x", "precision": "f16"}, "neither f32 nor bf16"),
+        ({"name": "x", "precision": "f16"}, "precision: 'f16' is none of auto, f32, bf16"),
         ({"name": "x", "full": {"optimiser": "adam"}}, "full.optimiser: 'adam' is neither sgd nor adamw"),
         ({"name": "x", "distil": {"hints": ["t45"]}}, "distil.hints: need a teacher that sees the views"),
         ({"name": "x", "stage3": {"invariant": 0.5, "passes": 1}}, "stage3.invariant: needs another pass"),
@@ -151,7 +153,7 @@ def test_configuration_errors_name_the_key(table: dict, said: str) -> None:
 
 
 def test_a_setting_can_be_changed_for_one_run(toy: Path) -> None:
-    changes = ["stage3.rate=0", "distil.enabled = false", 'split.widths=[50]']
+    changes = ["stage3.rate=0", "distil.enabled = false", "split.widths=[50]"]
     changed, shipped = config.load(toy, changes), config.load(toy)
     assert (changed.stage3.rate, changed.distil.enabled, changed.split.widths) == (0.0, False, [50])
     assert changed.stage3.phases == shipped.stage3.phases and changed.full == shipped.full

@@ -11,8 +11,8 @@ from isthmus_training import config as configuration
 from isthmus_training import full
 from isthmus_training.data import Pictures, normalise
 from isthmus_training.graph import Graph, round_weights
-from isthmus_training.network import Adapter, Backbone, Encoder, Head, Inherited, Prefix, SlimConv, narrowed, plain
-from isthmus_training.settle import settle
+from isthmus_training.network import Adapter, Backbone, Encoder, Features, Head, Inherited, Prefix, SlimConv, narrowed, plain
+from isthmus_training.recalibrate import recalibrate
 from isthmus_training.student import Points, Student
 
 WIDTHS = [25, 50, 100]
@@ -24,7 +24,7 @@ def backbone(own: bool) -> Backbone:
     return Backbone(prefix, [24, 32], [2, 1], 5)
 
 
-def unsettled(module: torch.nn.Module) -> torch.nn.Module:
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
     """Gives each batch norm statistics and an affine of its own, so that a wrong one shows."""
     torch.manual_seed(5)
     for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)):
@@ -37,7 +37,7 @@ def unsettled(module: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_width_uses_the_first_channels(width: int) -> None:
-    layer = unsettled(SlimConv(6, 10, 3, 1, WIDTHS))
+    layer = randomised(SlimConv(6, 10, 3, 1, WIDTHS))
     conv = layer.plain(width)
     assert (conv.in_channels, conv.out_channels) == (narrowed(6, width), narrowed(10, width))
     x = torch.randn(2, conv.in_channels, 8, 8)
@@ -49,11 +49,11 @@ def test_a_width_uses_the_first_channels(width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_plain_head_and_adapter_match(width: int) -> None:
-    head = unsettled(Head(Encoder([8, 12, 16], [2, 2, 2], WIDTHS), 6, 8, 3, WIDTHS))
-    adapter = unsettled(Adapter(6, 16, 2, 12, WIDTHS))
+    head = randomised(Head(Encoder([8, 12, 16], [2, 2, 2], WIDTHS), 6, 8, 3, WIDTHS))
+    adapter = randomised(Adapter(6, 16, 2, Features(12), WIDTHS))
     x = torch.randn(2, 3, 32, 32)
     latents, exit_logits = head(x, width)
-    for ours, theirs in zip(head.plain(width)(x), (latents, exit_logits)):
+    for ours, theirs in zip(head.plain(width)(x), (latents, exit_logits), strict=True):
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(adapter.plain(width)(latents), adapter(latents, width), atol=1e-4, rtol=1e-4)
 
@@ -67,7 +67,7 @@ def test_the_exit_does_not_change_the_head() -> None:
 
 @pytest.mark.parametrize("own", [True, False])
 def test_prefix_and_trunk_make_the_whole_and_fold(own: bool) -> None:
-    network = unsettled(backbone(own))
+    network = randomised(backbone(own))
     x = torch.randn(2, 3, 64, 64)
     features = network.prefix(x)
     assert features.shape == (2, 24, 4, 4)
@@ -78,7 +78,7 @@ def test_prefix_and_trunk_make_the_whole_and_fold(own: bool) -> None:
 
 
 def test_narrower_widths_begin_as_the_widest() -> None:
-    encoder = unsettled(Encoder([8, 12], [2, 2], WIDTHS))
+    encoder = randomised(Encoder([8, 12], [2, 2], WIDTHS))
     encoder.inherit()
     widest, half = (encoder.layers[1].norms[str(w)] for w in (100, 50))
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -86,7 +86,7 @@ def test_narrower_widths_begin_as_the_widest() -> None:
 
 
 def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
-    network = unsettled(backbone(True))
+    network = randomised(backbone(True))
     module = round_weights(plain(torch.nn.Sequential(network.prefix.plain(), network.trunk())))
     graph = Graph("full", "picture", (3, 64, 64), "N")
     graph.output(graph.add(module, "picture"), "logits")
@@ -113,7 +113,7 @@ def test_every_picture_of_a_batch_runs_at_its_own_point() -> None:
     split = {"widths": [50, 100], "channels": [2, 4, 6], "bits": [8, 3]}
     data = {"size": [32, 32], "stored": [32, 32]}
     config = configuration.parse({"name": "x", "data": data, "split": split})
-    student = unsettled(Student(config, full.build(config, 2), None))
+    student = randomised(Student(config, full.build(config, 2), None))
     x, device = torch.randn(3, 3, 32, 32), torch.device("cpu")
     points = Points(50, torch.tensor([6, 2, 4]), torch.tensor([3, 8, 3]))
     features, exits, _ = student(x, points, False)
@@ -129,10 +129,10 @@ def test_a_batch_costs_the_mean_of_what_its_pictures_send() -> None:
     split = {"widths": [50, 100], "channels": [2, 4], "bits": [8, 3]}
     data = {"size": [32, 32], "stored": [32, 32]}
     config = configuration.parse({"name": "x", "data": data, "split": split})
-    student, x = unsettled(Student(config, full.build(config, 2), None)), torch.randn(4, 3, 32, 32)
+    student, x = randomised(Student(config, full.build(config, 2), None)), torch.randn(4, 3, 32, 32)
 
     def kilobits(*pairs: tuple[int, int]) -> float:
-        channels, bits = (torch.tensor(values) for values in zip(*pairs))
+        channels, bits = (torch.tensor(values) for values in zip(*pairs, strict=True))
         return float(student(x, Points(100, channels, bits), False)[2].detach())
 
     few, many = kilobits(*[(2, 3)] * 4), kilobits(*[(4, 8)] * 4)
@@ -140,7 +140,7 @@ def test_a_batch_costs_the_mean_of_what_its_pictures_send() -> None:
     assert kilobits((2, 3), (4, 8), (4, 8), (4, 8)) == pytest.approx((few + 3 * many) / 4, rel=1e-5)
 
 
-def test_settling_measures_the_statistics_of_what_will_be_seen() -> None:
+def test_recalibration_measures_the_statistics_of_what_will_be_seen() -> None:
     network = {"prefix_channels": [8, 12, 16], "prefix_blocks": [0, 1, 1], "channels": [16, 24], "blocks": [1, 1]}
     split = {"widths": [50, 100], "channels": [2, 4]}
     data = {"size": [32, 32], "stored": [32, 32]}
@@ -149,14 +149,14 @@ def test_settling_measures_the_statistics_of_what_will_be_seen() -> None:
     # Of one colour each, so that crops look like the whole.
     pixels = np.broadcast_to(rng.integers(0, 256, (64, 1, 1, 3), dtype=np.uint8), (64, 32, 32, 3)).copy()
     pictures = Pictures(["a", "b"], pixels, torch.zeros(64, dtype=torch.int64), [])
-    network = unsettled(full.build(config, 2))
+    network = randomised(full.build(config, 2))
     student = Student(config, network, None)
     head = {name: value.clone() for name, value in student.head.state_dict().items()}
     for module in (network, student.prefix):
-        settle(config, module, pictures)
+        recalibrate(config, module, pictures)
     for name, value in student.head.state_dict().items():
         torch.testing.assert_close(value, head[name])
-    x = normalise(torch.from_numpy(pixels), config.data.mean, config.data.std)
+    x = normalise(torch.from_numpy(pixels), config.data.normalisation)
     for prefix in (network.prefix, student.prefix):
         assert not any(part.training for part in prefix.modules())
         # The first convolution's outputs are now normalised: mean and spread are its batch norm's own.

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 import zstandard
+from conftest import write_teacher
 
-from isthmus_training import entropy, full, goldens
+from isthmus_training import entropy, goldens, loop
 from isthmus_training.__main__ import main
 from isthmus_training.quantise import quantise
-
-from conftest import write_teacher
 
 
 def test_train_resume_export_evaluate(
@@ -26,7 +25,7 @@ def test_train_resume_export_evaluate(
     common = ["--data", str(pictures), "--config", str(toy), "--threads", "2"]
     train = ["train", *common, "--out", str(run), "--device", "cpu"]
 
-    report, reports = full.loop.report, 0
+    report, reports = loop.report, 0
 
     def stop_after_one(*values: object) -> None:
         nonlocal reports
@@ -35,7 +34,7 @@ def test_train_resume_export_evaluate(
         if reports == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(full.loop, "report", stop_after_one)
+    monkeypatch.setattr(loop, "report", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         main(train)
     monkeypatch.undo()
@@ -119,7 +118,7 @@ def test_two_processes_learn_what_one_does(pictures: Path, toy: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("full epoch 2") == 1
 
-    one, two = (torch.load(tmp_path / name / "full.pt", weights_only=False)["both"] for name in ("one", "two"))
+    one, two = (torch.load(tmp_path / name / "full.pt", weights_only=True)["module"] for name in ("one", "two"))
     for name, value in one.items():
         if name.endswith(("weight", "bias")):
             torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-3)
@@ -128,7 +127,19 @@ def test_two_processes_learn_what_one_does(pictures: Path, toy: Path, tmp_path: 
 def test_a_split_network_that_needs_no_full_one_is_trained_alone(
     pictures: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = ["train", "--data", str(pictures), "--config", str(toy), "--out", str(tmp_path), "--device", "cpu", "--only", "split"]
+    train = [
+        "train",
+        "--data",
+        str(pictures),
+        "--config",
+        str(toy),
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--only",
+        "split",
+    ]
     assert main(train) == 1
     assert "train the full network first" in capsys.readouterr().err
     changes = ("stage1.enabled=false", "stage2.enabled=false", "stage3.soft=0.0", "stage3.whole=false")

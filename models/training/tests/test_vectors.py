@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import random
 from binascii import crc_hqx
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def vector(
 def packet(bits: int, lengths: Sequence[int], stream: bytes) -> bytes:
     """All layers, of the hello's bundle 2 with the digest 0, 1, 2, …, split 1, width 3."""
     head = bytes([2 << 4 | bits - 1, 2 << 4 | len(lengths) - 1, 1 << 4 | 3]) + b"".join(map(varint, lengths))
-    first, *further = (stream[end - length : end] for length, end in zip(lengths, np.cumsum(lengths)))
+    first, *further = (stream[end - length : end] for length, end in zip(lengths, np.cumsum(lengths), strict=True))
     sums = crc_hqx(DIGEST + head + first, 0xFFFF).to_bytes(2, "big")
     sums += bytes(crc_8(DIGEST + bytes([layer]) + part) for layer, part in enumerate(further, 1))
     return head + sums + stream

@@ -7,10 +7,10 @@ import onnxruntime
 import pytest
 import torch
 
-from isthmus_training import begin, config, full, student
+from isthmus_training import config, full, student, warm_start
 from isthmus_training.__main__ import main
 
-PREFIX = 'prefix_channels = [8, 12, 16]\nprefix_blocks = [0, 1, 1]\nchannels = ['
+PREFIX = "prefix_channels = [8, 12, 16]\nprefix_blocks = [0, 1, 1]\nchannels = ["
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def own_prefix(toy: Path) -> Path:
 
 
 @pytest.mark.parametrize("changes", [[], ["split.widths=[50]"]], ids=["all widths", "one of them"])
-def test_networks_begin_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_path: Path, changes: list[str]) -> None:
+def test_networks_start_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_path: Path, changes: list[str]) -> None:
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     common = ["--data", str(pictures), "--config", str(own_prefix), "--threads", "2", "--run", str(run)]
     assert main(["train", *common, "--device", "cpu"]) == 0
@@ -35,16 +35,16 @@ def test_networks_begin_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_
     torch.manual_seed(5)
     x = torch.randn(64, 3, 32, 32)
     network = full.build(settings, 3)
-    begin.begin_full(network, bundle, x)
+    warm_start.load_full(network, bundle, x)
     split = student.Student(settings, network, None)
-    begin.begin_split(split.head, split.quantiser, split.adapter, split.trunk, bundle, "s16", x)
+    warm_start.load_split(split, bundle, "s16", x)
     with torch.no_grad():
         (logits,) = exported("full.onnx", x)
         torch.testing.assert_close(network.eval()(x), logits, atol=1e-3, rtol=1e-3)
         # The statistics are these pictures' own, so that training starts from the same function too.
         torch.testing.assert_close(network.train()(x), logits, atol=1e-2, rtol=1e-2)
         for width in settings.split.widths:
-            latents, exits = zip(*(exported(f"head_s16_w{width}.onnx", one[None]) for one in x))
+            latents, exits = zip(*(exported(f"head_s16_w{width}.onnx", one[None]) for one in x), strict=True)
             ours = split.head.eval()(x, width)
             torch.testing.assert_close(ours[0], torch.cat(latents), atol=1e-2, rtol=1e-2)
             torch.testing.assert_close(ours[1], torch.cat(exits), atol=1e-2, rtol=1e-2)
@@ -62,7 +62,7 @@ def test_other_layers_are_refused(own_prefix: Path, tmp_path: Path, pictures: Pa
     own_prefix.write_text(own_prefix.read_text().replace("[8, 12, 16]", "[8, 12, 20]"))
     network = full.build(config.load(own_prefix), 3)
     with pytest.raises(ValueError, match="other layers"):
-        begin.begin_full(network, bundle, torch.zeros(2, 3, 32, 32))
+        warm_start.load_full(network, bundle, torch.zeros(2, 3, 32, 32))
 
 
 def test_a_split_is_added_before_a_bundles_trunk(pictures: Path, own_prefix: Path, tmp_path: Path) -> None:
@@ -86,12 +86,12 @@ def test_a_split_is_added_before_a_bundles_trunk(pictures: Path, own_prefix: Pat
 
     settings, x = config.load(early), torch.randn(64, 3, 32, 32)
     network = full.build(settings, 3)
-    begin.begin_full(network, bundle, x)
+    warm_start.load_full(network, bundle, x)
     whole, part = (student.Student(config.load(path), network, None).eval() for path in (own_prefix, early))
-    begin.begin_split(whole.head, whole.quantiser, whole.adapter, whole.trunk, bundle, "s16", x)
+    warm_start.load_split(whole, bundle, "s16", x)
     with torch.no_grad():
         features = network.eval().prefix(x)
-        begin.begin_beside(part.head.encoder, part.trunk, bundle, x, features)
+        warm_start.load_first_layers(part, bundle, x, features)
         torch.testing.assert_close(part.trunk(features), whole.trunk(features), atol=1e-3, rtol=1e-3)
         for width in settings.split.widths:
             y = x
