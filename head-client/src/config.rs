@@ -1,5 +1,7 @@
 //! What a user may choose, from a file, the environment and the command line.
 
+mod ladder;
+
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,9 +18,10 @@ use isthmus_proto::wire::Detail;
 use isthmus_proto::{ImageFormat, OperatingPoint};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+pub use self::ladder::BundleLadderError;
+pub use crate::controller::ControllerKind;
 use crate::controller::{
-    Arms, BundleLadderError, Controller, EnergyModel, Fixed, Greedy, ImageRun, Ladder, LinUcb, Mpc,
-    MpcConfig, Objective, Run,
+    Arms, Controller, EnergyModel, Fixed, ImageRun, Ladder, MpcConfig, Objective, Run,
 };
 use crate::exchange::CONNECT_TIMEOUT;
 use crate::session::Pace;
@@ -155,22 +158,6 @@ pub enum ArmKind {
     Local,
 }
 
-/// A controller by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ControllerKind {
-    /// Always the same operating point.
-    #[default]
-    Fixed,
-    /// The most accurate that fits the smoothed throughput.
-    Greedy,
-    /// Model-predictive control.
-    Mpc,
-    /// A contextual bandit that corrects what is predicted.
-    #[value(name = "linucb")]
-    LinUcb,
-}
-
 impl ControllerKind {
     /// The controller for `bundle`: `point` is what `fixed` runs, the rest is for those that choose.
     pub fn to_controller(
@@ -180,13 +167,7 @@ impl ControllerKind {
         config: MpcConfig,
         arms: Arms,
     ) -> Result<Box<dyn Controller>, BundleLadderError> {
-        let ladder = || Ladder::of_bundle(bundle, arms).map(Arc::new);
-        Ok(match self {
-            ControllerKind::Fixed => Box::new(Fixed::new(point)),
-            ControllerKind::Greedy => Box::new(Greedy::new(ladder()?)),
-            ControllerKind::Mpc => Box::new(Mpc::new(config, ladder()?)),
-            ControllerKind::LinUcb => Box::new(LinUcb::new(ladder()?)),
-        })
+        self.with(point, config).build(|| Ladder::of_bundle(bundle, arms).map(Arc::new))
     }
 }
 

@@ -24,20 +24,18 @@ mod estimator;
 pub mod exchange;
 mod histogram;
 mod outcome;
-mod report;
 mod session;
 
 pub use controller::{
-    Arms, BundleLadderError, Calibration, Conformal, Controller, EnergyModel, Fixed, Greedy,
-    HeadDecision, HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung, LinUcb,
-    LinkEstimate, LinkView, Load, Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout,
-    Objective, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
+    Arms, Calibration, Choice, Conformal, Controller, ControllerKind, ControllerSpec, EnergyModel,
+    Fixed, Greedy, HeadDecision, HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung,
+    LinUcb, LinkEstimate, LinkView, Load, Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout,
+    Objective, OutcomesLadderError, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
 };
 pub use estimator::NetworkTime;
 pub use exchange::{FIRST_PAUSE, LONGEST_PAUSE};
 pub use histogram::Histogram;
-pub use outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
-pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};
+pub use outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 pub use session::{
     Counters, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig,
 };
@@ -55,6 +53,8 @@ mod metrics;
 #[cfg(feature = "shell")]
 mod prober;
 #[cfg(feature = "shell")]
+mod report;
+#[cfg(feature = "shell")]
 pub mod source;
 #[cfg(feature = "shell")]
 pub mod text;
@@ -67,3 +67,7 @@ pub use client::{Client, Compute, ComputeError, Computed, RunError};
 pub use prober::{Heard, Prober};
 #[cfg(feature = "shell")]
 pub use transport::{ConnectError, quic, tls};
+#[cfg(feature = "shell")]
+pub use config::BundleLadderError;
+#[cfg(feature = "shell")]
+pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};

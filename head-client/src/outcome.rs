@@ -1,4 +1,4 @@
-//! What became of a frame, and why.
+//! The final outcome of a frame: an answer or none, why, and where the time went.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use isthmus_proto::wire;
 use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 use serde::{Serialize, Serializer};
 
-use crate::controller::Run;
+use crate::controller::{Choice, Run};
 
 /// A class and how sure its source is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,7 +18,7 @@ pub struct Answer {
     pub confidence: f32,
 }
 
-/// The one end of a captured frame.
+/// The outcome of a captured frame, of which there is exactly one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameOutcome {
     /// The frame.
@@ -76,7 +76,7 @@ pub struct Timing {
     pub queue: Option<Duration>,
     /// Entropy decoding on the server, or decompressing the picture and preparing it.
     pub decode: Option<Duration>,
-    /// The tail network, or the uncut one for a compressed picture.
+    /// The tail network, or the full one for a compressed picture.
     pub tail: Option<Duration>,
 }
 
@@ -89,24 +89,7 @@ pub enum Reason {
     Fallback(Fallback),
 }
 
-/// Why a controller decided as it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Choice {
-    /// It knows one operating point, or one image codec.
-    Fixed,
-    /// The most accurate that should be in time.
-    InTime,
-    /// The network's answer would be in time, but no better than the exit's.
-    ExitSuffices,
-    /// Nothing would be in time.
-    TooSlow,
-    /// It would be in time, but hold up frames that gain more.
-    Spared,
-    /// Nothing would be in time, as far as is known; a probe asks whether that still holds.
-    Probe,
-}
-
-/// Why the exit answers where the network was to.
+/// Why the fallback exit answers in place of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fallback {
     /// No answer came in time.
@@ -148,19 +131,6 @@ impl fmt::Display for Reason {
             Reason::Chosen(choice) => choice.fmt(f),
             Reason::Fallback(fallback) => fallback.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Choice::Fixed => "fixed",
-            Choice::InTime => "in time",
-            Choice::ExitSuffices => "exit suffices",
-            Choice::TooSlow => "too slow",
-            Choice::Spared => "spared",
-            Choice::Probe => "probe",
-        })
     }
 }
 

@@ -7,11 +7,11 @@ use isthmus_proto::wire;
 use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 
 use crate::controller::{
-    Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample, NetworkTimeout, Run,
-    SendDecision, SendView, Sending,
+    Choice, Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample,
+    NetworkTimeout, Run, SendDecision, SendView, Sending,
 };
 use crate::estimator::NetworkTime;
-use crate::outcome::{Answer, Choice, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
+use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 
 /// What a session is held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

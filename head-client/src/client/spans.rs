@@ -84,7 +84,8 @@ mod tests {
     use isthmus_proto::{Arm, FrameId, Timestamp, TraceIds};
 
     use super::*;
-    use crate::outcome::{Answer, Choice, Reason, Timing};
+    use crate::controller::Choice;
+    use crate::outcome::{Answer, Reason, Timing};
 
     #[test]
     fn parts_follow_each_other_and_fill_the_frame() {

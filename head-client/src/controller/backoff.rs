@@ -1,4 +1,4 @@
-//! When to ask again what was answered with no.
+//! Pauses between probes that fail one after another.
 
 use std::time::Duration;
 

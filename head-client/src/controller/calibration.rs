@@ -1,45 +1,46 @@
-//! What was measured frame by frame, as what can be expected of a frame.
+//! Calibration: from outcomes that were measured frame by frame to the accuracy that can be expected of
+//! a frame.
 
 use std::collections::BTreeMap;
 
 use isthmus_models::{
-    Bundle, BundleError, ImageSpec, OUTCOMES, Outcome, Outcomes, OutcomesError, RecordedPoint,
-    Rung, has_image_format,
+    Bundle, ImageSpec, OUTCOMES, Outcome, Outcomes, RecordedPoint, Rung, has_image_format,
 };
 
-use super::{ImageRun, Ladder, LadderError, LadderRung, Run};
+use super::ladder::{Ladder, LadderError, LadderRung};
+use super::run::{ImageRun, Run};
 
-/// Most bands of confidence of a calibration, each with as many frames, and the least of those.
+/// Most bands of confidence of a calibration, and least frames in each; all bands have equally many.
 const MOST_BANDS: usize = 8;
 const BAND_FRAMES: usize = 40;
 
-/// Frames that a band's accuracy is drawn to the mean by: a band of few frames proves little.
+/// Weight of the mean accuracy in a band's, in frames: a band of few frames proves little.
 const PRIOR: f64 = 8.0;
 
-/// How much an exit's confidence tells: for each band of confidence, how often the exit is right.
-/// Bands are in order of confidence and together cover it.
+/// How often an exit is right, by bands of its confidence. Bands are in order of confidence and
+/// together cover it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
     /// Upper end of each band, increasing; the last one is 1 or more.
     pub upper: Vec<f32>,
-    /// Share of frames in each band; they add up to 1.
-    pub share: Vec<f64>,
-    /// Share of each band's frames that the exit gets right.
+    /// Fraction of frames in each band; they add up to 1.
+    pub fraction: Vec<f64>,
+    /// Fraction of each band's frames that the exit gets right.
     pub accuracy: Vec<f64>,
 }
 
 impl Calibration {
     /// One band for all frames.
     fn flat(accuracy: f64) -> Calibration {
-        Calibration { upper: vec![1.0], share: vec![1.0], accuracy: vec![accuracy] }
+        Calibration { upper: vec![1.0], fraction: vec![1.0], accuracy: vec![accuracy] }
     }
 
-    /// Whether the bands are in order, cover every confidence, and have a share and an accuracy each.
+    /// Whether the bands are in order, cover every confidence, and have a fraction and an accuracy each.
     pub(super) fn is_whole(&self) -> bool {
         let count = self.upper.len();
         self.upper.last().is_some_and(|&last| last >= 1.0)
             && self.upper.windows(2).all(|two| two[0] < two[1])
-            && self.share.len() == count
+            && self.fraction.len() == count
             && self.accuracy.len() == count
     }
 
@@ -49,62 +50,55 @@ impl Calibration {
         band.min(self.upper.len() - 1)
     }
 
-    /// The mean over all frames of what is `accuracy` in each band, or in all.
+    /// The mean over all frames of an `accuracy` that is given for each band, or once for all.
     pub(super) fn mean(&self, accuracy: &[f64]) -> f64 {
-        let by_band = self.share.iter().enumerate();
-        by_band.map(|(band, share)| share * accuracy[band.min(accuracy.len() - 1)]).sum()
+        let by_band = self.fraction.iter().enumerate();
+        by_band.map(|(band, fraction)| fraction * accuracy[band.min(accuracy.len() - 1)]).sum()
     }
 }
 
-/// What was measured on some frames, in the same order for all of them.
+/// Outcomes that were measured on the same frames, in the same order, for every run and exit.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
-    /// Of what can be run and sent; a head's layers are those that were sent.
+    /// By run; a head's layers are those that were sent.
     pub runs: BTreeMap<Run, Vec<Outcome>>,
     /// Of the heads' exits, by split and width.
     pub exits: BTreeMap<(u8, u8), Vec<Outcome>>,
 }
 
-/// Arms that may stand beside the split network's on a bundle's ladder.
+/// Ways to answer that a bundle's ladder has beside the split network's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arms {
-    /// Compressed pictures to the uncut network.
+    /// Compressed pictures for the full network on the server.
     pub image: bool,
-    /// The uncut network on the device.
+    /// The full network on the device.
     pub local: bool,
 }
 
-/// Why a bundle gives no ladder.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleLadderError {
-    /// Its record cannot be read.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// Its record says nothing that can be understood.
-    #[error("{OUTCOMES}: {0}")]
-    Outcomes(#[from] OutcomesError),
-    /// Its record is about something that the manifest does not name.
+/// Why a bundle's outcomes give no ladder.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutcomesLadderError {
+    /// An outcome of a point that the manifest does not have.
     #[error("{OUTCOMES}: the bundle has no {0}")]
     Unknown(String),
-    /// What it says is no ladder.
+    /// Rungs and exits that do not make a ladder.
     #[error(transparent)]
     Ladder(#[from] LadderError),
 }
 
 impl Ladder {
-    /// What the measured frames say of all that was run on them: sizes, and accuracies by the exit's
-    /// confidence. `macs` tells the multiply-accumulates of a run on the device, 0 where they are not
-    /// known.
+    /// The ladder of all runs that were measured: sizes, and accuracies by the exit's confidence.
+    /// `macs` gives the multiply-accumulates of a run on the device, 0 if unknown.
     pub fn measured(measured: &Measured, macs: impl Fn(Run) -> u64) -> Result<Ladder, LadderError> {
         let (mut calibrations, mut bands) = (BTreeMap::new(), BTreeMap::new());
         for (&head, frames) in &measured.exits {
             let (upper, accuracy) = (upper_ends(frames), Vec::new());
-            let mut calibration = Calibration { upper, share: Vec::new(), accuracy };
+            let mut calibration = Calibration { upper, fraction: Vec::new(), accuracy };
             let band: Vec<usize> =
                 frames.iter().map(|outcome| calibration.band(outcome.confidence)).collect();
             let count = calibration.upper.len();
             let counts = (0..count).map(|at| band.iter().filter(|&&b| b == at).count());
-            calibration.share = counts.map(|it| it as f64 / frames.len() as f64).collect();
+            calibration.fraction = counts.map(|it| it as f64 / frames.len() as f64).collect();
             calibration.accuracy = by_band(frames, &band, count);
             calibrations.insert(head, calibration);
             bands.insert(head, band);
@@ -125,10 +119,15 @@ impl Ladder {
         Ladder::new(rungs, calibrations)
     }
 
-    /// What is worth a place of all that a bundle was measured with, by its record of outcomes; of a
-    /// bundle without one, its points by what the manifest says of them and of the exits: then nothing
-    /// is known of a frame by its exit's confidence, and there is no other arm.
-    pub fn of_bundle(bundle: &Bundle, arms: Arms) -> Result<Ladder, BundleLadderError> {
+    /// The ladder of a bundle by the outcomes that were measured with it, [thinned](Ladder::thinned).
+    ///
+    /// A bundle without outcomes has a ladder of its points by the manifest's mean sizes and
+    /// accuracies; then the exit's confidence says nothing about a frame, and `arms` adds nothing.
+    pub fn of_outcomes(
+        bundle: &Bundle,
+        outcomes: Option<&Outcomes>,
+        arms: Arms,
+    ) -> Result<Ladder, OutcomesLadderError> {
         let macs = |run: Run| match (run, run.head()) {
             (Run::Local, _) => bundle.manifest().full.macs,
             (_, Some((split, width))) => {
@@ -138,43 +137,43 @@ impl Ladder {
             }
             _ => 0,
         };
-        let ladder = match bundle.read(OUTCOMES) {
-            Ok(packed) => {
-                let measured = Measured::of_bundle(bundle, &Outcomes::unpack(&packed)?, arms)?;
-                Ladder::measured(&measured, macs)?
+        let ladder = match outcomes {
+            Some(outcomes) => {
+                Ladder::measured(&Measured::of_outcomes(bundle, outcomes, arms)?, macs)?
             }
-            Err(BundleError::Unlisted { .. }) => {
-                let mut exits = BTreeMap::new();
-                for (s, split) in (0..).zip(&bundle.manifest().splits) {
-                    for (w, width) in (0..).zip(&split.widths) {
-                        exits.insert((s, w), Calibration::flat(width.exit_accuracy));
-                    }
-                }
-                let rung = |rung: &Rung| {
-                    let run = rung.point.into();
-                    let (bytes, accuracy) = (rung.bytes_mean, vec![rung.accuracy]);
-                    LadderRung { run, bytes, accuracy, macs: macs(run) }
-                };
-                Ladder::new(bundle.points().iter().map(rung).collect(), exits)?
-            }
-            Err(error) => return Err(error.into()),
+            None => Ladder::of_manifest(bundle, macs)?,
         };
         Ok(ladder.thinned())
+    }
+
+    fn of_manifest(bundle: &Bundle, macs: impl Fn(Run) -> u64) -> Result<Ladder, LadderError> {
+        let mut exits = BTreeMap::new();
+        for (s, split) in (0..).zip(&bundle.manifest().splits) {
+            for (w, width) in (0..).zip(&split.widths) {
+                exits.insert((s, w), Calibration::flat(width.exit_accuracy));
+            }
+        }
+        let rung = |rung: &Rung| {
+            let run = rung.point.into();
+            let (bytes, accuracy) = (rung.bytes_mean, vec![rung.accuracy]);
+            LadderRung { run, bytes, accuracy, macs: macs(run) }
+        };
+        Ladder::new(bundle.points().iter().map(rung).collect(), exits)
     }
 }
 
 impl Measured {
-    /// A bundle's record, with the bundle's numbers in place of the names. A picture may stand behind
-    /// every exit.
-    fn of_bundle(
+    /// A bundle's outcomes, with the bundle's positions in place of names. Every exit is a fallback for
+    /// every picture.
+    fn of_outcomes(
         bundle: &Bundle,
         outcomes: &Outcomes,
         arms: Arms,
-    ) -> Result<Measured, BundleLadderError> {
+    ) -> Result<Measured, OutcomesLadderError> {
         let mut measured = Measured::default();
         let mut images = Vec::new();
         for outcomes in outcomes.points() {
-            let unknown = || BundleLadderError::Unknown(outcomes.point.to_string());
+            let unknown = || OutcomesLadderError::Unknown(outcomes.point.to_string());
             let frames = outcomes.frames.clone();
             match &outcomes.point {
                 RecordedPoint::Split(name) => {
@@ -197,7 +196,7 @@ impl Measured {
         for (image, frames) in images {
             measured.add_image(image, &frames);
         }
-        // A head without an exit, as networks from elsewhere have, has nothing right to say.
+        // A head without an exit, as cut networks have, is never right.
         let silent = Outcome { bytes: 0, right: false, confidence: 0.0 };
         for head in measured.runs.keys().filter_map(|run| run.head()) {
             measured.exits.entry(head).or_insert_with(|| vec![silent; outcomes.frames()]);
@@ -205,7 +204,7 @@ impl Measured {
         Ok(measured)
     }
 
-    /// Adds pictures that were compressed in some way, behind every exit.
+    /// Adds the outcomes of pictures that were compressed in some way, with every exit as a fallback.
     pub fn add_image(&mut self, image: ImageSpec, frames: &[Outcome]) {
         for &head in self.exits.keys() {
             let run = Run::Image(ImageRun { image, exit: Some(head) });
@@ -226,8 +225,9 @@ fn upper_ends(frames: &[Outcome]) -> Vec<f32> {
     upper
 }
 
-/// Accuracy in each band, drawn a little to the mean, and never falling with confidence: where a
-/// few dozen frames say otherwise, they are too few.
+/// Accuracy in each band, shrunk a little to the mean, and never falling with confidence: where a few
+/// dozen frames say otherwise, they are too few. Before the isotonic regression a band with k of n
+/// frames right has `(k + 8 · mean) / (n + 8)`.
 fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
     let right = |outcome: &Outcome| if outcome.right { 1.0 } else { 0.0 };
     let mean = frames.iter().map(right).sum::<f64>() / frames.len().max(1) as f64;
@@ -239,8 +239,8 @@ fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
     isotonic(&sums)
 }
 
-/// The non-decreasing sequence nearest to the means of `sums`, each with its sum and weight, by
-/// pooling adjacent violators.
+/// Isotonic regression: the non-decreasing sequence nearest to the means of `sums`, each with its sum
+/// and weight, by pooling adjacent violators (Ayer, Brunk, Ewing, Reid and Silverman 1955).
 fn isotonic(sums: &[(f64, f64)]) -> Vec<f64> {
     // Sum, weight and length of each pool; means increase.
     let mut pools: Vec<(f64, f64, usize)> = Vec::new();

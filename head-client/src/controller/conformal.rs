@@ -1,20 +1,24 @@
-//! A margin that is as wide as experience says.
+//! The safety margin of predictions, which follows the misses themselves.
 
 use std::collections::VecDeque;
 
 /// Scores remembered.
 const WINDOW: usize = 64;
 
-/// Fewer scores say nothing about the worst tenth but what the very worst was.
+/// With fewer scores the worst tenth is only the very worst.
 const ENOUGH: usize = 20;
 
-/// Multiple of a prediction's deviation that is exceeded as seldom as asked.
+/// The margin κ: the multiple of a prediction's standard deviation that is exceeded as seldom as asked.
 ///
-/// Scores are `(observed − predicted) / deviation`. The margin follows the misses themselves
-/// (quantile tracking, Angelopoulos, Candès and Tibshirani 2023): `κ ← κ + η (miss − ε*)`, so that in
-/// the long run the share `ε*` misses, whatever the distribution. It is never less than nine in
-/// ten of the last 64 scores, or as many as `ε*` leaves where that is fewer, so that it widens before
-/// misses teach it.
+/// A frame's score is `(observed − predicted) / deviation`. The margin tracks the misses (quantile
+/// tracking, Angelopoulos, Candès and Tibshirani 2023, "Conformal PID control for time series
+/// prediction"):
+///
+/// `κ ← clamp(κ + η · (miss − ε*), 0.5, 6)`, with η = 1 and `miss` 0 or 1,
+///
+/// so that in the long run the fraction ε* misses, whatever the distribution. It is never less than
+/// the quantile of order `min(1 − ε*, 0.9)` of the last 64 scores, so that it widens before misses
+/// teach it.
 #[derive(Clone, Debug)]
 pub struct Conformal {
     target: f64,
@@ -23,22 +27,22 @@ pub struct Conformal {
     margin: f64,
 }
 
-/// The most of the scores remembered that a margin has to cover.
+/// Greatest fraction of the scores remembered that the margin has to cover.
 const COVERED: f64 = 0.9;
 
-/// Step of the margin (η): a miss widens it by so many deviations.
+/// η: a miss widens the margin by so many deviations.
 const GAIN: f64 = 1.0;
 
-/// What an answer in time narrows the margin by that had not been expected in time.
+/// By how many deviations a reply narrows the margin that the margin had ruled out.
 const TOO_WIDE: f64 = 0.25;
 
-/// Margin before anything is known, and the least and greatest ever.
+/// The margin before any score, and the least and greatest.
 const FIRST_MARGIN: f64 = 2.0;
 const LEAST_MARGIN: f64 = 0.5;
 const GREATEST_MARGIN: f64 = 6.0;
 
 impl Conformal {
-    /// A margin that is to be exceeded by the share `target` of frames, 0.001 to 0.5.
+    /// A margin that the fraction `target` of frames is to exceed, 0.001 to 0.5.
     pub fn new(target: f64) -> Self {
         let target = target.clamp(0.001, 0.5);
         let scores = VecDeque::with_capacity(WINDOW + 1);
@@ -57,7 +61,7 @@ impl Conformal {
         self.settle();
     }
 
-    /// Learns that a frame was in time for which the margin had spoken against it.
+    /// Learns that a frame was in time which the margin had ruled out.
     pub fn on_unexpected(&mut self) {
         self.track(-TOO_WIDE);
         self.settle();

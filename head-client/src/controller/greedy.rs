@@ -1,23 +1,27 @@
-//! The most accurate that fits the throughput seen lately.
+//! The baseline of rate adaptation: the most accurate point that fits the smoothed throughput.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::{Bitrate, Timestamp};
 
-use super::{
-    Controller, HeadDecision, HeadView, Ladder, LinkEstimate, NetworkSample, NetworkTimeout, Run,
+use super::decision::{
+    Choice, Controller, HeadDecision, HeadView, LinkEstimate, NetworkSample, NetworkTimeout,
     SendDecision, SendView, Sending,
 };
-use crate::outcome::Choice;
+use super::ladder::Ladder;
+use super::run::Run;
 
-/// Chooses the most accurate operating point whose bytes, at the smoothed throughput of the frames
-/// before, fit into the time left. Throughput is bytes over the time in the network beyond the round
-/// trip that connecting showed, smoothed exponentially; a frame that was given up counts with the
-/// time it was waited for. (Over the whole time, small frames would look slow and be all that fits.)
+/// Chooses the most accurate operating point whose bytes fit into the time left at the smoothed
+/// throughput B: `x ≤ B · (time left − R₀)`.
 ///
-/// It is the usual way of rate adaptation and the line to beat: it knows no uncertainty, no next
-/// frame and nothing about the picture, and never runs the whole network on the device.
+/// A reply to `x` bytes after a time t in the network is the sample `x / max(t − R₀, 1 ms)`, with the
+/// round trip R₀ that connecting showed, and `B ← 3/4 · B + 1/4 · sample`. (Over the whole time, small
+/// frames would look slow and be all that fits.) A frame that was given up counts with the time it was
+/// waited for.
+///
+/// This is the usual rate adaptation and the baseline: it knows no uncertainty, no next frame and
+/// nothing about the picture, and never runs the full network on the device.
 #[derive(Debug)]
 pub struct Greedy {
     ladder: Arc<Ladder>,
@@ -34,7 +38,7 @@ const GAIN: f64 = 0.25;
 /// Less is not told apart from jitter.
 const LEAST_TIME: Duration = Duration::from_millis(1);
 
-/// After so long without sending, the smallest point asks whether things have changed.
+/// After so long without sending, a frame of the smallest point probes the link.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Greedy {
@@ -78,7 +82,7 @@ impl Controller for Greedy {
 
     fn decide_head(&mut self, _now: Timestamp, view: &HeadView) -> HeadDecision {
         let rung = self.best(view.time_left.saturating_sub(self.device));
-        // What will not be sent need not be coded.
+        // Layers that will not be sent need not be coded.
         let run = self.ladder.rungs()[rung].run;
         HeadDecision { run: Some(run), reason: Choice::InTime }
     }

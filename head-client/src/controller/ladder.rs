@@ -1,49 +1,53 @@
-//! What a controller may choose from, and what each choice is worth.
+//! The ladder: the ways to answer a frame that a controller chooses from, each with its size and its
+//! accuracy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_proto::ImageFormat;
 
 use super::calibration::Calibration;
-use super::{HeadRun, Run};
+use super::run::{HeadRun, Run};
 
-/// One way to answer a frame, and what it is worth.
+/// One way to answer a frame, with its size and its accuracy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LadderRung {
     /// What is run. All of it is sent: of a head, these layers.
     pub run: Run,
     /// Mean size of a frame (bytes); 0 where nothing is sent.
     pub bytes: f64,
-    /// Share of frames that are right, for each band of the exit's confidence, or one for all.
+    /// Fraction of frames that are right, for each band of the exit's confidence, or one for all.
     pub accuracy: Vec<f64>,
-    /// Multiply-accumulates of the networks that the device runs for it; 0 where they are not known.
+    /// Multiply-accumulates of the networks that the device runs for it; 0 if unknown.
     pub macs: u64,
 }
 
-/// Why rungs and exits are no ladder.
+/// Why rungs and exits do not make a ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LadderError {
-    /// There is nothing to choose from.
-    #[error("there is no measured operating point to choose from")]
+    /// There are no rungs.
+    #[error("no operating point was measured: there is nothing to choose from")]
     Empty,
-    /// A rung that sends something, and no exit of its head is listed that could stand by.
+    /// A rung that sends something, without a fallback exit of its head.
     #[error("{0} has no exit in the ladder")]
     NoExit(Run),
-    /// Bands that differ between a rung and its exit, or that are no bands.
-    #[error("the bands of confidence of {0} do not fit its exit's")]
+    /// Bands of confidence that differ between a rung and its exit, or do not cover 0 to 1 in order.
+    #[error(
+        "{0} and its exit have different bands of confidence, or bands that do not cover 0 to 1"
+    )]
     Bands(Run),
-    /// A size that is none.
-    #[error("{0} has no size")]
+    /// A mean size that is not a positive number.
+    #[error("the mean size of {0} is not a positive number of bytes")]
     Size(Run),
 }
 
-/// What a controller chooses from, and the exits that stand by.
+/// The rungs that a controller chooses from, and the fallback exits behind them.
 ///
 /// ```
 /// use isthmus_head_client::{Calibration, Ladder, LadderRung};
 /// use isthmus_proto::OperatingPoint;
 ///
-/// let exit = Calibration { upper: vec![0.5, 1.0], share: vec![0.3, 0.7], accuracy: vec![0.4, 0.9] };
+/// let exit =
+///     Calibration { upper: vec![0.5, 1.0], fraction: vec![0.3, 0.7], accuracy: vec![0.4, 0.9] };
 /// let run = OperatingPoint { split: 0, width: 0, layers: 1, bits: 6 }.into();
 /// let rung = LadderRung { run, bytes: 500.0, accuracy: vec![0.8, 0.95], macs: 0 };
 /// let ladder = Ladder::new(vec![rung], [((0, 0), exit)].into())?;
@@ -56,10 +60,10 @@ pub enum LadderError {
 pub struct Ladder {
     rungs: Vec<LadderRung>,
     exits: BTreeMap<(u8, u8), Calibration>,
-    /// Of each rung: mean accuracy of itself and, where nothing of it is sent in time, of what is left.
+    /// Mean accuracy of each rung, and of the fallback where nothing of the rung is sent in time.
     means: Vec<f64>,
     exit_means: Vec<f64>,
-    /// Of each rung: the run that codes all that its head and depth may send.
+    /// For each rung the run that codes all layers which may be sent of its head and depth.
     runs: Vec<Run>,
     /// Positions of the rungs that are planned with.
     planned: Vec<usize>,
@@ -68,23 +72,23 @@ pub struct Ladder {
 /// Least expected gain in accuracy for which a frame is sent.
 const WORTH: f64 = 0.002;
 
-/// Rungs of a ladder that a controller climbs: more are not worth their noise, nor the time of
-/// looking at each.
+/// Most rungs that a controller plans with: more add noise and time to every decision.
 const MOST_RUNGS: usize = 12;
 
-/// What a rung must add, in the mean over devices and links, to be worth a place. Less is within the
+/// Accuracy that a rung must add, in the mean over devices and links, to be kept. Less is within the
 /// error of accuracies that were measured on some hundred frames.
 const LEAST_WORTH: f64 = 0.0005;
 
-/// Links for which a ladder is thinned: so many, from one that carries this part of the smallest rung in
-/// the time of a frame to one that carries so many times the largest.
+/// Links for which a ladder is thinned: so many, evenly spaced on a logarithmic scale, from one that
+/// carries a sixteenth of the smallest rung in the time of a frame to one that carries four times the
+/// largest.
 const LINKS: u32 = 32;
-const LEAST_PART: f64 = 1.0 / 16.0;
-const MOST_TIMES: f64 = 4.0;
+const SLOWEST_LINK: f64 = 1.0 / 16.0;
+const FASTEST_LINK: f64 = 4.0;
 
 impl Ladder {
-    /// Checks that an exit stands by for every rung that sends something, with the same bands. Rungs
-    /// are kept in order of size.
+    /// Checks that every rung that sends something has a fallback exit with the same bands. Rungs are
+    /// kept in order of size.
     pub fn new(
         mut rungs: Vec<LadderRung>,
         exits: BTreeMap<(u8, u8), Calibration>,
@@ -119,14 +123,14 @@ impl Ladder {
         Ok(Ladder { rungs, exits, means, exit_means, runs, planned })
     }
 
-    /// The same, to be planned with at most twelve rungs, without those that hardly anybody needs. What
-    /// has fewer layers of the same run stays: it may be all that can be sent in time.
+    /// The same ladder with at most twelve rungs to plan with: those of the greatest worth. Rungs with
+    /// fewer layers of the same run stay, because they may be all that can be sent in time.
     ///
-    /// What a rung is worth is the accuracy that would be lost without it, in the mean over devices, each
+    /// The worth of a rung is the accuracy that would be lost without it, in the mean over devices, each
     /// of which can run the heads of a split up to some width and one image codec, and over links, every
     /// order of magnitude as likely as another. On a link that cannot carry a rung for every frame it
-    /// answers as many as it can, and the exit the others. The uncut network on the device keeps its
-    /// place.
+    /// answers as many as it can, and the exit the others. The full network on the device is always
+    /// kept.
     #[must_use]
     pub fn thinned(&self) -> Ladder {
         let devices = self.devices();
@@ -153,7 +157,7 @@ impl Ladder {
         Ladder { planned, ..thinned }
     }
 
-    /// For every device the rungs that it can use, smallest first.
+    /// The rungs that each kind of device can use, smallest first.
     fn devices(&self) -> Vec<Vec<usize>> {
         let heads: BTreeSet<(u8, u8)> =
             self.rungs.iter().filter_map(|rung| rung.run.head()).collect();
@@ -177,12 +181,13 @@ impl Ladder {
         devices
     }
 
-    /// Adds to each rung's worth what a device would lose without it, of those that are `kept`.
+    /// Adds to each rung's worth the accuracy that a device would lose without it, given those that are
+    /// `kept`.
     fn add_worth(&self, device: &[usize], kept: &[usize], worth: &mut [f64]) {
         let exit = device.iter().map(|&rung| self.exit_means[rung]).fold(0.0, f64::max);
         let smallest = self.rungs.iter().map(|rung| rung.bytes).find(|&bytes| bytes > 0.0);
-        let least = smallest.unwrap_or(1.0) * LEAST_PART;
-        let most = self.rungs[self.rungs.len() - 1].bytes * MOST_TIMES;
+        let least = smallest.unwrap_or(1.0) * SLOWEST_LINK;
+        let most = self.rungs[self.rungs.len() - 1].bytes * FASTEST_LINK;
         for link in 0..LINKS {
             let carries = least * (most / least).powf(f64::from(link) / f64::from(LINKS - 1));
             let (mut best, mut accuracy, mut without) = (None, exit, exit);
@@ -207,7 +212,7 @@ impl Ladder {
         &self.rungs
     }
 
-    /// The positions of those that are planned with, in order of size.
+    /// The positions of the rungs to plan with, in order of size.
     pub fn planned(&self) -> &[usize] {
         &self.planned
     }
@@ -227,8 +232,8 @@ impl Ladder {
         }
     }
 
-    /// Expected accuracy for a frame of this confidence, or of any, where nothing of a rung is sent:
-    /// of its head's exit, or of the uncut network where that is what was run.
+    /// Expected accuracy for a frame of this exit confidence, or of any frame, where nothing of a rung is
+    /// sent: of its head's exit, or of the full network if that is the run.
     pub fn exit_accuracy(&self, rung: usize, confidence: Option<f32>) -> f64 {
         let exit = self.rungs[rung].run.head().and_then(|head| self.exits.get(&head));
         match (exit, self.band(rung, confidence)) {
@@ -237,19 +242,22 @@ impl Ladder {
         }
     }
 
-    /// Mean accuracy of a rung where the exit answers the frames for which sending gains no more than
-    /// it `costs` (accuracy), and the share of frames that are sent.
+    /// Mean accuracy of a rung if frames are sent only where that gains more than it `costs` (accuracy)
+    /// and the exit answers the others, and the fraction of frames that are sent:
+    ///
+    /// `a = Σ wᵢ · (gᵢ > cost + 0.002 ? nᵢ : eᵢ)`, over bands i with the fraction wᵢ of frames, the
+    /// network's accuracy nᵢ, the exit's eᵢ and the gain `gᵢ = nᵢ − eᵢ`.
     pub(super) fn policy(&self, rung: usize, costs: f64) -> (f64, f64) {
         let LadderRung { run, accuracy, .. } = &self.rungs[rung];
         let Some(exit) = run.head().and_then(|head| self.exits.get(&head)) else {
             return (self.means[rung], 0.0);
         };
         let (mut mean, mut sent) = (0.0, 0.0);
-        for (band, (share, exit)) in exit.share.iter().zip(&exit.accuracy).enumerate() {
+        for (band, (fraction, exit)) in exit.fraction.iter().zip(&exit.accuracy).enumerate() {
             let network = accuracy[band.min(accuracy.len() - 1)];
             let worth = Ladder::is_worth(network - exit - costs);
-            mean += share * if worth { network } else { *exit };
-            sent += if worth { *share } else { 0.0 };
+            mean += fraction * if worth { network } else { *exit };
+            sent += if worth { *fraction } else { 0.0 };
         }
         (mean, sent)
     }
@@ -259,7 +267,7 @@ impl Ladder {
         gain > WORTH
     }
 
-    /// The run that codes every layer that a rung of its head and depth may send.
+    /// The run that codes every layer which may be sent of this rung's head and depth.
     pub(super) fn run_of(&self, rung: usize) -> Run {
         self.runs[rung]
     }
@@ -271,8 +279,8 @@ impl Ladder {
         (0..self.rungs.len()).filter(move |&rung| same(self.rungs[rung].run))
     }
 
-    /// The rungs that may be sent of what was run, each with its layers and with its size (bytes) where
-    /// `layer_ends` are those of the coded stream. A picture is one layer.
+    /// The rungs that may be sent of a run, each with its layers and, by the coded stream's
+    /// `layer_ends`, its size (bytes). A picture is one layer.
     pub(super) fn sendable<'a>(
         &'a self,
         run: Run,
@@ -295,7 +303,7 @@ impl Ladder {
     }
 }
 
-/// Whether a run is another one, or its first layers.
+/// Whether a run is the same as `of`, or its first layers.
 fn is_part(run: Run, of: Run) -> bool {
     match (run, of) {
         (Run::Head(run), Run::Head(of)) => {
@@ -330,7 +338,7 @@ pub(super) mod tests {
     pub(in crate::controller) fn exit() -> Calibration {
         Calibration {
             upper: vec![0.4, 0.8, 1.0],
-            share: vec![0.2, 0.3, 0.5],
+            fraction: vec![0.2, 0.3, 0.5],
             accuracy: vec![0.3, 0.7, 0.99],
         }
     }
@@ -368,7 +376,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_gains_nothing_on_cheaper_rungs_has_no_place() {
+    fn rungs_that_gain_nothing_on_cheaper_ones_are_left_out() {
         let rungs = vec![
             rung(0, 1, 300.0, 0.0),
             rung(0, 2, 600.0, 0.003), // gains less than the error
@@ -394,7 +402,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_picture_has_its_place_behind_the_narrowest_head_that_asks_for_it() {
+    fn a_picture_is_kept_behind_the_narrowest_head_that_needs_it() {
         let rungs = vec![
             rung(0, 1, 300.0, 0.0),
             rung(1, 2, 500.0, 0.06),
@@ -407,7 +415,7 @@ pub(super) mod tests {
         let runs: Vec<Run> = thin.planned().iter().map(|&at| thin.rungs()[at].run).collect();
         let [first, second] = [point(0, 1), point(1, 2)].map(Run::from);
         assert_eq!(runs, [Run::Local, first, second, picture(0, 0.0, 0.0).run]);
-        // Of a picture and of what the device answers by itself, nothing else can be sent.
+        // A picture and the device's own answer are all that their runs can give.
         assert_eq!(thin.of_run(runs[3]).collect::<Vec<_>>(), [3]);
         assert_eq!(thin.of_run(Run::Local).collect::<Vec<_>>(), [0]);
         assert_eq!((thin.policy(0, 0.0), thin.exit_accuracy(0, Some(0.9))), ((0.5, 0.0), 0.5));
@@ -429,7 +437,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_no_ladder_is_refused() {
+    fn impossible_ladders_are_refused() {
         let exits: BTreeMap<_, _> = [((0, 0), exit())].into();
         assert_eq!(Ladder::new(vec![], exits.clone()), Err(LadderError::Empty));
         let other = vec![rung(1, 1, 100.0, 0.0)];

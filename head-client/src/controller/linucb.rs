@@ -1,4 +1,4 @@
-//! What is predicted, corrected by how wrong that was: a contextual bandit.
+//! A contextual bandit that corrects the prediction by how wrong it was.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,53 +6,64 @@ use std::time::Duration;
 
 use isthmus_proto::{FrameId, Timestamp};
 
-use super::statistics::{Smoothed, normal_cdf};
-use super::way::{Passage, Question, Sent, Way};
-use super::{
-    Controller, HeadDecision, HeadView, Ladder, LinkEstimate, Load, NetworkSample, NetworkTimeout,
-    Prediction, Run, SendDecision, SendView, Sending, TransferTime, ms,
+use super::decision::{
+    Choice, Controller, HeadDecision, HeadView, LinkEstimate, NetworkSample, NetworkTimeout,
+    SendDecision, SendView, Sending,
 };
-use crate::outcome::Choice;
+use super::ladder::Ladder;
+use super::path::{Delivery, PathModel, Probe, Sent};
+use super::run::{Load, Run};
+use super::statistics::{Smoothed, ms, normal_cdf};
+use super::transfer::{Prediction, TransferTime};
 
 /// Features of a choice: a constant, the time to spare and the wait behind one's own frames.
 const FEATURES: usize = 3;
 type Features = [f64; FEATURES];
 
-/// How optimistic it is about what it has rarely tried (standard deviations).
+/// α: width of the confidence bound (standard deviations).
 const OPTIMISM: f64 = 0.3;
 
-/// Weight of the past with every frame: links change.
+/// γ: weight of the past with every frame, because links change.
 const MEMORY: f64 = 0.98;
 
-/// What a frame that is late costs beside its answer (share of a right one).
-const MISS: f64 = 0.3;
+/// Cost of a late frame beyond its lost gain, as a fraction of that gain.
+const MISS_PENALTY: f64 = 0.3;
 
-/// After so long without sending, a probe asks whether things have changed.
+/// After so long without sending, a probe finds out whether the link has changed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// LinUCB with a model for each rung (Li, Chu, Langford and Schapire 2010, algorithm 1), of a residual:
-/// how much likelier a frame is in time than [`TransferTime`] and what the device takes let expect.
-/// It chooses the rung whose answer is worth most at the upper end of that likelihood.
+/// LinUCB with a linear model for each rung (Li, Chu, Langford and Schapire 2010, algorithm 1). It
+/// models a residual: how much likelier a frame is in time than predicted.
 ///
-/// It plans for no frame but this one, and learns of a rung only by sending it: what a linear model
-/// makes of a link that is not as predicted, to be held against a model-predictive controller.
+/// The prediction is `p = Φ(spare / σ)`, where `spare` is the time left less wait and mean transfer
+/// time ([`TransferTime`]). The features are `φ = (1, spare / D, wait / D)` with the deadline D. A ridge
+/// regression `A = γ · A + φφᵀ`, `s = γ · s + φ · (in time − p)` gives the upper confidence bound
+///
+/// `u = clamp(p + φᵀA⁻¹s + α · √(φᵀA⁻¹φ), 0, 1)`,
+///
+/// and the rung with the greatest gain `u · g − (1 − u) · 0.3 · g` over the exit's accuracy wins, where
+/// g is what its answer gains in time.
+///
+/// It plans for no frame but this one, and learns about a rung only by sending it: the comparison for a
+/// model-predictive controller.
 #[derive(Debug)]
 pub struct LinUcb {
     ladder: Arc<Ladder>,
     transfer: TransferTime,
-    way: Way,
+    path: PathModel,
     server: Smoothed,
     device: BTreeMap<Load, Smoothed>,
-    /// By rung.
+    /// The models, by rung.
     residuals: Vec<Residual>,
-    /// Sent and not heard of: which rung, by what features, and how likely it seemed to be in time.
+    /// Frames in flight: the rung, its features and the predicted probability to be in time.
     sent: BTreeMap<FrameId, (usize, Features, f64)>,
-    /// The most time left that a frame had.
-    full: Duration,
-    asked_at: Timestamp,
+    /// D: the most time left that a frame had.
+    deadline: Duration,
+    /// When a frame or a probe was last sent.
+    sent_at: Timestamp,
 }
 
-/// A ridge regression that forgets: the inverse of its matrix, and the weighted sum of what was seen.
+/// A ridge regression that forgets: A⁻¹, and the weighted sum s of the observations.
 #[derive(Clone, Copy, Debug)]
 struct Residual {
     inverse: [Features; FEATURES],
@@ -66,16 +77,16 @@ impl Residual {
         Residual { inverse, sum: [0.0; FEATURES] }
     }
 
-    /// What is expected at `features`, and the standard deviation of that for noise of 1.
+    /// The mean at `features`, and its standard deviation for noise of 1.
     fn predict(&self, features: &Features) -> (f64, f64) {
         let by = self.times(features);
         (dot(&by, &self.sum), dot(&by, features).max(0.0).sqrt())
     }
 
-    /// Takes in that `seen` came at `features`: the past counts for less, and a rank is added to the
-    /// matrix (Sherman and Morrison 1950). What is never seen is forgotten no further than to where
-    /// it began.
-    fn learn(&mut self, features: &Features, seen: f64) {
+    /// Takes in the observation `observed` at `features`: the past counts for less, and A⁻¹ has a rank-one
+    /// update (Sherman and Morrison 1950). In directions that are never observed it forgets no further
+    /// than to where it began.
+    fn learn(&mut self, features: &Features, observed: f64) {
         for row in 0..FEATURES {
             for column in 0..FEATURES {
                 self.inverse[row][column] /= MEMORY;
@@ -89,7 +100,7 @@ impl Residual {
             for column in 0..FEATURES {
                 self.inverse[row][column] -= by[row] * by[column] / scale;
             }
-            self.sum[row] += seen * features[row];
+            self.sum[row] += observed * features[row];
         }
     }
 
@@ -102,12 +113,13 @@ fn dot(a: &Features, b: &Features) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// How likely something is in time.
-struct Chance {
+/// The probability that a frame is in time.
+struct InTime {
     features: Features,
+    /// p.
     predicted: f64,
-    /// At the upper end.
-    hoped: f64,
+    /// u.
+    upper: f64,
 }
 
 impl LinUcb {
@@ -117,25 +129,25 @@ impl LinUcb {
             residuals: vec![Residual::new(); ladder.rungs().len()],
             ladder,
             transfer: TransferTime::new(None),
-            way: Way::new(Timestamp::ZERO, None),
+            path: PathModel::new(Timestamp::ZERO, None),
             server: Smoothed::default(),
             device: BTreeMap::new(),
             sent: BTreeMap::new(),
-            full: Duration::ZERO,
-            asked_at: Timestamp::ZERO,
+            deadline: Duration::ZERO,
+            sent_at: Timestamp::ZERO,
         }
     }
 
-    /// Of `bytes` of a rung that leave the device with `budget` (ms) left.
-    fn chance(&self, now: Timestamp, rung: usize, bytes: usize, budget: f64) -> Chance {
+    /// For `bytes` of a rung that leave the device with `budget` (ms) left.
+    fn in_time(&self, now: Timestamp, rung: usize, bytes: usize, budget: f64) -> InTime {
         let (mean, deviation) = self.predict(now, bytes);
-        let wait = self.way.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0));
-        let (spare, full) = (budget - wait - mean, ms(self.full).max(1.0));
-        let features = [1.0, (spare / full).clamp(-1.0, 1.0), (wait / full).min(1.0)];
+        let wait = self.path.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0));
+        let (spare, deadline) = (budget - wait - mean, ms(self.deadline).max(1.0));
+        let features = [1.0, (spare / deadline).clamp(-1.0, 1.0), (wait / deadline).min(1.0)];
         let predicted = normal_cdf(spare / deviation);
         let (residual, deviation) = self.residuals[rung].predict(&features);
-        let hoped = (predicted + residual + OPTIMISM * deviation).clamp(0.0, 1.0);
-        Chance { features, predicted, hoped }
+        let upper = (predicted + residual + OPTIMISM * deviation).clamp(0.0, 1.0);
+        InTime { features, predicted, upper }
     }
 
     /// Mean and standard deviation of the time in the network and on the server (ms).
@@ -145,15 +157,15 @@ impl LinUcb {
         (mean, ms(deviation).hypot(self.server.standard_deviation()).max(1.0))
     }
 
-    /// What a rung gains on the exit at this likelihood of being in time.
+    /// Gain of a rung over the exit if it is in time with this probability.
     fn gain(accuracy: f64, exit: f64, in_time: f64) -> f64 {
-        in_time * (accuracy - exit) - (1.0 - in_time) * MISS * (accuracy - exit).max(0.0)
+        in_time * (accuracy - exit) - (1.0 - in_time) * MISS_PENALTY * (accuracy - exit).max(0.0)
     }
 
-    fn note(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: Option<Question>) {
-        let wait = self.way.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0));
+    fn note(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: Option<Probe>) {
+        let wait = self.path.wait(now, &self.transfer, self.server.mean.unwrap_or(0.0));
         let (mean, deviation) = self.predict(now, bytes);
-        self.way.send(Sent { frame, at: now, bytes, wait, mean, deviation, probe });
+        self.path.send(Sent { frame, at: now, bytes, wait, mean, deviation, probe });
     }
 
     fn learn(&mut self, frame: FrameId, in_time: bool) {
@@ -167,19 +179,19 @@ impl Controller for LinUcb {
     fn on_link_up(&mut self, now: Timestamp, round_trip: Option<Duration>) {
         *self = LinUcb {
             transfer: TransferTime::new(round_trip),
-            way: Way::new(now, round_trip),
+            path: PathModel::new(now, round_trip),
             device: std::mem::take(&mut self.device),
-            full: self.full,
-            asked_at: now,
+            deadline: self.deadline,
+            sent_at: now,
             ..LinUcb::new(Arc::clone(&self.ladder))
         };
     }
 
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
-        self.full = self.full.max(view.time_left);
+        self.deadline = self.deadline.max(view.time_left);
         let time_left = ms(view.time_left);
-        // What was not tried takes no time, so that it is; but for the uncut network, which would
-        // keep the device for long.
+        // An untried run counts as taking no time, so that it is tried; but not the full network,
+        // which would keep the device for long.
         let device = |run: Run| match self.device.get(&run.load()).and_then(|known| known.mean) {
             Some(mean) => mean,
             None if run == Run::Local => f64::INFINITY,
@@ -195,8 +207,8 @@ impl Controller for LinUcb {
             if known.bytes == 0.0 {
                 return exit;
             }
-            let chance = self.chance(now, rung, known.bytes.ceil() as usize, budget);
-            exit + Self::gain(self.ladder.policy(rung, 0.0).0, exit, chance.hoped).max(0.0)
+            let in_time = self.in_time(now, rung, known.bytes.ceil() as usize, budget);
+            exit + Self::gain(self.ladder.policy(rung, 0.0).0, exit, in_time.upper).max(0.0)
         };
         let planned = self.ladder.planned();
         let values: Vec<f64> = planned.iter().map(value).collect();
@@ -211,7 +223,7 @@ impl Controller for LinUcb {
 
     fn decide_send(&mut self, now: Timestamp, view: &SendView<'_>) -> SendDecision {
         let budget = ms(view.time_left);
-        let (mut best, mut best_gain, mut worth) = (None, 0.0, false);
+        let (mut best, mut best_gain, mut is_worth) = (None, 0.0, false);
         let mut smallest: Option<usize> = None;
         for (rung, layers, bytes) in self.ladder.sendable(view.run, view.layer_ends) {
             smallest = Some(smallest.map_or(bytes, |least| least.min(bytes)));
@@ -223,42 +235,43 @@ impl Controller for LinUcb {
             if !Ladder::is_worth(accuracy - exit) {
                 continue;
             }
-            worth = true;
-            let chance = self.chance(now, rung, bytes, budget);
-            let gain = Self::gain(accuracy, exit, chance.hoped);
+            is_worth = true;
+            let in_time = self.in_time(now, rung, bytes, budget);
+            let gain = Self::gain(accuracy, exit, in_time.upper);
             if gain > best_gain {
-                (best, best_gain) = (Some((rung, layers, bytes, chance)), gain);
+                (best, best_gain) = (Some((rung, layers, bytes, in_time)), gain);
             }
         }
-        let Some((rung, layers, bytes, chance)) = best else {
-            let ask = now.saturating_since(self.asked_at) >= RETRY && !self.way.is_probed();
+        let Some((rung, layers, bytes, in_time)) = best else {
+            let is_due = now.saturating_since(self.sent_at) >= RETRY && !self.path.is_probed();
             let (sending, reason) = match smallest {
-                Some(bytes) if worth && ask => {
-                    self.asked_at = now;
-                    self.note(now, view.frame, bytes, Some(Question::Any));
+                Some(bytes) if is_worth && is_due => {
+                    self.sent_at = now;
+                    self.note(now, view.frame, bytes, Some(Probe::Liveness));
                     (Sending::Probe(bytes), Choice::Probe)
                 }
-                _ if worth => (Sending::Exit, Choice::TooSlow),
+                _ if is_worth => (Sending::Exit, Choice::TooSlow),
                 _ => (Sending::Exit, Choice::ExitSuffices),
             };
             return SendDecision { sending, reason };
         };
         self.note(now, view.frame, bytes, None);
-        self.sent.insert(view.frame, (rung, chance.features, chance.predicted));
-        self.asked_at = now;
+        self.sent.insert(view.frame, (rung, in_time.features, in_time.predicted));
+        self.sent_at = now;
         SendDecision { sending: Sending::Layers(layers), reason: Choice::InTime }
     }
 
     fn on_reply(&mut self, now: Timestamp, sample: &NetworkSample) {
         let NetworkSample { frame, bytes, network, receive_span, server, refused } = *sample;
         self.learn(frame, !refused);
-        let Some(Passage { sent, own, at_most }) = self.way.on_reply(frame, network) else {
+        let Some(Delivery { sent, own, is_upper_bound }) = self.path.on_reply(frame, network)
+        else {
             return;
         };
         if sent.probe.is_none() {
             self.server.update(ms(server));
         }
-        if !at_most || own < self.transfer.predict(now, bytes).mean {
+        if !is_upper_bound || own < self.transfer.predict(now, bytes).mean {
             self.transfer.on_sample(now, bytes, own);
         }
         self.transfer.on_dispersion(now, bytes, receive_span);
@@ -266,11 +279,11 @@ impl Controller for LinUcb {
 
     fn on_timeout(&mut self, now: Timestamp, timeout: &NetworkTimeout) {
         self.learn(timeout.frame, false);
-        let Some(sent) = self.way.give_up(timeout.frame) else { return };
+        let Some(sent) = self.path.give_up(timeout.frame) else { return };
         if sent.probe.is_some() {
             return;
         }
-        if let Some((bytes, waited)) = self.way.next(now) {
+        if let Some((bytes, waited)) = self.path.next(now) {
             self.transfer.on_timeout(now, bytes, waited);
         }
     }
@@ -297,7 +310,10 @@ mod tests {
         let (mean, deviation) = residual.predict(&[1.0, 0.4, 0.0]);
         assert!(mean.abs() < 0.02 && deviation < 0.3, "{mean} {deviation}");
         let (_, untried) = residual.predict(&[1.0, 0.4, 1.0]);
-        assert!((0.9..=1.1).contains(&untried), "what never came is as unknown as ever: {untried}");
+        assert!(
+            (0.9..=1.1).contains(&untried),
+            "a direction without data is as uncertain as ever: {untried}"
+        );
         for at in 0..400 {
             residual.learn(&features(at), -line(&features(at)));
         }
@@ -349,19 +365,19 @@ mod tests {
 
     #[test]
     fn it_sends_what_fits() {
-        let share = |sent: &[u8], layers: &[u8]| {
+        let fraction = |sent: &[u8], layers: &[u8]| {
             let late = &sent[30..];
             late.iter().filter(|it| layers.contains(it)).count() as f64 / late.len() as f64
         };
         let fast = sent(2_000.0, usize::MAX);
-        assert!(share(&fast, &[4]) > 0.9, "{fast:?}");
+        assert!(fraction(&fast, &[4]) > 0.9, "{fast:?}");
         // 1,200 bytes take 136 ms of 140, and 2,400 far too long.
         let slow = sent(60.0, usize::MAX);
-        assert!(share(&slow, &[1, 2]) > 0.7, "{slow:?}");
+        assert!(fraction(&slow, &[1, 2]) > 0.7, "{slow:?}");
     }
 
     #[test]
-    fn what_is_late_against_all_prediction_is_learnt() {
+    fn frames_that_are_late_against_all_prediction_are_learnt_from() {
         // 2,400 bytes would take 120 ms of 140, and take 180.
         let sent = sent(240.0, 2_000);
         let late = sent[30..].iter().filter(|&&layers| layers == 4).count();

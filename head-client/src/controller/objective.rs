@@ -1,28 +1,28 @@
-//! What to strive for, and what accuracy is worth in other goods.
+//! The objective of a controller, and the price of bytes or energy where they are to be saved.
 
-/// What an [`super::Mpc`] strives for.
+/// What an [`Mpc`](super::Mpc) optimises.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Objective {
-    /// As many frames right and in time as can be.
+    /// The most frames right and in time.
     #[default]
     Accuracy,
-    /// As few bytes as can be while `floor` is kept.
+    /// The fewest bytes at which `floor` is kept.
     Bytes {
-        /// Share of the frames decided on that is expected right and in time, 0 to 1. Where it is out
-        /// of reach, all is done for accuracy.
+        /// Fraction of the frames decided on that is expected right and in time, 0 to 1. Where it
+        /// cannot be reached, bytes cost next to nothing and accuracy is all that counts.
         floor: f64,
     },
-    /// As little energy as can be while `floor` is kept.
+    /// The least energy at which `floor` is kept.
     Energy {
         /// As for bytes.
         floor: f64,
-        /// What the device is declared to need.
+        /// What the device consumes, as its user declares it.
         model: EnergyModel,
     },
 }
 
-/// What a device needs beyond what it needs when idle. Nothing is measured: it is as good as what its
-/// user declares.
+/// What a device consumes beyond its idle consumption. Nothing is measured: the model is as good as
+/// the user's declaration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EnergyModel {
     /// While a network or an encoder runs (W), not negative.
@@ -40,39 +40,44 @@ impl Objective {
     }
 }
 
-/// The exchange rate between accuracy and what is to be spared.
+/// The weight of the cost to be saved (bytes or energy) against accuracy, which is the Lagrange
+/// multiplier of the accuracy floor.
 ///
-/// The least cost at a mean accuracy of at least the floor is the greatest accuracy less the cost at
-/// some price (a Lagrangian relaxation). The price is found on the way: it rises while frames are
-/// expected to be more accurate than need be, and falls while they are less.
+/// To minimise the mean cost C under a mean accuracy of at least A* is to maximise `A − μ · C` for some
+/// price μ (Everett 1963). The price is found on the way by dual ascent, multiplicatively, so that it
+/// stays positive: after every frame with expected accuracy a,
+///
+/// `μ ← clamp(μ · exp(η · (a − A*)), 10⁻³, 10²)`.
+///
+/// It rises while frames are more accurate than the floor demands, and falls while they are less.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Thrift {
+pub(super) struct CostWeight {
     objective: Objective,
-    /// Accuracy per kilobyte, or per joule.
-    rate: f64,
+    /// μ: accuracy per kilobyte, or per joule.
+    price: f64,
 }
 
-/// The range of the rate, and where it begins: from where nothing is spared to where only what costs
-/// nothing is left.
-const LEAST: f64 = 1e-3;
-const MOST: f64 = 1e2;
-const FIRST: f64 = 1e-2;
+/// Least and greatest price, and the first: at the least almost nothing is saved, at the greatest only
+/// what costs nothing is left.
+const LEAST_PRICE: f64 = 1e-3;
+const GREATEST_PRICE: f64 = 1e2;
+const FIRST_PRICE: f64 = 1e-2;
 
-/// How fast the rate's logarithm follows what accuracy exceeds the floor by, a frame.
-const GAIN: f64 = 0.3;
+/// η: how fast the price's logarithm follows the accuracy in excess of the floor, per frame.
+const STEP: f64 = 0.3;
 
-impl Thrift {
+impl CostWeight {
     pub(super) fn new(objective: Objective) -> Self {
-        Thrift { objective, rate: FIRST }
+        CostWeight { objective, price: FIRST_PRICE }
     }
 
-    /// What a millisecond of the device costs, and a byte (accuracy).
+    /// The price of a millisecond of the device's computing, and of a byte (accuracy).
     pub(super) fn prices(&self) -> (f64, f64) {
         match self.objective {
             Objective::Accuracy => (0.0, 0.0),
-            Objective::Bytes { .. } => (0.0, self.rate / 1e3),
+            Objective::Bytes { .. } => (0.0, self.price / 1e3),
             Objective::Energy { model, .. } => {
-                (self.rate * model.watts / 1e3, self.rate * model.joules_per_megabyte / 1e6)
+                (self.price * model.watts / 1e3, self.price * model.joules_per_megabyte / 1e6)
             }
         }
     }
@@ -80,7 +85,8 @@ impl Thrift {
     /// Learns that a frame is expected to be right and in time with this probability.
     pub(super) fn on_frame(&mut self, expected: f64) {
         if let Some(floor) = self.objective.floor() {
-            self.rate = (self.rate * (GAIN * (expected - floor)).exp()).clamp(LEAST, MOST);
+            let price = self.price * (STEP * (expected - floor)).exp();
+            self.price = price.clamp(LEAST_PRICE, GREATEST_PRICE);
         }
     }
 }
@@ -91,18 +97,18 @@ mod tests {
 
     #[test]
     fn the_price_settles_where_the_floor_is_kept() {
-        let mut thrift = Thrift::new(Objective::Bytes { floor: 0.8 });
-        // Of a hundred ways to answer the next byte always gains less than the one before.
+        let mut weight = CostWeight::new(Objective::Bytes { floor: 0.8 });
+        // Of a hundred choices the next byte always gains less than the one before.
         let best = |byte: f64| {
-            let ways = (0..100).map(|at| 10.0 * f64::from(at));
+            let choices = (0..100).map(|at| 10.0 * f64::from(at));
             let worth = |bytes: f64| 0.9 * (1.0 - (-bytes / 150.0).exp());
-            let of = ways.map(|bytes| (worth(bytes) - byte * bytes, worth(bytes)));
+            let of = choices.map(|bytes| (worth(bytes) - byte * bytes, worth(bytes)));
             of.max_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.0, |best| best.1)
         };
         let mut mean = 0.0;
         for frame in 0..2_000 {
-            let accuracy = best(thrift.prices().1);
-            thrift.on_frame(accuracy);
+            let accuracy = best(weight.prices().1);
+            weight.on_frame(accuracy);
             mean += if frame >= 1_000 { accuracy / 1_000.0 } else { 0.0 };
         }
         assert!((mean - 0.8).abs() < 0.005, "{mean}");
@@ -111,10 +117,10 @@ mod tests {
     #[test]
     fn energy_counts_the_device_and_the_radio_and_accuracy_neither() {
         let model = EnergyModel { watts: 4.0, joules_per_megabyte: 8.0 };
-        let (device, byte) = Thrift::new(Objective::Energy { floor: 0.5, model }).prices();
+        let (device, byte) = CostWeight::new(Objective::Energy { floor: 0.5, model }).prices();
         assert!((device / byte - 4e-3 / 8e-6).abs() < 1e-6);
-        let mut thrift = Thrift::new(Objective::Accuracy);
-        thrift.on_frame(1.0);
-        assert_eq!(thrift.prices(), (0.0, 0.0));
+        let mut weight = CostWeight::new(Objective::Accuracy);
+        weight.on_frame(1.0);
+        assert_eq!(weight.prices(), (0.0, 0.0));
     }
 }

@@ -1,19 +1,30 @@
-//! How long the network takes for a frame of a given size.
+//! Transfer times: how long the network takes for a frame of a given size, and how certain that is.
 
 use std::time::Duration;
 
 use isthmus_proto::{Bitrate, Timestamp};
 
-use super::{LinkEstimate, ms};
+use super::decision::LinkEstimate;
+use super::statistics::ms;
 
 /// Predicts a frame's time in the network from its size, with its uncertainty.
 ///
-/// The time for `x` bytes that find the way free is `R + b·x`: a round trip, and bytes at the rate
-/// `1/b`. A Kalman filter follows both, and their covariance. Where all frames have about the same
-/// size, only the sum is known, and the filter says so: predictions for other sizes are less
-/// certain. Two things a filter of fixed noise cannot do are added: the noise is measured, and a
-/// surprise that is too large for it counts as a change of the rate, not as noise. Where the next
-/// reply is back to what it was, it was noise after all, and has to be exceeded to count again.
+/// `x` kilobytes that find the path free take
+///
+/// `T(x) = R + b · x + ε`,
+///
+/// with the round trip R (ms), the slowness b (ms/kB, the inverse of the rate) and noise ε of variance
+/// r. A Kalman filter (1960) follows the state (R, b) and its covariance P; a reply observes
+/// `h · (R, b)` with `h = (1, x)`, and the prediction for a size has the variance `h · P · h + r`.
+/// Where all frames have about the same size only the sum is known, and P says so: predictions for
+/// other sizes are less certain. In a time Δt (s) without news R drifts by the variance 0.5 · Δt (ms²)
+/// and ln b by 0.05 · Δt.
+///
+/// Two things that a filter of fixed noise cannot do are added. The noise is measured:
+/// `r ← r + (e² − h · P · h − r) / 32` for a residual e. And a residual of more than three standard
+/// deviations counts as a change of the rate, not as noise: P grows by as much as explains it. Where
+/// the next reply is back to what it was, it was noise after all, and has to be exceeded by half to
+/// count again.
 ///
 /// Congestion window over round-trip time is no rate and is not used: it is too high where the
 /// application is the limit, and inflated where a queue stands.
@@ -35,18 +46,18 @@ use super::{LinkEstimate, ms};
 /// ```
 #[derive(Clone, Debug)]
 pub struct TransferTime {
-    /// Round trip (ms).
+    /// R: round trip (ms).
     round_trip: f64,
-    /// Time per 1,000 bytes (ms), more than 0.
+    /// b: time per 1,000 bytes (ms), more than 0.
     slowness: f64,
-    /// Covariance of the two.
+    /// P: covariance of the two.
     covariance: [[f64; 2]; 2],
-    /// Variance of a sample around its prediction (ms²).
+    /// r: variance of a sample around its prediction (ms²).
     noise: f64,
-    /// The most by which a reply was late without a change of the rate, fading (ms).
-    worst: f64,
-    /// By how much the reply was late that last was taken for a change, until others confirm it.
-    doubted: Option<f64>,
+    /// Largest residual that was no change of the rate, fading (ms).
+    worst_noise: f64,
+    /// Residual of the last reply if it was taken for a change that none has confirmed yet (ms).
+    unconfirmed: Option<f64>,
     at: Timestamp,
 }
 
@@ -63,37 +74,37 @@ pub struct Prediction {
 const FIRST_SLOWNESS: f64 = 8.0;
 const FIRST_ROUND_TRIP: f64 = 100.0;
 
-/// Drift of the round trip (ms² a second) and of the rate's logarithm (a second).
+/// Drift of the round trip (ms² per second) and of the slowness's logarithm (per second).
 const ROUND_TRIP_DRIFT: f64 = 0.5;
 const SLOWNESS_DRIFT: f64 = 0.05;
 
 /// Bounds of the slowness: 80 Gbit/s and 80 bit/s.
 const SLOWNESS: std::ops::RangeInclusive<f64> = 1e-4..=1e5;
 
-/// How many times as fast as it is taken to be one may hope that the way is.
-const HOPED: f64 = 10.0;
+/// How many times the estimated rate is assumed at most by an optimistic serialisation time.
+const MOST_OPTIMISTIC: f64 = 10.0;
 
 /// Weight of the latest residual in the noise, and the least noise: wire and timers (ms²).
 const NOISE_GAIN: f64 = 1.0 / 32.0;
 const LEAST_NOISE: f64 = 0.25;
 
-/// From how many deviations on a slower reply is a change, and a faster one.
+/// Number of standard deviations from which a slower reply, and a faster one, is a change.
 const SLOWER: f64 = 3.0;
 const FASTER: f64 = -3.0;
 
-/// How far beyond the worst that was no change a reply must be to count as one, and how fast the
-/// worst fades, a reply.
+/// How many times the worst noise a residual must be to count as a change, and how fast the worst
+/// noise fades, per reply.
 const BEYOND_WORST: f64 = 1.5;
 const WORST_FADES: f64 = 1.0 / 64.0;
 
-/// A packet of QUIC on most paths (bytes); dispersion is told by frames of four and more.
+/// A packet of QUIC on most paths (bytes); frames of fewer than four show no dispersion.
 const PACKET: usize = 1_200;
 
 /// What a packet adds: IPv4 and UDP 28 bytes, QUIC's header, stream frame and tag about 32.
 const HEADERS: usize = 60;
 
 impl TransferTime {
-    /// An estimate that knows at most a round trip of small packets.
+    /// An estimate without samples, given at most the round trip of small packets.
     pub fn new(round_trip: Option<Duration>) -> Self {
         let (round_trip, known) = match round_trip {
             Some(round_trip) => (ms(round_trip), 0.1),
@@ -105,20 +116,20 @@ impl TransferTime {
             slowness: FIRST_SLOWNESS,
             covariance: [[variance, 0.0], [0.0, FIRST_SLOWNESS * FIRST_SLOWNESS]],
             noise: 4.0,
-            worst: 0.0,
-            doubted: None,
+            worst_noise: 0.0,
+            unconfirmed: None,
             at: Timestamp::ZERO,
         }
     }
 
-    /// Learns that `bytes` took `network`, waiting behind earlier frames apart.
+    /// Learns that `bytes` took `network`, waiting behind earlier frames not included.
     pub fn on_sample(&mut self, now: Timestamp, bytes: usize, network: Duration) {
         self.drift(now);
         self.update([1.0, kilobytes(bytes)], ms(network), self.noise, true);
     }
 
-    /// Learns the rate from the first to the last byte of a frame at the receiver, on its clock
-    /// alone; frames of fewer than four packets tell nothing.
+    /// Learns the rate from the dispersion of a frame: the time from its first to its last byte at the
+    /// receiver, on its clock alone. Frames of fewer than four packets show none.
     pub fn on_dispersion(&mut self, now: Timestamp, bytes: usize, span: Duration) {
         if bytes >= 4 * PACKET {
             self.drift(now);
@@ -139,7 +150,7 @@ impl TransferTime {
         }
     }
 
-    /// The time that `bytes` will take if sent now on a free way.
+    /// The time that `bytes` will take if sent at `now` on a free path.
     pub fn predict(&self, now: Timestamp, bytes: usize) -> Prediction {
         let mut later = self.clone();
         later.drift(now);
@@ -149,7 +160,7 @@ impl TransferTime {
         Prediction { mean: from_ms(mean), deviation: from_ms(variance.sqrt()) }
     }
 
-    /// Standard deviation of what replies take from what was predicted for them.
+    /// Standard deviation of replies around their prediction, √r.
     pub fn noise(&self) -> Duration {
         from_ms(self.noise.sqrt())
     }
@@ -160,35 +171,35 @@ impl TransferTime {
         LinkEstimate { rate, round_trip: self.round_trip() }
     }
 
-    /// The time that `bytes` occupy the way.
+    /// The time that `bytes` occupy the path: `b · x`.
     pub fn serialisation(&self, bytes: usize) -> Duration {
         from_ms(self.slowness * kilobytes(bytes))
     }
 
-    /// The time that `bytes` occupy the way if it is faster than it is taken to be, by one standard
-    /// deviation and at most tenfold.
-    pub fn hoped_serialisation(&self, now: Timestamp, bytes: usize) -> Duration {
+    /// The time that `bytes` occupy the path if it is faster than estimated, by one standard deviation
+    /// and at most tenfold: `max(b − σ_b, b / 10) · x`.
+    pub fn optimistic_serialisation(&self, now: Timestamp, bytes: usize) -> Duration {
         let mut later = self.clone();
         later.drift(now);
         let deviation = later.covariance[1][1].sqrt();
-        let slowness = (later.slowness - deviation).max(later.slowness / HOPED);
+        let slowness = (later.slowness - deviation).max(later.slowness / MOST_OPTIMISTIC);
         from_ms(slowness * kilobytes(bytes))
     }
 
-    /// The rate that the time from the first to the last byte of a frame at the receiver shows;
-    /// `None` where the frame is too small to tell.
+    /// The rate by the dispersion of a frame of `bytes`, whose first and last byte reached the receiver
+    /// `span` apart; `None` where the frame is too small to show it.
     pub fn dispersion(bytes: usize, span: Duration) -> Option<Bitrate> {
-        let tells = bytes >= 4 * PACKET && !span.is_zero();
+        let is_shown = bytes >= 4 * PACKET && !span.is_zero();
         let bits = 8.0 * bytes.saturating_sub(PACKET) as f64;
-        tells.then(|| Bitrate::from_bps((bits / span.as_secs_f64()) as u64))
+        is_shown.then(|| Bitrate::from_bps((bits / span.as_secs_f64()) as u64))
     }
 
-    /// The round trip of a frame without bytes.
+    /// The round trip of a frame without bytes, R.
     pub fn round_trip(&self) -> Duration {
         from_ms(self.round_trip)
     }
 
-    /// Certainty fades as time passes, up to ignorance.
+    /// Uncertainty grows as time passes, up to a relative error of 1.
     fn drift(&mut self, now: Timestamp) {
         let seconds = now.saturating_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
@@ -198,27 +209,29 @@ impl TransferTime {
         *bb = (*bb + SLOWNESS_DRIFT * seconds * most_bb).min(most_bb.max(*bb));
     }
 
+    /// `h · P · h`.
     fn variance(&self, h: [f64; 2]) -> f64 {
         let [[rr, rb], [_, bb]] = self.covariance;
         h[0] * h[0] * rr + 2.0 * h[0] * h[1] * rb + h[1] * h[1] * bb
     }
 
-    /// Kalman's update with the observation `value = h · (R, b) + noise`.
+    /// The filter's update with the observation `value = h · (R, b) + ε`, where ε has the variance
+    /// `noise`.
     fn update(&mut self, h: [f64; 2], value: f64, noise: f64, measures_noise: bool) {
         let residual = value - (h[0] * self.round_trip + h[1] * self.slowness);
         let expected = self.variance(h) + noise;
         let score = residual / expected.sqrt();
-        let slower = score > SLOWER && residual > BEYOND_WORST * self.worst;
+        let slower = score > SLOWER && residual > BEYOND_WORST * self.worst_noise;
         let faster = score < FASTER;
-        if faster && let Some(doubted) = self.doubted {
-            self.worst = self.worst.max(doubted);
+        if faster && let Some(residual) = self.unconfirmed {
+            self.worst_noise = self.worst_noise.max(residual);
         }
-        self.doubted = slower.then_some(residual);
+        self.unconfirmed = slower.then_some(residual);
         if (slower || faster) && h[1] > 0.0 {
-            // Doubt the rate enough to explain all of it.
+            // Be as uncertain of the rate as explains all of it.
             self.covariance[1][1] += (residual / h[1]).powi(2);
         } else if measures_noise {
-            self.worst = (self.worst * (1.0 - WORST_FADES)).max(residual);
+            self.worst_noise = (self.worst_noise * (1.0 - WORST_FADES)).max(residual);
             let fresh = (residual * residual - self.variance(h)).max(0.0);
             self.noise = (self.noise + NOISE_GAIN * (fresh - self.noise)).max(LEAST_NOISE);
         }
@@ -230,7 +243,7 @@ impl TransferTime {
         // A rate never falls below zero, nor is it trusted to rise more than fourfold at once.
         let slowness = slowness.max(self.slowness / 4.0);
         self.slowness = slowness.clamp(*SLOWNESS.start(), *SLOWNESS.end());
-        // Joseph's form keeps the covariance one (Bucy and Joseph 1968).
+        // Joseph's form keeps the covariance positive semi-definite (Bucy and Joseph 1968).
         let [a, b] = [1.0 - gain[0] * h[0], -gain[0] * h[1]];
         let [c, d] = [-gain[1] * h[0], 1.0 - gain[1] * h[1]];
         let new_rr = a * a * rr + 2.0 * a * b * rb + b * b * bb + gain[0] * gain[0] * noise;
@@ -240,12 +253,12 @@ impl TransferTime {
     }
 }
 
-/// At most a day, at least nothing.
+/// At most a day, at least zero.
 fn from_ms(ms: f64) -> Duration {
     Duration::from_micros((ms.clamp(0.0, 86_400_000.0) * 1e3) as u64)
 }
 
-/// What the way carries of a frame or probe, headers included.
+/// Size of a frame or probe on the path, headers included.
 fn kilobytes(bytes: usize) -> f64 {
     (bytes + HEADERS * bytes.div_ceil(PACKET).max(1)) as f64 / 1e3
 }
@@ -302,7 +315,7 @@ mod tests {
         transfer.on_timeout(at(6_300), 1_000, Duration::from_millis(300));
         let after = transfer.predict(at(6_300), 1_000);
         assert!(after.mean > Duration::from_millis(300), "{after:?}");
-        // What is expected to take longer anyway tells nothing.
+        // A wait shorter than the prediction shows nothing.
         transfer.on_timeout(at(6_400), 1_000, Duration::from_millis(100));
         let same = transfer.predict(at(6_400), 1_000);
         assert_eq!(same.mean, after.mean);
@@ -331,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn dispersion_tells_the_rate_without_the_round_trip() {
+    fn dispersion_shows_the_rate_without_the_round_trip() {
         let mut transfer = TransferTime::new(None);
         for step in 0..30 {
             // 10,000 bytes at 4 Mbit/s, 8,800 after the first packet.
@@ -350,8 +363,10 @@ mod tests {
             (transfer.predict(at(6_000), 1_000), transfer.predict(at(60_000), 1_000));
         assert_eq!(soon.mean, late.mean);
         assert!(late.deviation > 2 * soon.deviation);
-        let hoped = [6_000, 60_000].map(|now| transfer.hoped_serialisation(at(now), 1_000));
-        assert!(hoped[0] > transfer.serialisation(1_000).mul_f64(0.8) && hoped[1] < hoped[0] / 4);
+        let optimistic =
+            [6_000, 60_000].map(|now| transfer.optimistic_serialisation(at(now), 1_000));
+        let mean = transfer.serialisation(1_000);
+        assert!(optimistic[0] > mean.mul_f64(0.8) && optimistic[1] < optimistic[0] / 4);
         let never = transfer.predict(at(1 << 40), 1_000);
         assert!(never.deviation <= 2 * late.mean, "up to ignorance: {never:?}");
     }
