@@ -1,4 +1,4 @@
-//! The command line of the `head-client` program, from which its manual is made, too.
+//! The command line of the `head-client` program, from which its manual pages are made as well.
 
 use std::path::PathBuf;
 
@@ -66,8 +66,8 @@ pub struct RunArgs {
     /// TOML file with any of these options, named with underscores.
     #[arg(long, value_name = "FILE", env = "ISTHMUS_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Show the run on the terminal as it goes, and the log in it; of the results, only the summary
-    /// is printed.
+    /// Show the run and the log on the terminal as it goes; of the results, only the summary is
+    /// printed
     #[cfg(feature = "tui")]
     #[arg(long, env = "ISTHMUS_TUI")]
     pub tui: bool,
@@ -93,17 +93,18 @@ pub struct ProfileArgs {
     /// Folder of the bundle.
     #[arg(long, value_name = "DIR", env = "ISTHMUS_BUNDLE")]
     pub bundle: PathBuf,
-    /// What runs the heads: tract, ort or auto.
+    /// Engine that runs the heads: tract, ort or auto
     #[arg(long, value_name = "NAME", env = "ISTHMUS_ENGINE", default_value = "tract")]
     pub engine: EngineKind,
-    /// What computes for ort, the first that can: cpu, xnnpack, cuda, tensorrt [default: cpu]
+    /// Execution providers of ONNX Runtime, in order of preference: cpu, xnnpack, cuda, tensorrt
+    /// [default: cpu]
     #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_ORT_PROVIDERS")]
     pub ort_providers: Vec<OrtProvider>,
-    /// Runs behind each timing.
+    /// Repetitions per measurement
     #[arg(long, value_name = "N", env = "ISTHMUS_RUNS", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
-    /// Write the profile here instead of to standard output.
+    /// File to write the profile to, instead of standard output
     #[arg(long, value_name = "FILE", env = "ISTHMUS_OUT")]
     pub out: Option<PathBuf>,
 }
@@ -113,26 +114,27 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    /// Options of `command` that a variable of their name cannot set.
-    fn without_twin(command: &clap::Command) -> Vec<String> {
+    /// Options of `command` that no variable of their name sets.
+    fn without_variable(command: &clap::Command) -> Vec<String> {
         let own = command.get_arguments().filter_map(|option| {
             let long = option.get_long().filter(|long| !["help", "version"].contains(long))?;
-            let twin = format!("ISTHMUS_{}", long.to_uppercase().replace('-', "_"));
+            let variable = format!("ISTHMUS_{}", long.to_uppercase().replace('-', "_"));
             let env = option.get_env().and_then(|env| env.to_str());
-            (env != Some(&twin)).then(|| long.to_owned())
+            (env != Some(&variable)).then(|| long.to_owned())
         });
-        own.chain(command.get_subcommands().flat_map(without_twin)).collect()
+        own.chain(command.get_subcommands().flat_map(without_variable)).collect()
     }
 
     #[test]
     fn every_option_has_its_variable_and_its_line_in_the_shipped_file() {
-        assert_eq!(without_twin(&Cli::command()), [""; 0]);
+        assert_eq!(without_variable(&Cli::command()), [""; 0]);
         let shipped = include_str!("../../configs/client.toml");
         let command = Options::augment_args(clap::Command::new("options"));
         for option in command.get_arguments() {
             let key = option.get_id().as_str();
-            let told = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
-            assert!(shipped.lines().any(told), "{key}");
+            let has_key =
+                |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            assert!(shipped.lines().any(has_key), "{key}");
         }
     }
 }
