@@ -1,16 +1,16 @@
-//! The wish that a program end.
+//! Requests to end the program: SIGINT and SIGTERM.
 
 use std::io;
 
-/// Comes when somebody asks the program to end: with SIGINT or SIGTERM, elsewhere with Ctrl-C. Both
-/// are heard from now on, not only once this is awaited. To be called within a Tokio runtime.
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Completes when the program is asked to end, with SIGINT or SIGTERM. Both are caught from now on, not
+/// only once this is awaited. To be called within a Tokio runtime.
 ///
 /// # Errors
 ///
-/// Where the system lets nobody listen for a signal.
-#[cfg(unix)]
+/// If the system refuses a handler of a signal.
 pub fn asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
@@ -18,18 +18,5 @@ pub fn asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-    })
-}
-
-/// Comes when somebody asks the program to end: with Ctrl-C. To be called within a Tokio runtime.
-///
-/// # Errors
-///
-/// Where the system lets nobody listen for it.
-#[cfg(windows)]
-pub fn asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut asked = tokio::signal::windows::ctrl_c()?;
-    Ok(async move {
-        asked.recv().await;
     })
 }

@@ -1,144 +1,42 @@
-//! Cameras: what to ask one for, which of its frames to take, and what to do while it is away.
+//! Cameras: their frames, the newest each time, and what to do while one is away.
 //!
-//! What a kernel does is behind [`Driver`] and [`Stream`]; all else is here, and is tried with a
-//! driver that is made up.
+//! The kernel's side is behind [`Driver`] and [`Stream`]; everything else is here, and is tested with a
+//! fake driver.
 
-use std::fmt;
+mod address;
+mod error;
+mod policy;
+
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isthmus_models::Picture;
 
+pub use self::address::{CameraFormat, CameraSpec, CameraSpecError, Size};
+pub use self::error::CameraError;
+pub(super) use self::policy::Mode;
+use self::policy::choose;
+pub use self::policy::{Offer, Sizes};
 use super::{NoPicture, SourceFrame};
 
-/// Asked for where nothing is said: plenty for most bundles, and every camera has it.
-const USUAL_SIZE: Size = (640, 480);
 /// A camera that gives nothing for so long is taken to be gone.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Pause before the first attempt to find a lost camera again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
-/// Width and height (pixels).
-pub type Size = (u32, u32);
-
-/// A camera, and how its frames shall come.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CameraSpec {
-    /// Its device file.
-    pub path: PathBuf,
-    /// Size of the frames; by default 640 × 480 or what comes next to it.
-    pub size: Option<Size>,
-    /// By default YUYV where it comes in that size, which costs no decoding, and else MJPEG.
-    pub format: Option<CameraFormat>,
-    /// Frames a second; by default the camera's own choice.
-    pub rate: Option<f64>,
-}
-
-/// A format of frames that is understood here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CameraFormat {
-    /// Packed 4:2:2.
-    Yuyv,
-    /// A JPEG a frame.
-    Mjpeg,
-}
-
-/// Text that names no camera.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a camera looks like /dev/video0 or v4l2:/dev/video0?size=640x480&format=yuyv, where format is \
-     yuyv or mjpeg; {0}"
-)]
-pub struct CameraSpecError(String);
-
-/// Why a camera gives no frames.
-#[derive(Debug, thiserror::Error)]
-pub enum CameraError {
-    /// There is no such device.
-    #[error("{}: there is no such camera; `head-client cameras` lists those there are", .0.display())]
-    Missing(PathBuf),
-    /// The user may not open it.
-    #[error(
-        "{}: no permission; add the user to the group that owns it (`sudo usermod --append --groups \
-         video USER`) and log in again",
-        .0.display()
-    )]
-    Permission(PathBuf),
-    /// Another program has it.
-    #[error("{path}: in use by another program; `fuser {path}` tells by which", path = .0.display())]
-    Busy(PathBuf),
-    /// Not a device that captures video.
-    #[error("{}: no camera; `head-client cameras` lists those there are", .0.display())]
-    NoCamera(PathBuf),
-    /// It does not offer what is asked for.
-    #[error("{}: it does not offer {wanted}; it offers {}", path.display(), Offers(offers))]
-    Unsupported {
-        /// The device.
-        path: PathBuf,
-        /// What was asked for.
-        wanted: String,
-        /// What there is.
-        offers: Vec<Offer>,
-    },
-    /// Anything else that the system says.
-    #[error("{}: {source}", path.display())]
-    Failed {
-        /// The device.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-/// A format of a camera.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// The format's four-character code.
-    pub fourcc: [u8; 4],
-    /// Its sizes.
-    pub sizes: Sizes,
-}
-
-/// The sizes of a format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sizes {
-    /// These.
-    Listed(Vec<Size>),
-    /// Every `step` from `least` to `greatest`.
-    Range {
-        /// Smallest.
-        least: Size,
-        /// Largest.
-        greatest: Size,
-        /// Distance between sizes, at least 1.
-        step: Size,
-    },
-    /// The driver does not tell.
-    Untold,
-}
-
-/// What a camera is asked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Mode {
-    pub(super) fourcc: [u8; 4],
-    pub(super) size: Size,
-    pub(super) rate: Option<f64>,
-}
-
-/// What it gives.
+/// The frames that a camera gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Layout {
     pub(super) fourcc: [u8; 4],
     pub(super) size: Size,
     /// From one row to the next (bytes), of YUYV.
     pub(super) stride: usize,
-    /// Frames a second, where the driver tells.
+    /// Frames per second, where the driver knows.
     pub(super) rate: Option<f64>,
 }
 
-/// A camera as its kernel shows it. Errors that a user can do something about have the kinds that
+/// A camera as its kernel presents it. Errors that a user can do something about have the kinds that
 /// [`CameraError::of`] knows.
 pub(super) trait Driver {
     type Stream: Stream;
@@ -268,168 +166,11 @@ fn start<D: Driver>(driver: &D, spec: &CameraSpec) -> Result<(Layout, D::Stream)
     Ok((layout, stream))
 }
 
-/// What to ask for; `None` if the camera has nothing that is asked for and understood.
-fn choose(spec: &CameraSpec, offers: &[Offer]) -> Option<Mode> {
-    let wish = spec.size.unwrap_or(USUAL_SIZE);
-    let understood = offers.iter().filter_map(|&Offer { fourcc, ref sizes }| {
-        let (format, size) = (CameraFormat::of(fourcc)?, sizes.nearest(wish)?);
-        let asked = spec.format.is_none_or(|asked| asked == format)
-            && spec.size.is_none_or(|asked| asked == size);
-        asked.then_some((format, Mode { fourcc, size, rate: spec.rate }))
-    });
-    let best = understood.min_by_key(|(format, mode)| (misfit(mode.size, wish), *format));
-    best.map(|(_, mode)| mode)
-}
-
-/// Orders sizes: the wish itself, the smallest that hold it, the largest others.
-fn misfit(size: Size, wish: Size) -> (bool, u64) {
-    let area = |size: Size| u64::from(size.0) * u64::from(size.1);
-    let smaller = size.0 < wish.0 || size.1 < wish.1;
-    (smaller, area(size).abs_diff(area(wish)))
-}
-
-impl Sizes {
-    /// The size that suits `wish` best; `None` of none.
-    fn nearest(&self, wish: Size) -> Option<Size> {
-        match self {
-            Sizes::Listed(sizes) => sizes.iter().copied().min_by_key(|&size| misfit(size, wish)),
-            &Sizes::Range { least, greatest, step } => {
-                let side = |wish: u32, least: u32, greatest: u32, step: u32| {
-                    let above = wish.min(greatest).saturating_sub(least);
-                    least + above / step.max(1) * step.max(1)
-                };
-                Some((
-                    side(wish.0, least.0, greatest.0, step.0),
-                    side(wish.1, least.1, greatest.1, step.1),
-                ))
-            }
-            Sizes::Untold => Some(wish),
-        }
-    }
-}
-
-impl CameraFormat {
-    /// The format of a four-character code.
-    fn of(fourcc: [u8; 4]) -> Option<CameraFormat> {
-        match &fourcc {
-            b"YUYV" => Some(CameraFormat::Yuyv),
-            b"MJPG" | b"JPEG" => Some(CameraFormat::Mjpeg),
-            _ => None,
-        }
-    }
-}
-
-impl CameraSpec {
-    /// The camera that an input names; `None` if it names something else.
-    ///
-    /// Whatever begins with `v4l2:`, `/dev/video` or `/dev/v4l/` is a camera, whether it is there
-    /// or not.
-    pub fn parse(input: &Path) -> Option<Result<CameraSpec, CameraSpecError>> {
-        // A device's path is plain text.
-        let text = input.to_str()?;
-        let spec =
-            |path: &str| CameraSpec { path: path.into(), size: None, format: None, rate: None };
-        match text.strip_prefix("v4l2:") {
-            Some(text) => {
-                let (path, options) = text.split_once('?').unwrap_or((text, ""));
-                Some(spec(path).with(options).map_err(CameraSpecError))
-            }
-            None => {
-                let device = text.starts_with("/dev/video") || text.starts_with("/dev/v4l/");
-                device.then(|| Ok(spec(text)))
-            }
-        }
-    }
-
-    fn with(mut self, options: &str) -> Result<CameraSpec, String> {
-        if self.path.as_os_str().is_empty() {
-            return Err("no device is named".into());
-        }
-        for option in options.split('&').filter(|option| !option.is_empty()) {
-            match option.split_once('=') {
-                Some(("size", size)) => {
-                    let sides = size.split_once('x').and_then(|(width, height)| {
-                        Some((width.parse().ok()?, height.parse().ok()?))
-                    });
-                    self.size = sides.filter(|&(width, height)| width > 0 && height > 0);
-                    if self.size.is_none() {
-                        return Err(format!("{size:?} is no size"));
-                    }
-                }
-                Some(("format", "yuyv")) => self.format = Some(CameraFormat::Yuyv),
-                Some(("format", "mjpeg")) => self.format = Some(CameraFormat::Mjpeg),
-                _ => return Err(format!("{option:?} is not understood")),
-            }
-        }
-        Ok(self)
-    }
-
-    fn unsupported(&self, offers: Vec<Offer>) -> CameraError {
-        let format = self.format.map_or("yuyv or mjpeg".into(), |format| format.to_string());
-        let size = self.size.map(|(width, height)| format!(" in {width}x{height}"));
-        let wanted = format + &size.unwrap_or_default();
-        CameraError::Unsupported { path: self.path.clone(), wanted, offers }
-    }
-}
-
-impl CameraError {
-    /// What the system's `source` means for the camera at `path`.
-    pub(super) fn of(path: &Path, source: io::Error) -> CameraError {
-        let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::NotFound => CameraError::Missing(path),
-            io::ErrorKind::PermissionDenied => CameraError::Permission(path),
-            io::ErrorKind::ResourceBusy => CameraError::Busy(path),
-            io::ErrorKind::Unsupported => CameraError::NoCamera(path),
-            _ => CameraError::Failed { path, source },
-        }
-    }
-}
-
-impl fmt::Display for CameraFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            CameraFormat::Yuyv => "yuyv",
-            CameraFormat::Mjpeg => "mjpeg",
-        })
-    }
-}
-
-impl fmt::Display for Offer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match CameraFormat::of(self.fourcc) {
-            Some(format) => write!(f, "{format}")?,
-            None => write!(f, "{}", self.fourcc.escape_ascii())?,
-        }
-        match &self.sizes {
-            Sizes::Listed(sizes) => {
-                sizes.iter().try_for_each(|(width, height)| write!(f, " {width}x{height}"))
-            }
-            Sizes::Range { least, greatest, .. } => {
-                write!(f, " {}x{} to {}x{}", least.0, least.1, greatest.0, greatest.1)
-            }
-            Sizes::Untold => Ok(()),
-        }
-    }
-}
-
-/// Offers in one line.
-struct Offers<'a>(&'a [Offer]);
-
-impl fmt::Display for Offers<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("nothing");
-        }
-        let offers: Vec<String> = self.0.iter().map(Offer::to_string).collect();
-        f.write_str(&offers.join("; "))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
+    use std::path::Path;
     use std::rc::Rc;
 
     use isthmus_models::{ImageEncoder, ImageSpec, InputSpec};
@@ -437,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// What the made-up camera does next.
+    /// What the fake camera does next.
     enum Event {
         /// Gives a frame after the time that it takes to come; at once if another waits behind it.
         Frame(Option<Vec<u8>>),
@@ -534,10 +275,6 @@ mod tests {
         CameraSpec::parse(Path::new(input)).expect("a camera").expect("understood")
     }
 
-    fn chosen(input: &str, offers: &[Offer]) -> Option<([u8; 4], Size)> {
-        choose(&spec(input), offers).map(|mode| (mode.fourcc, mode.size))
-    }
-
     /// White, then black.
     fn frame(luma: u8) -> Event {
         Event::Frame(Some(vec![luma, 128, luma, 128]))
@@ -545,62 +282,6 @@ mod tests {
 
     fn level(frame: &SourceFrame) -> Result<u8, &NoPicture> {
         frame.picture.as_ref().map(|picture| picture.rgb()[0])
-    }
-
-    #[test]
-    fn inputs_that_are_cameras_are_told_from_those_that_are_not() {
-        for other in ["-", "pictures", "/dev/null", "v4l2.jpg", "/dev/fd/3"] {
-            assert!(CameraSpec::parse(Path::new(other)).is_none(), "{other}");
-        }
-        let plain = spec("/dev/v4l/by-id/usb-0");
-        assert_eq!((plain.size, plain.format, plain.rate), (None, None, None));
-        assert_eq!(plain, spec("v4l2:/dev/v4l/by-id/usb-0"));
-        let full = spec("v4l2:/dev/video9?size=1280x720&format=mjpeg");
-        assert_eq!(full.path, Path::new("/dev/video9"));
-        assert_eq!((full.size, full.format), (Some((1280, 720)), Some(CameraFormat::Mjpeg)));
-        for bad in [
-            "",
-            "?size=1x1",
-            "/dev/video0?size=640",
-            "/dev/video0?size=0x1",
-            "x?rate=5",
-            "x?format=h264",
-            "x?sice=1x1",
-        ] {
-            let input = format!("v4l2:{bad}");
-            assert!(CameraSpec::parse(Path::new(&input)).is_some_and(|it| it.is_err()), "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_needs_no_decoding_is_preferred_and_what_is_asked_for_is_kept_to() {
-        let offers = webcam();
-        assert_eq!(chosen("/dev/video0", &offers), Some((*b"YUYV", (640, 480))));
-        let asked = |options: &str| chosen(&format!("v4l2:/dev/video0?{options}"), &offers);
-        assert_eq!(asked("size=1280x720"), Some((*b"MJPG", (1280, 720))));
-        assert_eq!(asked("format=mjpeg"), Some((*b"MJPG", (640, 480))));
-        assert_eq!(asked("size=800x600"), None);
-        assert_eq!(asked("size=1280x720&format=yuyv"), None);
-        assert_eq!(chosen("/dev/video0", &offers[2..]), None);
-    }
-
-    #[test]
-    fn without_the_usual_size_the_next_larger_one_is_taken_and_else_the_largest() {
-        let nearest =
-            |sizes: &[Size]| chosen("/dev/video0", &[listed(b"YUYV", sizes)]).map(|(_, size)| size);
-        assert_eq!(nearest(&[(1920, 1080), (800, 600), (320, 240)]), Some((800, 600)));
-        assert_eq!(nearest(&[(160, 120), (320, 240)]), Some((320, 240)));
-        assert_eq!(nearest(&[]), None);
-        let range = |least, greatest, step| {
-            let offer = Offer { fourcc: *b"YUYV", sizes: Sizes::Range { least, greatest, step } };
-            chosen("/dev/video0", &[offer]).map(|(_, size)| size)
-        };
-        assert_eq!(range((16, 16), (4096, 4096), (8, 8)), Some((640, 480)));
-        assert_eq!(range((16, 16), (4096, 4096), (0, 0)), Some((640, 480)));
-        assert_eq!(range((1000, 1000), (4096, 4096), (2, 2)), Some((1000, 1000)));
-        assert_eq!(range((0, 0), (300, 200), (64, 64)), Some((256, 192)));
-        let untold = Offer { fourcc: *b"MJPG", sizes: Sizes::Untold };
-        assert_eq!(chosen("/dev/video0", &[untold]), Some((*b"MJPG", (640, 480))));
     }
 
     #[test]
@@ -637,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_the_frames_that_wait_wins_and_the_others_are_told() {
+    fn the_newest_of_the_frames_that_wait_wins_and_the_others_are_reported() {
         let script =
             vec![frame(235), Event::Quiet, frame(235), frame(235), frame(16), Event::Quiet];
         let camera = Camera::open(Fake::new(webcam(), script), spec("/dev/video0"), |_| {});

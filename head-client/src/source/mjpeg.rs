@@ -1,6 +1,8 @@
 //! Concatenated JPEGs, as `rpicam-vid --codec mjpeg` and `ffmpeg -f mjpeg` write them.
 
 use std::io::Read;
+use std::mem;
+use std::ops::ControlFlow;
 
 use isthmus_models::Picture;
 
@@ -15,7 +17,7 @@ const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 const COM: u8 = 0xfe;
 
-/// Begins the comment that tells a picture's true class.
+/// Begins the comment that names a picture's true class.
 const LABEL: &[u8] = b"label=";
 
 /// The pictures of an MJPEG stream. Bytes between pictures are skipped; a damaged or truncated
@@ -105,62 +107,71 @@ impl Splitter {
     fn next_jpeg(&mut self) -> Option<Result<Vec<u8>, String>> {
         loop {
             if self.state != State::Outside && self.at.min(self.buffer.len()) > MAX_PICTURE_BYTES {
-                return Some(self.give_up(self.at, "larger than a picture may be"));
+                return Some(self.give_up(self.at, "is larger than a picture may be"));
             }
             match self.state {
-                State::Outside => {
-                    let start = self.buffer.windows(2).position(|pair| pair == [0xff, SOI]);
-                    let Some(start) = start else {
-                        let half = usize::from(self.buffer.last() == Some(&0xff));
-                        self.buffer.drain(..self.buffer.len() - half);
-                        return None;
-                    };
-                    self.buffer.drain(..start);
-                    (self.at, self.state) = (2, State::Marker);
-                }
-                State::Scan => {
-                    let rest = self.buffer.get(self.at..)?;
-                    let end = rest.windows(2).position(|pair| {
-                        pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7 | 0xff)
-                    });
-                    let Some(end) = end else {
-                        // The last byte may be half a marker.
-                        self.at += rest.len().saturating_sub(1);
-                        return None;
-                    };
-                    (self.at, self.state) = (self.at + end, State::Marker);
-                }
+                State::Outside => self.find_start()?,
+                State::Scan => self.skip_scan()?,
                 State::Marker => {
-                    let &[prefix, marker] = self.buffer.get(self.at..self.at + 2)? else {
-                        return None;
-                    };
-                    match (prefix, marker) {
-                        (0xff, 0xff) => self.at += 1,
-                        (0xff, EOI) => {
-                            let rest = self.buffer.split_off(self.at + 2);
-                            self.state = State::Outside;
-                            return Some(Ok(std::mem::replace(&mut self.buffer, rest)));
-                        }
-                        (0xff, SOI) => {
-                            return Some(self.give_up(self.at, "ends before it is whole"));
-                        }
-                        (0xff, 0x01 | 0xd0..=0xd7) => self.at += 2,
-                        (0xff, 0x02..) => {
-                            let length = self.buffer.get(self.at + 2..self.at + 4)?;
-                            let length = usize::from(length[0]) << 8 | usize::from(length[1]);
-                            if length < 2 {
-                                return Some(
-                                    self.give_up(self.at + 2, "has an impossible segment"),
-                                );
-                            }
-                            self.at += 2 + length;
-                            self.state = if marker == SOS { State::Scan } else { State::Marker };
-                        }
-                        _ => return Some(self.give_up(self.at, "has no marker where one belongs")),
+                    if let ControlFlow::Break(jpeg) = self.take_marker()? {
+                        return Some(jpeg);
                     }
                 }
             }
         }
+    }
+
+    /// Drops what lies before the next start of a JPEG; `None` if there is none yet.
+    fn find_start(&mut self) -> Option<()> {
+        let start = self.buffer.windows(2).position(|pair| pair == MAGIC);
+        // The last byte may be half a start.
+        let half = usize::from(self.buffer.last() == Some(&0xff));
+        self.buffer.drain(..start.unwrap_or(self.buffer.len() - half));
+        start?;
+        (self.at, self.state) = (MAGIC.len(), State::Marker);
+        Some(())
+    }
+
+    /// Moves on to the marker that ends the scan; `None` if it is not there yet.
+    fn skip_scan(&mut self) -> Option<()> {
+        let rest = self.buffer.get(self.at..)?;
+        let ends = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7 | 0xff);
+        let end = rest.windows(2).position(ends);
+        // The last byte may be half a marker.
+        self.at += end.unwrap_or(rest.len().saturating_sub(1));
+        end?;
+        self.state = State::Marker;
+        Some(())
+    }
+
+    /// Moves on by one marker and its segment; breaks with a JPEG that is whole, or damaged.
+    fn take_marker(&mut self) -> Option<ControlFlow<Result<Vec<u8>, String>>> {
+        let marker = Marker::parse(self.buffer.get(self.at..)?)?;
+        match marker {
+            Marker::Fill => self.at += 1,
+            Marker::Alone => self.at += 2,
+            Marker::Segment { marker, length } if length >= 2 => {
+                self.at += 2 + length;
+                self.state = if marker == SOS { State::Scan } else { State::Marker };
+            }
+            Marker::End => {
+                let rest = self.buffer.split_off(self.at + 2);
+                self.state = State::Outside;
+                return Some(ControlFlow::Break(Ok(mem::replace(&mut self.buffer, rest))));
+            }
+            Marker::Start => {
+                return Some(ControlFlow::Break(self.give_up(self.at, "ends before it is whole")));
+            }
+            Marker::Segment { .. } => {
+                let damage = "has a segment shorter than its own length field";
+                return Some(ControlFlow::Break(self.give_up(self.at + 2, damage)));
+            }
+            Marker::Missing => {
+                let damage = "has no marker where one is expected";
+                return Some(ControlFlow::Break(self.give_up(self.at, damage)));
+            }
+        }
+        Some(ControlFlow::Continue(()))
     }
 
     /// Drops the buffer up to `at` and looks for the next picture from there.
@@ -171,25 +182,69 @@ impl Splitter {
     }
 }
 
-/// The label in one of the comments before the first scan of a whole JPEG.
-fn label(jpeg: &[u8]) -> Option<&str> {
-    let mut rest = jpeg.get(2..)?;
-    loop {
-        match *rest {
-            [0xff, 0xff, ..] => rest = &rest[1..],
-            [0xff, SOS, ..] => return None,
-            [0xff, 0x01 | 0xd0..=0xd7, ..] => rest = &rest[2..],
-            [0xff, marker, high, low, ..] => {
+/// What is at a place where a marker is expected (ITU-T T.81, B.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Marker {
+    /// A fill byte before a marker.
+    Fill,
+    /// Start of an image.
+    Start,
+    /// End of an image.
+    End,
+    /// A marker without a segment.
+    Alone,
+    /// A marker with a segment of so many bytes, its length field included.
+    Segment { marker: u8, length: usize },
+    /// Something else.
+    Missing,
+}
+
+impl Marker {
+    /// The marker at the beginning of `bytes`; `None` if more bytes are needed to tell.
+    fn parse(bytes: &[u8]) -> Option<Marker> {
+        Some(match *bytes {
+            [] | [_] => return None,
+            [0xff, 0xff, ..] => Marker::Fill,
+            [0xff, SOI, ..] => Marker::Start,
+            [0xff, EOI, ..] => Marker::End,
+            [0xff, 0x01 | 0xd0..=0xd7, ..] => Marker::Alone,
+            [0xff, marker @ 2..=0xff, high, low, ..] => {
                 let length = usize::from(high) << 8 | usize::from(low);
-                let segment = rest.get(4..2 + length)?;
-                if let (COM, Some(label)) = (marker, segment.strip_prefix(LABEL)) {
-                    return std::str::from_utf8(label).ok();
-                }
-                rest = &rest[2 + length..];
+                Marker::Segment { marker, length }
             }
-            _ => return None,
+            [0xff, 2..=0xff, ..] => return None,
+            _ => Marker::Missing,
+        })
+    }
+}
+
+/// The segments of a JPEG before its first scan, each with its marker.
+struct Segments<'a>(&'a [u8]);
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        loop {
+            match Marker::parse(self.0)? {
+                Marker::Fill => self.0 = &self.0[1..],
+                Marker::Alone | Marker::Start => self.0 = &self.0[2..],
+                Marker::Segment { marker, length } if marker != SOS => {
+                    let segment = self.0.get(4..2 + length)?;
+                    self.0 = &self.0[2 + length..];
+                    return Some((marker, segment));
+                }
+                Marker::Segment { .. } | Marker::End | Marker::Missing => return None,
+            }
         }
     }
+}
+
+/// The label in one of the comments before the first scan of a whole JPEG.
+fn label(jpeg: &[u8]) -> Option<&str> {
+    let comments = Segments(jpeg).filter(|&(marker, _)| marker == COM);
+    let label = comments.filter_map(|(_, comment)| comment.strip_prefix(LABEL)).next()?;
+    std::str::from_utf8(label).ok()
 }
 
 #[cfg(test)]
@@ -223,6 +278,16 @@ mod tests {
             let got = split(&stream, step);
             assert_eq!(got, vec![Ok(JPEG.to_vec()); 3], "step {step}");
         }
+    }
+
+    #[test]
+    fn a_label_is_read_from_a_comment_before_the_scan() {
+        let comment = |text: &[u8]| [&[0xff, COM, 0, text.len() as u8 + 2], text].concat();
+        let (other, known) = (comment(b"made by hand"), comment(b"label=stop"));
+        let jpeg = [&JPEG[..2], &other, &[0xff], &known, &JPEG[2..]].concat();
+        assert_eq!(label(&jpeg), Some("stop"));
+        assert_eq!(label(&[&JPEG[..2], &other, &JPEG[2..], &known].concat()), None);
+        assert_eq!(label(&[&JPEG[..2], &known[..6]].concat()), None, "cut short");
     }
 
     #[test]

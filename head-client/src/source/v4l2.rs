@@ -16,7 +16,7 @@ use super::camera::{CameraError, Driver, Layout, Mode, Offer, Sizes, Stream};
 /// A device file.
 pub(super) struct V4l2(pub(super) PathBuf);
 
-/// A camera that is there, or a device that could be one and why that cannot be told.
+/// A camera, or a device that may be one and the error that hides it.
 #[derive(Debug)]
 pub struct FoundCamera {
     /// Its device file.
@@ -65,7 +65,7 @@ fn offers(path: &Path) -> io::Result<Vec<Offer>> {
     let formats = device.formats(BufType::VIDEO_CAPTURE).collect::<io::Result<Vec<_>>>()?;
     let offer = |format: PixelFormat| Offer {
         fourcc: format.as_fourcc(),
-        sizes: device.frame_sizes(format).map_or(Sizes::Untold, sizes),
+        sizes: device.frame_sizes(format).map_or(Sizes::Unlisted, sizes),
     };
     Ok(formats.iter().map(|format| offer(format.pixel_format())).collect())
 }
@@ -88,7 +88,7 @@ fn start(path: &Path, mode: &Mode) -> io::Result<(Layout, Capture)> {
     Ok((layout, Capture(device.into_stream()?)))
 }
 
-/// An error by the kind that tells what it means.
+/// An error with the kind that stands for its meaning.
 fn plain(error: io::Error) -> io::Error {
     let kind = match Errno::from_io_error(&error) {
         Some(Errno::NODEV | Errno::NXIO) => io::ErrorKind::NotFound,
