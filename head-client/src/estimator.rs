@@ -1,10 +1,10 @@
-//! How much of a deadline the network will take.
+//! The network's part of a deadline, by which a frame's time left on the server is set.
 
 use std::time::Duration;
 
-/// Shortest time left that is ever stamped on a frame. An estimate that has run away upwards must
-/// not talk the server into refusing frames it could still answer, because only replies bring the
-/// estimate down again.
+/// Shortest time left that is ever stamped on a frame. An estimate that has become too high must not
+/// make the server refuse frames it could still answer, because only replies bring the estimate down
+/// again.
 const FLOOR: Duration = Duration::from_millis(10);
 
 /// Least margin for what is not measured: the wire's whole milliseconds and timers.
@@ -13,7 +13,7 @@ const LEAST_MARGIN: Duration = Duration::from_millis(1);
 /// Smoothed time that a frame spends outside the server, as RFC 6298 (2) smooths round trips.
 ///
 /// A sample is `reply − send − (receive span + queue + decode + tail)`, all on the device's clock
-/// or durations: what is left is the way there until the first byte and the way back. The server
+/// or durations: what is left is the path there until the first byte and the path back. The server
 /// counts a frame's time left from that first byte, so
 ///
 /// `time left = answer by − now − (S + max(2 · V, 1 ms))`, but at least 10 ms,
@@ -66,7 +66,8 @@ impl NetworkTime {
         self.estimate.map(|estimate| estimate.smoothed)
     }
 
-    /// What the server may take of a frame that has to be answered `before_deadline` from now.
+    /// The time that the server may take for a frame which has to be answered `before_deadline` from
+    /// now.
     pub fn time_left(&self, before_deadline: Duration) -> Duration {
         let Some(Estimate { smoothed, deviation }) = self.estimate else {
             return before_deadline.max(FLOOR);

@@ -1,4 +1,4 @@
-//! The program that runs a network's head on a device.
+//! The `head-client` program: runs a network's head on a device and prints the answers.
 
 mod service;
 mod view;
@@ -145,7 +145,7 @@ fn profile(args: &ProfileArgs) -> Result<(), Failure> {
 fn cameras() -> Result<(), Failure> {
     let found = source::find_cameras().context("/dev").or_fail(7)?;
     if found.is_empty() {
-        let none = "there is no camera: no /dev/video* gives pictures";
+        let none = "no camera found: no device /dev/video* gives pictures";
         return Err(anyhow::anyhow!(none)).or_fail(7);
     }
     let text: String = found.iter().map(text::camera).collect();
@@ -154,7 +154,7 @@ fn cameras() -> Result<(), Failure> {
 
 #[cfg(not(target_os = "linux"))]
 fn cameras() -> Result<(), Failure> {
-    Err(anyhow::anyhow!("cameras are opened on Linux alone")).or_fail(7)
+    Err(anyhow::anyhow!("cameras are supported on Linux only")).or_fail(7)
 }
 
 fn code_of(error: &ConnectError) -> u8 {
@@ -171,8 +171,8 @@ fn code_of(error: &ConnectError) -> u8 {
     }
 }
 
-/// Writes results to standard output, which may end before they do; frames only where they are not
-/// shown.
+/// Writes results to standard output, which may be closed before they end, and frames only if no view
+/// shows them.
 struct Printer {
     format: Format,
     out: BufWriter<io::Stdout>,
@@ -216,7 +216,7 @@ impl Printer {
         if let Some(view) = self.view.take() {
             let frames = view.close();
             eprintln!(
-                "head-client: {frames} frames were shown, not printed: without --tui each has its line"
+                "head-client: {frames} frames were shown and not printed; without --tui each has its line"
             );
         }
         #[derive(Serialize)]
@@ -229,7 +229,7 @@ impl Printer {
         }
     }
 
-    /// What went wrong, unless it is only that nobody reads any more.
+    /// The first error, unless it is only that nobody reads any more.
     fn finish(self) -> io::Result<()> {
         self.written.or_else(quiet_if_broken)
     }

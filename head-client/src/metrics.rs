@@ -1,6 +1,6 @@
-//! The client's numbers, as Prometheus reads them.
+//! The client's metrics for Prometheus.
 //!
-//! What became of frames is counted by the session ([`Counters`]) and told frame by frame
+//! The session counts the outcomes of frames ([`Counters`]) and reports them one by one
 //! ([`FrameReport`]); here both are kept for the next scrape.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use crate::outcome::{DropCause, Fallback};
 use crate::report::FrameReport;
 use crate::session::Counters;
 
-/// What the next scrape tells.
+/// The values that the next scrape reads.
 #[derive(Debug)]
 pub(crate) struct Metrics(Mutex<State>);
 
@@ -38,7 +38,7 @@ struct State {
     sent_bytes: u64,
     capture_to_output: Histogram,
     stages: BTreeMap<&'static str, Histogram>,
-    /// Rates by what shows them (bits/s).
+    /// Rates by how they were measured (bits/s).
     bandwidth: BTreeMap<&'static str, f64>,
     spans_dropped: [(&'static str, u64); 2],
 }
@@ -93,7 +93,7 @@ impl Metrics {
         {
             state.bandwidth.insert("dispersion", rate.as_bps() as f64);
         }
-        // The early exit's answers say when the network was given up, not what it delivered.
+        // An early exit's answer shows when the network was given up, not what it delivered.
         if let (Some(arm), Some(network)) = (report.arm, report.stages.network)
             && arm != Arm::Exit.name()
             && network > 0.0
@@ -102,7 +102,7 @@ impl Metrics {
         }
     }
 
-    /// What the session counts and reckons with now.
+    /// The session's counters and estimates now.
     pub(crate) fn on_session(&self, counters: &Counters, link_up: bool, rate: Option<Bitrate>) {
         let mut state = self.lock();
         state.counters.clone_from(counters);
@@ -139,28 +139,28 @@ impl Collector for Scrape {
         let counters = &state.counters;
         let mut page = Page(&mut encoder);
 
-        let help = "Frames of the source that ended, by how";
+        let help = "Frames of the source that ended, by verdict";
         let verdicts = state.verdicts.iter().map(|(verdict, frames)| (*verdict, count(*frames)));
         page.family("frames", help, None, "verdict", verdicts)?;
-        let help = "Frames that were answered, by who answered, from what and why";
+        let help = "Frames that were answered, by arm, operating point and reason";
         let selected =
             state.selected.iter().map(|(labels, frames)| (labels.as_slice(), count(*frames)));
         page.labelled("config_selected", help, None, selected)?;
-        let help = "Frames that the early exit was to answer because the network could not";
+        let help = "Frames left to the early exit because the network could not answer them";
         page.family("fallback", help, None, "cause", fallbacks(counters))?;
-        let help = "Frames that were captured, yet not answered";
+        let help = "Frames that were captured and not answered";
         page.family("dropped", help, None, "cause", drops(counters))?;
         let help = "From a picture in memory to its answer";
         let seconds = Some(Unit::Seconds);
         page.single("capture_to_output", help, seconds.clone(), &state.capture_to_output)?;
-        let help = "How long the stages of an answered frame took";
+        let help = "Time that the stages of an answered frame took";
         let stages = state.stages.iter().map(|(stage, took)| (*stage, took.clone()));
         page.family("stage_duration", help, seconds, "stage", stages)?;
         let help = "Envelopes and packets handed to the link";
         page.single("sent", help, Some(Unit::Bytes), &count(state.sent_bytes))?;
         let help = "Frames handed to the link";
         page.single("sent_frames", help, None, &count(counters.sent))?;
-        let help = "Probes handed to the link, which ask whether the network carries frames again, or larger ones";
+        let help = "Probes handed to the link, which find out whether the network carries frames again, or larger ones";
         page.single("probes", help, None, &count(counters.probes))?;
         let help = "Padding of probes";
         page.single("probe", help, Some(Unit::Bytes), &count(counters.probe_bytes))?;
@@ -168,7 +168,7 @@ impl Collector for Scrape {
         page.single("cancelled", help, None, &count(counters.cancelled))?;
         let help = "Replies to frames that had already ended";
         page.single("late_replies", help, None, &count(counters.late_replies))?;
-        let help = "Rate of the way to the server, by what shows it";
+        let help = "Rate of the path to the server, by how it was measured";
         let unit = Some(Unit::Other("bits_per_second".into()));
         let rates = state.bandwidth.iter().map(|(kind, rate)| (*kind, ConstGauge::new(*rate)));
         page.family("bandwidth", help, unit, "kind", rates)?;

@@ -1,4 +1,4 @@
-//! What a run tells: one line per frame, one summary.
+//! Reports of a run: one for every frame, and a summary.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct FrameReport {
     pub confidence: Option<f32>,
     /// The true class, where the source knows it.
     pub truth: Option<String>,
-    /// Who answered: `exit`, `split` or `image`; `None` if nobody did.
+    /// Who answered: `exit`, `split`, `image` or `local`; `None` if nobody did.
     pub arm: Option<&'static str>,
     /// Name of the split whose head was run.
     pub split: Option<String>,
@@ -57,7 +57,7 @@ pub struct FrameReport {
     /// The part of `stages.queue` that passed on the device; not part of the line.
     #[serde(skip)]
     pub device_wait: Duration,
-    /// What the controller takes the link for as the frame ends; not part of the line.
+    /// The controller's link estimate as the frame ends; not part of the line.
     #[serde(skip)]
     pub estimate: Option<LinkEstimate>,
 }
@@ -103,7 +103,7 @@ pub struct Stages {
     pub queue: Option<f64>,
     /// Entropy decoding on the server, or decompressing the picture and preparing it.
     pub decode: Option<f64>,
-    /// The tail network, or the uncut one for a compressed picture.
+    /// The tail network, or the full one for a compressed picture.
     pub tail: Option<f64>,
 }
 
@@ -122,7 +122,7 @@ pub struct Summary {
     pub fallbacks: BTreeMap<Fallback, u64>,
     /// Frames sent.
     pub sent: u64,
-    /// Probes sent to ask whether the network can carry frames again.
+    /// Probes sent to find out whether the network carries frames again, or larger ones.
     pub probes: u64,
     /// Their padding (bytes).
     pub probe_bytes: u64,
@@ -219,7 +219,7 @@ impl SummaryBuilder {
 
     /// The summary of what was taken in, with the session's `counters`, after `elapsed`.
     pub fn finish(&self, counters: &Counters, elapsed: Duration) -> Summary {
-        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
         Summary {
             frames: self.frames,
             answered: counters.answered.clone(),
@@ -232,9 +232,9 @@ impl SummaryBuilder {
             late_replies: counters.late_replies,
             links_lost: counters.links_down,
             with_truth: self.with_truth,
-            accuracy: share(self.right, self.judged),
-            on_time_accuracy: share(self.right_on_time, self.with_truth),
-            on_time: share(self.on_time, self.frames - self.bad_pictures),
+            accuracy: ratio(self.right, self.judged),
+            on_time_accuracy: ratio(self.right_on_time, self.with_truth),
+            on_time: ratio(self.on_time, self.frames - self.bad_pictures),
             capture_to_output_ms: quantiles(&self.latency),
             stages_ms: self
                 .stages

@@ -1,4 +1,4 @@
-//! What the program tells the service manager that started it, in the protocol of `sd_notify(3)`.
+//! Notifications to the service manager that started the program, in the protocol of `sd_notify(3)`.
 
 use std::cell::Cell;
 use std::env;
@@ -34,26 +34,27 @@ impl ServiceManager {
 
     /// The client is connected and takes frames.
     pub(crate) fn ready(&self) {
-        self.tell("READY=1");
+        self.notify("READY=1");
     }
 
-    /// A frame was answered: camera, head and session are alive. No timer says so in their place.
+    /// A frame was answered: camera, head and session are alive. No timer feeds the watchdog in their
+    /// place.
     pub(crate) fn answered(&self) {
         let now = Instant::now();
         if self.fed.get().is_none_or(|fed| now - fed >= FEEDING) {
             self.fed.set(Some(now));
-            self.tell("WATCHDOG=1");
+            self.notify("WATCHDOG=1");
         }
     }
 
     /// There will be no more answers.
     pub(crate) fn stopping(&self) {
-        self.tell("STOPPING=1");
+        self.notify("STOPPING=1");
     }
 
-    fn tell(&self, state: &str) {
+    fn notify(&self, state: &str) {
         if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(state.as_bytes())) {
-            tracing::warn!(state, %error, "the service manager was not told");
+            tracing::warn!(state, %error, "the service manager could not be notified");
         }
     }
 }
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manager_without_a_path_is_told_too_and_fed_in_moderation() {
+    fn a_manager_without_a_path_is_notified_too_and_fed_in_moderation() {
         let name = format!("isthmus-{}", std::process::id());
         let address = abstract_address(name.as_bytes()).expect("a name");
         let manager = UnixDatagram::bind_addr(&address).expect("bound");
@@ -97,10 +98,10 @@ mod tests {
             service.answered();
         }
         service.stopping();
-        let mut told = [0; 64];
+        let mut message = [0; 64];
         for expected in ["WATCHDOG=1", "STOPPING=1"] {
-            let length = manager.recv(&mut told).expect("told");
-            assert_eq!(&told[..length], expected.as_bytes());
+            let length = manager.recv(&mut message).expect("notified");
+            assert_eq!(&message[..length], expected.as_bytes());
         }
     }
 

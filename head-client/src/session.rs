@@ -13,7 +13,7 @@ use crate::controller::{
 use crate::estimator::NetworkTime;
 use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 
-/// What a session is held to.
+/// The settings of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     /// Longest time from capture to output.
@@ -37,7 +37,7 @@ pub enum Pace {
     EveryFrame,
 }
 
-/// What a session is told.
+/// What happens to a session.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A frame is in memory. Numbers increase.
@@ -99,12 +99,12 @@ pub enum Input {
 /// What a head, or an image codec, gave.
 #[derive(Clone, Debug, Default)]
 pub struct HeadOutcome {
-    /// The exit's answer, or that of the uncut network where it was run here.
+    /// The exit's answer, or the full network's if that was run here.
     pub exit: Option<Answer>,
     /// Bytes of the coded stream up to and with each layer; not decreasing. A compressed picture is
     /// one layer.
     pub layer_ends: Vec<usize>,
-    /// Time that preprocessing and the head, or the uncut network, took; zero if none was run.
+    /// Time that preprocessing and the head, or the full network, took; zero if none was run.
     pub head: Duration,
     /// Time that quantising and coding took, or compressing the picture.
     pub encode: Duration,
@@ -113,7 +113,7 @@ pub struct HeadOutcome {
 /// What a server says to a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerReply {
-    /// The answer with the layers it rests on, or the refusal with the pause it asks for.
+    /// The answer with the layers it rests on, or the refusal with the pause that it requests.
     pub outcome: Result<(Answer, u8), (wire::Reason, Duration)>,
     /// Durations on the server's clock.
     pub feedback: wire::Feedback,
@@ -140,7 +140,7 @@ pub enum Output {
         /// When it has to be answered: the earlier, the more urgent.
         answer_by: Timestamp,
     },
-    /// Send padding that asks for nothing but its echo; answer with `Echo`, `Reply` or `Lost`.
+    /// Send padding, of which only the echo matters; answer with `Echo`, `Reply` or `Lost`.
     Probe {
         /// The frame whose number it carries, which is not sent itself and may have ended.
         frame: FrameId,
@@ -158,7 +158,7 @@ pub enum Output {
     Done(FrameOutcome),
 }
 
-/// What a session has counted. At any time
+/// The counters of a session. At any time
 /// `captured = answered + dropped + open`, and every frame is in exactly one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -267,7 +267,7 @@ struct InFlight {
     reason: Choice,
 }
 
-/// A probe on its way.
+/// A probe in flight.
 struct Probe {
     bytes: usize,
     sent: Timestamp,
@@ -368,7 +368,7 @@ impl Session {
         self.link.is_some()
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -378,7 +378,7 @@ impl Session {
         self.network.smoothed()
     }
 
-    /// What the controller takes the link for.
+    /// The controller's link estimate.
     pub fn link_estimate(&self) -> Option<LinkEstimate> {
         self.controller.estimate()
     }
@@ -462,7 +462,7 @@ impl Session {
             link: self.view(),
         };
         let SendDecision { sending, reason } = self.controller.decide_send(now, &view);
-        let asked = match sending {
+        let wanted = match sending {
             Sending::Exit => {
                 return self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
             }
@@ -473,9 +473,9 @@ impl Session {
             Sending::Layers(layers) => layers,
         };
         let (content, layers) = match run {
-            // A controller that asks for layers which were not coded gets those that were.
+            // A controller that wants layers which were not coded gets those that were.
             Run::Head(run) => {
-                let layers = asked.clamp(1, run.layers);
+                let layers = wanted.clamp(1, run.layers);
                 (Content::Features(run.point(layers)), layers)
             }
             Run::Image(run) => (Content::Image(run.image.format), 1),
@@ -494,11 +494,11 @@ impl Session {
     }
 
     fn probe(&mut self, now: Timestamp, captured: Captured, bytes: usize) {
-        let (frame, until) = (captured.frame, now + PATIENCE);
+        let (frame, until) = (captured.frame, now + ECHO_TIMEOUT);
         self.probes.insert(frame, Probe { bytes, sent: now, until });
         self.counters.probes += 1;
         self.counters.probe_bytes += bytes as u64;
-        self.outputs.push_back(Output::Probe { frame, bytes, time_left: PATIENCE });
+        self.outputs.push_back(Output::Probe { frame, bytes, time_left: ECHO_TIMEOUT });
     }
 
     fn on_echo(&mut self, now: Timestamp, frame: FrameId, feedback: &wire::Feedback) {
@@ -511,7 +511,7 @@ impl Session {
         self.learn(now, (frame, bytes), &timing, server, false);
     }
 
-    /// What a round of so many bytes, which spent `server` there, tells of the network.
+    /// Learns about the network from a round trip of so many bytes, of which the server took `server`.
     fn learn(
         &mut self,
         now: Timestamp,
@@ -686,8 +686,8 @@ impl Session {
     }
 }
 
-/// How long an echo is waited for. An echo that is late tells when the network came back.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for an echo. One that is late shows when the network came back.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes of envelope and packet header: 16 layers, long lengths.
 const MOST_OVERHEAD: usize = 3 + 8 + 3 + 16 * 6;
@@ -706,7 +706,7 @@ fn blank(now: Timestamp, captured: Captured, verdict: Verdict) -> FrameOutcome {
     }
 }
 
-/// Takes a stage out of the time that is not accounted for yet, and gives its share.
+/// Takes a stage out of the `rest` of the time that is not accounted for yet, and returns the time taken.
 ///
 /// The session's instants are whole microseconds, stages come from finer clocks and from servers:
 /// a stage counts in whole microseconds and up to what is left, so that stages always add up.

@@ -1,5 +1,4 @@
-//! Where pictures come from: cameras, files, folders, streams, or anything that gives
-//! [`SourceFrame`]s.
+//! Sources of pictures: cameras, files, folders, streams, or any other iterator of [`SourceFrame`]s.
 
 mod camera;
 mod mjpeg;
@@ -74,19 +73,19 @@ pub enum InputError {
     /// A folder that gives no pictures.
     #[error(transparent)]
     Folder(#[from] PhotoError),
-    /// No camera's name.
+    /// A text that is not a camera's address.
     #[error(transparent)]
     CameraSpec(#[from] CameraSpecError),
     /// A camera that gives no frames.
     #[error(transparent)]
     Camera(#[from] CameraError),
-    /// Standard input is no stream of pictures.
+    /// Standard input is not a stream of pictures.
     #[error("standard input is neither MJPEG nor YUV4MPEG2: {0}")]
     Stream(String),
 }
 
 /// Opens a camera, a file, a folder or, for `-`, standard input. `labels` are the classes that a
-/// folder's name may tell; `rate` is asked of a camera.
+/// folder's name may be; `rate` is asked of a camera.
 ///
 /// Files are in order of their paths. The name of the folder that holds a file is its true class
 /// if it is one of `labels`.

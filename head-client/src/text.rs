@@ -1,4 +1,4 @@
-//! Results for people.
+//! Results as lines and a table, for people to read.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::{FrameReport, Quantiles, Summary};
 
 /// The line above the frames.
 pub fn header() -> String {
-    row("frame", "arm", "label", "conf", "point", "bytes", "ms", "reason", "source")
+    row(["frame", "arm", "label", "conf", "point", "bytes", "ms", "reason", "source"])
 }
 
 /// One frame.
@@ -23,7 +23,7 @@ pub fn frame(report: &FrameReport) -> String {
         Some(error) => format!("{}: {error}", report.reason),
         None => report.reason.clone(),
     };
-    row(
+    row([
         &report.frame.to_string(),
         report.arm.unwrap_or("-"),
         &label,
@@ -33,7 +33,7 @@ pub fn frame(report: &FrameReport) -> String {
         &or_dash(report.capture_to_output_ms.map(|ms| format!("{ms:.1}"))),
         &reason,
         &report.source,
-    )
+    ])
 }
 
 /// What was sent of a frame, or else the head that was run.
@@ -112,18 +112,8 @@ pub fn camera(camera: &FoundCamera) -> String {
     lines
 }
 
-#[allow(clippy::too_many_arguments)] // one per column
-fn row(
-    frame: &str,
-    arm: &str,
-    label: &str,
-    confidence: &str,
-    point: &str,
-    bytes: &str,
-    ms: &str,
-    reason: &str,
-    source: &str,
-) -> String {
+/// The cells of a line, in columns.
+fn row([frame, arm, label, confidence, point, bytes, ms, reason, source]: [&str; 9]) -> String {
     format!(
         "{frame:>6}  {arm:<5}  {label:<22}  {confidence:>4}  {point:<17}  {bytes:>6}  {ms:>7}  \
          {reason:<16}  {source}"
@@ -136,8 +126,8 @@ fn times(name: &str, quantiles: &Quantiles) -> String {
     format!("{name:<20} {:>9} {:>9} {:>9}", cell(p50), cell(p95), cell(p99))
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1}%", share * 100.0)
+fn percent(ratio: f64) -> String {
+    format!("{:.1}%", ratio * 100.0)
 }
 
 fn or_dash(value: Option<String>) -> String {

@@ -79,7 +79,7 @@ impl Conformal {
     fn settle(&mut self) {
         let mut sorted: Vec<f64> = self.scores.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
-        // The ⌈covered · (n + 1)⌉-th smallest, or none while there are too few to tell.
+        // The ⌈covered · (n + 1)⌉-th smallest, or none while there are too few.
         let covered = (1.0 - self.target).min(COVERED);
         let rank = ((sorted.len() + 1) as f64 * covered).ceil() as usize;
         let enough = sorted.len() >= ENOUGH;

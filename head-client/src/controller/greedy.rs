@@ -35,7 +35,7 @@ pub struct Greedy {
 /// Weight of the latest sample.
 const GAIN: f64 = 0.25;
 
-/// Less is not told apart from jitter.
+/// Less cannot be distinguished from jitter.
 const LEAST_TIME: Duration = Duration::from_millis(1);
 
 /// After so long without sending, a frame of the smallest point probes the link.

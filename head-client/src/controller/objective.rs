@@ -44,7 +44,7 @@ impl Objective {
 /// multiplier of the accuracy floor.
 ///
 /// To minimise the mean cost C under a mean accuracy of at least A* is to maximise `A − μ · C` for some
-/// price μ (Everett 1963). The price is found on the way by dual ascent, multiplicatively, so that it
+/// price μ (Everett 1963). The price is found online by dual ascent, multiplicatively, so that it
 /// stays positive: after every frame with expected accuracy a,
 ///
 /// `μ ← clamp(μ · exp(η · (a − A*)), 10⁻³, 10²)`.

@@ -201,7 +201,7 @@ fn without_an_exit_a_frame_that_the_server_does_not_answer_has_none() {
     assert!(!end.on_time);
 }
 
-/// A connected session that sends pictures; the head of `exit` stands by.
+/// A connected session that sends pictures, with the head of `exit` for its fallback exit.
 fn image_session(exit: Option<(u8, u8)>) -> Session {
     let image = ImageSpec { format: ImageFormat::Webp, side: 160, quality: 40 };
     let controller = Fixed::new(Run::Image(ImageRun { image, exit }));
@@ -239,7 +239,7 @@ fn a_compressed_picture_is_sent_and_answered_without_a_head() {
 }
 
 #[test]
-fn a_compressed_picture_that_is_refused_leaves_a_verdict_or_the_exit_that_stood_by() {
+fn a_compressed_picture_that_is_refused_leaves_a_verdict_or_the_fallback_exit() {
     let mut session = image_session(None);
     session.handle_input(at(0), captured(0));
     session.handle_input(at(4), compressed(0, None));
@@ -262,7 +262,7 @@ fn a_compressed_picture_that_is_refused_leaves_a_verdict_or_the_exit_that_stood_
 }
 
 #[test]
-fn what_the_uncut_network_says_here_is_the_answer_with_a_connection_or_without() {
+fn the_full_network_s_answer_on_the_device_is_the_answer_with_a_connection_or_without() {
     for up in [false, true] {
         let mut session =
             Session { controller: Box::new(Fixed::new(Run::Local)), ..session(Pace::Live) };
@@ -303,10 +303,10 @@ impl Controller for Timed {
 }
 
 #[test]
-fn how_long_a_head_took_is_told_also_when_its_frame_has_ended() {
-    let (told, took) = std::sync::mpsc::channel();
+fn the_controller_learns_how_long_a_head_took_also_when_its_frame_has_ended() {
+    let (sender, took) = std::sync::mpsc::channel();
     let mut session = connected(Pace::Live);
-    session.controller = Box::new(Timed(told));
+    session.controller = Box::new(Timed(sender));
     session.handle_input(at(0), captured(0));
     session.handle_input(at(4), head_done(0));
     session.handle_input(at(100), captured(1));
@@ -328,9 +328,9 @@ fn live_frames_take_the_exit_when_too_many_are_unanswered() {
 }
 
 /// Asks with 400 bytes instead of sending, and notes what it learns (bytes, milliseconds).
-struct Asking(std::sync::mpsc::Sender<(usize, u128)>);
+struct Probing(std::sync::mpsc::Sender<(usize, u128)>);
 
-impl Controller for Asking {
+impl Controller for Probing {
     fn on_link_up(&mut self, _: Timestamp, _: Option<Duration>) {}
     fn decide_head(&mut self, now: Timestamp, view: &HeadView) -> HeadDecision {
         Fixed::new(POINT).decide_head(now, view)
@@ -347,10 +347,10 @@ impl Controller for Asking {
 }
 
 #[test]
-fn a_probe_tells_of_the_network_and_its_frame_is_the_exits() {
-    let (told, learnt) = std::sync::mpsc::channel();
+fn a_probe_measures_the_network_and_its_frame_is_the_exits() {
+    let (sender, learnt) = std::sync::mpsc::channel();
     let mut session = connected(Pace::Live);
-    session.controller = Box::new(Asking(told));
+    session.controller = Box::new(Probing(sender));
     for frame in 0..3 {
         let start = 200 * frame;
         session.handle_input(at(start), captured(frame));
@@ -359,7 +359,7 @@ fn a_probe_tells_of_the_network_and_its_frame_is_the_exits() {
         let Output::Done(outcome) = &outputs[1] else { panic!("{outputs:?}") };
         assert_eq!((reason(outcome).as_str(), outcome.sent), ("probe", None));
         let Output::Probe { bytes: 400, time_left, .. } = outputs[2] else { panic!("{outputs:?}") };
-        assert_eq!((time_left, session.poll_timeout()), (PATIENCE, Some(at(5_005))));
+        assert_eq!((time_left, session.poll_timeout()), (ECHO_TIMEOUT, Some(at(5_005))));
     }
     let feedback = wire::Feedback { queue_us: 1_000, ..wire::Feedback::default() };
     session.handle_input(at(470), Input::Echo { frame: FrameId(2), feedback });

@@ -6,7 +6,7 @@ use isthmus_models::Picture;
 
 use super::{NoPicture, SourceFrame};
 
-/// Begins the word of a frame's header that tells the frame's true class.
+/// Begins the word of a frame's header that names the frame's true class.
 const LABEL: &str = "XLABEL=";
 
 /// The first bytes of every stream.
@@ -26,7 +26,7 @@ pub struct Y4m<R> {
     ended: bool,
 }
 
-/// Why bytes are no stream that can be read.
+/// Why bytes are not a stream that can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Y4mError {
     /// The stream cannot be read.
@@ -36,10 +36,10 @@ pub enum Y4mError {
     #[error("the header line is malformed or longer than {MAX_LINE} bytes")]
     Header,
     /// Width or height is missing or out of range.
-    #[error("width and height have to be 1 to {MAX_SIDE}, and {MAX_PIXELS} places at most")]
+    #[error("width and height must be 1 to {MAX_SIDE}, with at most {MAX_PIXELS} pixels")]
     Size,
     /// A colour space that is not read here.
-    #[error("colour space {0:?}; known are 420, 422, 444 and mono with 8 bits")]
+    #[error("unknown colour space {0:?}; expected 420, 422, 444 or mono with 8 bits")]
     ColourSpace(String),
 }
 
@@ -47,7 +47,7 @@ pub enum Y4mError {
 struct Format {
     width: u32,
     height: u32,
-    /// Places of luma per place of chroma, across and down; `None` for grey.
+    /// Pixels of luma per pixel of chroma, across and down; `None` for grey.
     chroma: Option<(u32, u32)>,
     full_range: bool,
 }
@@ -67,7 +67,7 @@ impl<R: Read> Y4m<R> {
         let Some(header) = read_line(&mut self.stream).map_err(malformed)? else { return Ok(None) };
         let mut words = header.split_ascii_whitespace();
         if words.next() != Some("FRAME") {
-            return Err("no FRAME where one belongs; the stream is lost".into());
+            return Err("no FRAME where one is expected; the stream is lost".into());
         }
         let label = words.find_map(|word| word.strip_prefix(LABEL)).map(str::to_owned);
         let length = self.format.bytes();
