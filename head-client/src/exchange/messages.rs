@@ -6,7 +6,7 @@ use isthmus_proto::FrameId;
 use isthmus_proto::wire::{Reason, ToDevice, ToServer, to_device, to_server};
 
 use super::outgoing::{Outgoing, wire_id};
-use super::reply::{Asked, Checked, ReplyError, check};
+use super::reply::{Asked, Checked, Outcome, check};
 
 /// A message that is no reply to a frame of this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +56,7 @@ impl Messages {
     pub fn handle_message(
         &mut self,
         message: ToDevice,
-    ) -> Result<Option<(FrameId, Result<Checked, ReplyError>)>, MessageError> {
+    ) -> Result<Option<(FrameId, Outcome)>, MessageError> {
         let Some(to_device::Message::Reply(reply)) = message.message else {
             return Err(MessageError::NotReply);
         };
@@ -79,6 +79,7 @@ mod tests {
 
     use isthmus_proto::wire::{Reply, Welcome};
 
+    use super::super::reply::ReplyError;
     use super::super::reply::tests::{FRAME, answer, echo, refusal};
     use super::*;
     use crate::exchange::outgoing::tests::frame;

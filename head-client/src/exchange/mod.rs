@@ -27,7 +27,7 @@ pub use backoff::{Backoff, FIRST_PAUSE, LONGEST_PAUSE};
 pub use handshake::{Handshake, Limits, WelcomeError};
 pub use messages::{MessageError, Messages};
 pub use outgoing::{BoundBundle, Outgoing, PROBE_PRIORITY, priority};
-pub use reply::{Asked, Checked, ReplyError, check};
+pub use reply::{Asked, Checked, Outcome, ReplyError, check};
 pub use stream::Exchange;
 
 /// How long an attempt to connect may take, welcome included, unless configured otherwise.

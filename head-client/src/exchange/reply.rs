@@ -85,8 +85,11 @@ pub enum ReplyError {
     Layers(u32),
 }
 
+/// What the exchange of a frame comes to: a reply that can be used, or why there is none.
+pub type Outcome = Result<Checked, ReplyError>;
+
 /// Checks a reply to `frame` against what was asked for.
-pub fn check(frame: FrameId, asked: Asked, reply: wire::Reply) -> Result<Checked, ReplyError> {
+pub fn check(frame: FrameId, asked: Asked, reply: wire::Reply) -> Outcome {
     if reply.frame != wire_id(frame) {
         return Err(ReplyError::OtherFrame { replied: reply.frame, asked: wire_id(frame) });
     }

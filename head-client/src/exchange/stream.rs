@@ -4,7 +4,7 @@ use isthmus_proto::{FrameId, MAX_CONTROL_BYTES, wire};
 use prost::Message;
 
 use super::outgoing::Outgoing;
-use super::reply::{Checked, ReplyError, check};
+use super::reply::{Outcome, ReplyError, check};
 
 /// Follows one stream from a frame's first byte to its checked reply.
 ///
@@ -84,7 +84,7 @@ impl Exchange {
 
     /// The outcome, once: a reply after everything was written or stopped, or at once why none can
     /// be used.
-    pub fn poll_outcome(&mut self) -> Option<Result<Checked, ReplyError>> {
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
         let written = self.poll_write().is_none();
         match std::mem::replace(&mut self.reply, Reply::Over) {
             Reply::Failed(error) => Some(Err(error)),
@@ -96,7 +96,7 @@ impl Exchange {
         }
     }
 
-    fn read(&self, bytes: &[u8]) -> Result<Checked, ReplyError> {
+    fn read(&self, bytes: &[u8]) -> Outcome {
         check(self.frame(), self.outgoing.asked(), wire::Reply::decode(bytes)?)
     }
 }
@@ -109,6 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::outgoing::tests::frame;
+    use super::super::reply::Checked;
     use super::super::reply::tests::{FRAME, answer, echo, refusal};
     use super::*;
 

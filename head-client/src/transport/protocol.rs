@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::tls::Verifier;
 use crate::config::ServerUrl;
-use crate::exchange::{Checked, Limits, Outgoing, ReplyError, WelcomeError};
+use crate::exchange::{Checked, Limits, Outcome, Outgoing, WelcomeError};
 
 /// Silence after which a transport asks whether the server is still there.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ pub(crate) enum Failure {
 
 impl Event {
     /// What an exchange came to.
-    pub(crate) fn of_outcome(frame: FrameId, outcome: Result<Checked, ReplyError>) -> Self {
+    pub(crate) fn of_outcome(frame: FrameId, outcome: Outcome) -> Self {
         match outcome {
             Ok(checked) => Event::Reply(frame, checked),
             Err(error) => Event::Lost(frame, error.to_string()),
