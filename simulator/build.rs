@@ -5,10 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the program is made of, from this folder.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
     "build.rs",
     "src",
     "Cargo.toml",
+    "camera",
+    "link",
     "../proto/src",
     "../models/src",
     "../head-client/src",

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use isthmus_models::Outcomes;
 
-use crate::link::chance::{Chance, normal_cdf};
+use crate::link::chance::Chance;
+use crate::link::statistics::normal_cdf;
 
 /// Outcomes of `frames` frames for two widths with four layers each and for three compressed pictures,
 /// drawn from `seed`. A frame is more or less hard; what is sent buys more the harder it is.

@@ -9,7 +9,8 @@ use std::io::{self, Write};
 const JPEG_QUALITY: u8 = 95;
 
 /// How frames follow each other in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum StreamFormat {
     /// JPEGs one after the other; each has its label in a comment, `label=stop`.
     Mjpeg,
@@ -20,7 +21,7 @@ pub enum StreamFormat {
 /// Writes frames of one camera.
 ///
 /// ```
-/// use isthmus_simulator::camera::{Camera, CameraConfig, Stream, StreamFormat};
+/// use isthmus_camera::{Camera, CameraConfig, Stream, StreamFormat};
 ///
 /// let config = CameraConfig::default();
 /// let mut bytes = Vec::new();
@@ -98,43 +99,4 @@ fn planes(rgb: &[u8]) -> Vec<u8> {
         planes[2 * places + at] = byte(middle + 32_768 * red - 27_439 * green - 5_329 * blue);
     }
     planes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::camera::{Camera, Sign};
-    use isthmus_head_client::source;
-
-    /// Streams `count` frames to the client's own reader, which is to see them with a difference
-    /// of `mean` at most.
-    fn read_back(format: StreamFormat, count: usize, mean: f64) {
-        let config = CameraConfig { width: 97, height: 64, ..CameraConfig::default() };
-        let frames: Vec<_> = Camera::new(config).expect("valid").step_by(9).take(count).collect();
-        let mut bytes = Vec::new();
-        let mut stream = Stream::new(&mut bytes, format, config).expect("memory");
-        frames.iter().for_each(|frame| stream.write(frame).expect("memory"));
-
-        let labels: Vec<_> = Sign::ALL.iter().map(|sign| sign.label().to_owned()).collect();
-        let read: Vec<_> = source::open_stream(io::Cursor::new(bytes), &labels)
-            .unwrap_or_else(|error| panic!("{error}"))
-            .collect();
-        assert_eq!(read.len(), count);
-        for (frame, read) in frames.iter().zip(read) {
-            assert_eq!(read.truth.as_deref(), Some(frame.sign.label()));
-            let picture = read.picture.unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!((picture.width(), picture.height()), (97, 64));
-            let rgb = picture.rgb();
-            let pairs = rgb.iter().zip(&frame.rgb);
-            let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-            let off = sum as f64 / frame.rgb.len() as f64;
-            assert!(off <= mean, "{format:?} is off by {off}");
-        }
-    }
-
-    #[test]
-    fn the_client_reads_what_the_camera_streams_with_its_labels() {
-        read_back(StreamFormat::Y4m, 4, 1.0);
-        read_back(StreamFormat::Mjpeg, 4, 6.0);
-    }
 }

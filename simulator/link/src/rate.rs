@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isthmus_proto::{Bitrate, DataSize, Timestamp};
 
-use super::chance::Chance;
+use crate::chance::Chance;
 use crate::trace::{MicroBits, PiecesError, Trace, capacity_of};
 
 /// How fast a link sends.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use isthmus_proto::Timestamp;
 
-use super::chance::{Chance, normal_cdf};
+use crate::chance::Chance;
+use crate::statistics::normal_cdf;
 
 /// The time from leaving the queue to arriving.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,7 +80,7 @@ pub(super) struct Channel {
 
 /// What happens to one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Passage {
+pub(super) struct ChannelOutcome {
     pub(super) arrival: Timestamp,
     pub(super) lost: bool,
     pub(super) duplicated: bool,
@@ -123,8 +124,8 @@ impl Channel {
     }
 
     /// The passage of the packet that leaves at `departure`.
-    pub(super) fn pass(&mut self, departure: Timestamp) -> Passage {
-        Passage {
+    pub(super) fn pass(&mut self, departure: Timestamp) -> ChannelOutcome {
+        ChannelOutcome {
             arrival: departure + self.draw_delay(),
             lost: self.draw_loss(),
             duplicated: self.duplicates.happens(self.duplication),
@@ -170,7 +171,7 @@ impl Channel {
 mod tests {
     use super::*;
 
-    fn passages(delay: Delay, loss: Loss, seed: u64) -> Vec<Passage> {
+    fn passages(delay: Delay, loss: Loss, seed: u64) -> Vec<ChannelOutcome> {
         let mut channel = Channel::new(delay, loss, 0.0, 0.0, seed);
         (0..50_000).map(|_| channel.pass(Timestamp::ZERO)).collect()
     }

@@ -20,7 +20,8 @@ const OPPORTUNITY: u64 = 1_500;
 const MAX_BPS: f64 = 1e12;
 
 /// A format of trace files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Format {
     /// One whole number a line: milliseconds since the start, of an opportunity to deliver 1,500
     /// bytes; the last one ends the trace. As [mahimahi](http://mahimahi.mit.edu)'s `mm-link`.
@@ -83,12 +84,12 @@ pub enum PiecesError {
 /// ```
 /// use std::time::Duration;
 /// use isthmus_proto::Bitrate;
-/// use isthmus_simulator::Trace;
+/// use isthmus_link::Trace;
 ///
 /// let second = Duration::from_secs(1);
 /// let trace = Trace::new([(second, Bitrate::from_bps(8_000)), (second, Bitrate::from_bps(0))])?;
 /// assert_eq!(trace.mean_rate(), Bitrate::from_bps(4_000));
-/// # Ok::<(), isthmus_simulator::PiecesError>(())
+/// # Ok::<(), isthmus_link::PiecesError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {

@@ -1,5 +1,8 @@
 //! The laws that every link obeys.
 
+use std::time::Duration;
+
+use isthmus_proto::{Bitrate, DataSize, Timestamp};
 use proptest::prelude::*;
 
 use super::*;

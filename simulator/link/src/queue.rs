@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isthmus_proto::{DataSize, Timestamp};
 
-use super::chance::Chance;
+use crate::chance::Chance;
 
 /// A queue's size and what it does when it is full, or before.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,6 +9,10 @@
 //! `wear` and `cover` the approach to one sign, `light` what the weather does to colours, `view` and
 //! `canvas` the way from the street to pixels, and `optics` lens and sensor. None of these touches
 //! files; that is left to [`dataset`], and [`Stream`] makes one stream of many frames.
+//!
+//! Read [`Camera`] first.
+
+#![forbid(unsafe_code)]
 
 mod artwork;
 mod canvas;

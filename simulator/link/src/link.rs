@@ -1,11 +1,4 @@
-//! One direction of a network path: queue, then serialise, then propagate.
-
-pub(crate) mod chance;
-mod channel;
-mod queue;
-mod rate;
-#[cfg(test)]
-mod tests;
+//! A link carries packets in one direction: it queues them, serialises them and propagates them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,13 +7,9 @@ use std::time::Duration;
 
 use isthmus_proto::{Bitrate, DataSize, Timestamp};
 
-pub use channel::{Delay, Jitter, Loss};
-pub use queue::{Capacity, Discipline, QueueConfig};
-pub use rate::{AtEnd, MarkovRate, Outage, Playback, Rate, Schedule};
-
-use channel::{Channel, Passage};
-use queue::Queue;
-
+use crate::channel::{Channel, ChannelOutcome, Delay, Loss};
+use crate::queue::{Capacity, Discipline, Queue, QueueConfig};
+use crate::rate::{Outage, Rate, Schedule};
 use crate::trace::{MicroBits, capacity_of};
 
 /// An instant that never comes.
@@ -84,7 +73,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn count(&mut self, size: DataSize) {
+    /// Counts a packet of this size.
+    pub fn count(&mut self, size: DataSize) {
         self.packets += 1;
         self.bytes += size.as_bytes();
     }
@@ -156,7 +146,7 @@ pub struct Delivered<T> {
 /// ```
 /// use std::time::Duration;
 /// use isthmus_proto::{Bitrate, DataSize, Timestamp};
-/// use isthmus_simulator::link::{Link, LinkConfig};
+/// use isthmus_link::{Link, LinkConfig};
 ///
 /// let rate = Bitrate::from_bps(1_000_000);
 /// let queue = DataSize::from_bytes(10_000);
@@ -191,7 +181,7 @@ pub struct Link<T> {
 #[derive(Debug)]
 struct UnderWay<T> {
     departure: Timestamp,
-    passage: Passage,
+    outcome: ChannelOutcome,
     size: DataSize,
     content: T,
 }
@@ -251,7 +241,7 @@ impl<T: Clone> Link<T> {
             self.under_way.drain(..).partition(|packet| packet.departure <= now);
         self.under_way = left;
         self.latest_arrival =
-            self.under_way.back().map_or(now, |last| last.passage.arrival).max(now);
+            self.under_way.back().map_or(now, |last| last.outcome.arrival).max(now);
         if let Some(UnderWay { size, content, .. }) = serving.pop_front() {
             if !serving.is_empty() {
                 self.counters.duplicated.uncount(size);
@@ -264,19 +254,19 @@ impl<T: Clone> Link<T> {
     pub fn poll_delivered(&mut self, now: Timestamp) -> Option<Delivered<T>> {
         self.advance(now);
         loop {
-            let arrived = |next: &UnderWay<T>| next.passage.arrival <= now.min(NEVER - TICK);
+            let arrived = |next: &UnderWay<T>| next.outcome.arrival <= now.min(NEVER - TICK);
             self.under_way.front().filter(|next| arrived(next))?;
-            let UnderWay { passage, size, content, .. } = self.under_way.pop_front()?;
-            if passage.lost {
+            let UnderWay { outcome, size, content, .. } = self.under_way.pop_front()?;
+            if outcome.lost {
                 self.counters.lost.count(size);
                 self.dropped.push_back(content);
                 continue;
             }
             self.counters.delivered.count(size);
-            if passage.corrupted {
+            if outcome.corrupted {
                 self.counters.corrupted.count(size);
             }
-            return Some(Delivered { content, corrupted: passage.corrupted });
+            return Some(Delivered { content, corrupted: outcome.corrupted });
         }
     }
 
@@ -288,7 +278,7 @@ impl<T: Clone> Link<T> {
 
     /// When there is something to do next.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let arrival = self.under_way.front().map(|next| next.passage.arrival);
+        let arrival = self.under_way.front().map(|next| next.outcome.arrival);
         let departure = (!self.queue.is_empty()).then_some(self.busy_until);
         arrival.into_iter().chain(departure).min().filter(|&next| next < NEVER)
     }
@@ -349,22 +339,22 @@ impl<T: Clone> Link<T> {
         self.serving_since = now;
         let departure = self.schedule.time_to_send(now, self.serving_rest).unwrap_or(NEVER);
         self.busy_until = departure;
-        let mut passage = self.channel.pass(departure);
+        let mut outcome = self.channel.pass(departure);
         if !self.reordering {
-            passage.arrival = passage.arrival.max(self.latest_arrival);
+            outcome.arrival = outcome.arrival.max(self.latest_arrival);
         }
-        self.latest_arrival = self.latest_arrival.max(passage.arrival);
-        if passage.duplicated && !passage.lost {
+        self.latest_arrival = self.latest_arrival.max(outcome.arrival);
+        if outcome.duplicated && !outcome.lost {
             self.counters.duplicated.count(size);
             let content = content.clone();
-            self.put_under_way(UnderWay { departure, passage, size, content });
+            self.put_under_way(UnderWay { departure, outcome, size, content });
         }
-        self.put_under_way(UnderWay { departure, passage, size, content });
+        self.put_under_way(UnderWay { departure, outcome, size, content });
     }
 
     fn put_under_way(&mut self, packet: UnderWay<T>) {
-        let arrival = packet.passage.arrival;
-        let later = self.under_way.iter().rev().take_while(|other| other.passage.arrival > arrival);
+        let arrival = packet.outcome.arrival;
+        let later = self.under_way.iter().rev().take_while(|other| other.outcome.arrival > arrival);
         let at = self.under_way.len() - later.count();
         self.under_way.insert(at, packet);
     }

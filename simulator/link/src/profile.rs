@@ -8,24 +8,24 @@ use std::time::Duration;
 use isthmus_proto::{Bitrate, DataSize, Timestamp};
 use serde::Deserialize;
 
-use crate::link::chance::scattered;
-use crate::link::{
+use crate::chance::scattered;
+use crate::trace::{Columns, Direction, Trace, TraceError};
+use crate::{
     AtEnd, Capacity, Delay, Discipline, Jitter, LinkConfig, Loss, MarkovRate, Outage, Playback,
     QueueConfig, Rate,
 };
-use crate::trace::{Columns, Direction, Trace, TraceError};
 
 /// The built-in links, by name.
 pub const BUILT_IN: [(&str, &str); 9] = [
-    ("wifi", include_str!("../../configs/links/wifi.toml")),
-    ("wifi-weak", include_str!("../../configs/links/wifi-weak.toml")),
-    ("lte-driving", include_str!("../../configs/links/lte-driving.toml")),
-    ("umts-driving", include_str!("../../configs/links/umts-driving.toml")),
-    ("nr-walking", include_str!("../../configs/links/nr-walking.toml")),
-    ("bluetooth", include_str!("../../configs/links/bluetooth.toml")),
-    ("satellite", include_str!("../../configs/links/satellite.toml")),
-    ("nb-iot", include_str!("../../configs/links/nb-iot.toml")),
-    ("lora", include_str!("../../configs/links/lora.toml")),
+    ("wifi", include_str!("../../../configs/links/wifi.toml")),
+    ("wifi-weak", include_str!("../../../configs/links/wifi-weak.toml")),
+    ("lte-driving", include_str!("../../../configs/links/lte-driving.toml")),
+    ("umts-driving", include_str!("../../../configs/links/umts-driving.toml")),
+    ("nr-walking", include_str!("../../../configs/links/nr-walking.toml")),
+    ("bluetooth", include_str!("../../../configs/links/bluetooth.toml")),
+    ("satellite", include_str!("../../../configs/links/satellite.toml")),
+    ("nb-iot", include_str!("../../../configs/links/nb-iot.toml")),
+    ("lora", include_str!("../../../configs/links/lora.toml")),
 ];
 
 /// How long a drawn rate goes on before it repeats, unless the file says otherwise.
@@ -552,7 +552,7 @@ mod tests {
             assert!(!spec.source.is_empty() && !spec.description.is_empty(), "{name}");
             spec.to_config(&folder, 1).expect(name);
         }
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/links");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/links");
         let files = fs::read_dir(folder).expect("the folder").count();
         assert_eq!(files, BUILT_IN.len(), "every file is built in");
     }
