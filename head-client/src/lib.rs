@@ -64,10 +64,10 @@ mod transport;
 #[cfg(feature = "shell")]
 pub use client::{Client, Compute, ComputeError, Computed, RunError};
 #[cfg(feature = "shell")]
-pub use prober::{Heard, Prober};
-#[cfg(feature = "shell")]
-pub use transport::{ConnectError, quic, tls};
-#[cfg(feature = "shell")]
 pub use config::BundleLadderError;
 #[cfg(feature = "shell")]
+pub use prober::{Heard, Prober};
+#[cfg(feature = "shell")]
 pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};
+#[cfg(feature = "shell")]
+pub use transport::{ConnectError, quic, tls};

@@ -149,7 +149,7 @@ async fn the_uncut_network_answers_on_the_device_where_it_was_loaded() {
 /// One layer or both, whose sizes are about those that the tiny bundle gives, and its exit, which
 /// names the same class for all pictures.
 fn ladder() -> Arc<Ladder> {
-    let exit = Calibration { upper: vec![1.0], share: vec![1.0], accuracy: vec![0.25] };
+    let exit = Calibration { upper: vec![1.0], fraction: vec![1.0], accuracy: vec![0.25] };
     let rung = |layers, bytes, accuracy| LadderRung {
         run: OperatingPoint { layers, ..tiny::POINT }.into(),
         bytes,
