@@ -18,6 +18,8 @@
 //! Read [`Session`] and [`Controller`] first.
 
 #![forbid(unsafe_code)]
+// The modules of the shell are named below.
+#![deny(clippy::disallowed_methods)]
 
 mod controller;
 mod estimator;
@@ -43,22 +45,28 @@ pub use session::{
 #[cfg(feature = "shell")]
 pub mod cli;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod client;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 pub mod config;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 pub mod live;
 #[cfg(feature = "shell")]
 mod metrics;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod prober;
 #[cfg(feature = "shell")]
 mod report;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 pub mod source;
 #[cfg(feature = "shell")]
 pub mod text;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod transport;
 
 #[cfg(feature = "shell")]

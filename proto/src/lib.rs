@@ -12,6 +12,9 @@
 //!
 //! Read [`FeatureCodec`] and [`PacketHeader`] first.
 
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
+
 pub mod envelope;
 pub mod framer;
 pub mod packet;

@@ -23,6 +23,7 @@ pub mod survey;
 pub mod sweep;
 mod trials;
 mod whole_file;
+#[deny(clippy::disallowed_methods)]
 pub mod world;
 
 pub use isthmus_camera as camera;

@@ -15,6 +15,8 @@
 //! Read [`exchange::Exchange`] and [`batcher::Batcher`] first.
 
 #![forbid(unsafe_code)]
+// The modules of the shell are named below.
+#![deny(clippy::disallowed_methods)]
 
 pub mod admission;
 pub mod batcher;
@@ -27,28 +29,37 @@ pub mod receiver;
 pub mod registry;
 
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod bundle;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 pub mod config;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod gate;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod grpc;
 #[cfg(feature = "shell")]
 mod http;
 #[cfg(feature = "shell")]
 mod metrics;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod quic;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod repository;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod server;
 #[cfg(feature = "shell")]
 mod spans;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 pub mod tls;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod worker;
 
 pub use counters::Counters;

@@ -10,16 +10,19 @@
 //! Read [`Link`] first.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
 
 pub mod chance;
 mod channel;
 mod link;
+#[allow(clippy::disallowed_methods)]
 pub mod profile;
 mod queue;
 mod rate;
 pub mod statistics;
 #[cfg(test)]
 mod tests;
+#[allow(clippy::disallowed_methods)]
 pub mod trace;
 
 pub use channel::{Delay, Jitter, Loss};

@@ -5,6 +5,7 @@
 //! machine ([`TransportKind`]).
 
 mod agenda;
+#[allow(clippy::disallowed_methods)]
 pub mod device;
 pub(crate) mod frames;
 mod model;

@@ -7,6 +7,7 @@
 
 mod device;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod differential;
 mod end;
 mod identity;
