@@ -1,7 +1,7 @@
 //! The exchange alone, in injected time.
 
 use isthmus_models::TailItem;
-use isthmus_proto::wire::BundleRef;
+use isthmus_proto::wire::{BundleRef, Score};
 use isthmus_proto::{
     BundleDigest, Coded, OperatingPoint, PROTOCOL_VERSION, write_packet, write_padding,
 };
@@ -204,7 +204,9 @@ fn an_unwanted_frame_is_let_go_dropped_or_computed_in_vain() {
 fn a_place_in_flight_is_free_again_when_the_reply_is_made() {
     let mut desk = Desk::new(Carrier::Streams);
     let whole = frame(0).len();
-    (0..4).for_each(|id| drop(desk.send(at(0), id, whole)));
+    for id in 0..4 {
+        desk.send(at(0), id, whole);
+    }
     assert_eq!(desk.verdicts(), [(3, Some(Verdict::Refused(Reason::Overloaded)))]);
     desk.compute(at(1));
     desk.send(at(1), 4, whole);
@@ -220,7 +222,9 @@ fn a_full_queue_and_a_drain_refuse() {
     desk.connection = desk.exchange.connect(Carrier::Streams).expect("a place");
     desk.exchange.handle_hello(desk.connection, &hello(), false).expect("a good hello");
     let whole = frame(0).len();
-    (0..5).for_each(|id| drop(desk.send(at(0), id, whole)));
+    for id in 0..5 {
+        desk.send(at(0), id, whole);
+    }
     assert_eq!(desk.verdicts(), [(4, Some(Verdict::Refused(Reason::Overloaded)))]);
     desk.exchange.handle_drain();
     desk.send(at(0), 5, whole);
@@ -255,7 +259,9 @@ fn frames_of_one_call_are_told_apart_by_their_ids() {
 #[test]
 fn probes_are_echoed_while_the_queue_is_full_and_the_server_drains() {
     let mut desk = Desk::new(Carrier::Streams);
-    (0..3).for_each(|id| drop(desk.send(at(0), id, frame(0).len())));
+    for id in 0..3 {
+        desk.send(at(0), id, frame(0).len());
+    }
     desk.exchange.handle_drain();
     let mut probe = Vec::new();
     Envelope { frame: 9, time_left: TIME_LEFT, probe: true }.write(&mut probe);

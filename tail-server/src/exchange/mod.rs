@@ -7,20 +7,25 @@
 //! [`poll_timeout`](Exchange::poll_timeout). Batches are computed by the driver, which hands each
 //! result to [`handle_computed`](Exchange::handle_computed).
 
+mod event;
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::wire::{
-    Answer, Detail, Echo, Feedback, Hello, Reason, Reply, Score, Welcome, reply,
-};
-use isthmus_proto::{Content, Envelope, Timestamp, TraceContext, TraceIds};
+use isthmus_proto::wire::{Answer, Detail, Echo, Feedback, Hello, Reason, Reply, Welcome, reply};
+use isthmus_proto::{Content, Envelope, Timestamp, TraceIds};
 
 use crate::admission::{self, Announced, Binding, HelloError, Load, Refused};
-use crate::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, JobId, Lane};
+use crate::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, Lane};
 use crate::counters::{Cause, Counters, Verdict};
 use crate::receiver::{Received, Receiver, ReceiverConfig};
 use crate::registry::Registry;
+
+use state::{Connection, Frame, Running, Stage};
+
+pub use event::{Action, Computed, Ended, NoAnswer, Output, Whole, Work};
 
 /// Most classes that an answer names.
 pub const TOP: usize = 5;
@@ -55,96 +60,6 @@ pub struct ConnectionId(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameKey(u64);
 
-/// What the driver has to do for a frame, at the place to which the frame belongs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Output<H> {
-    /// The frame.
-    pub frame: FrameKey,
-    /// The place that the driver named when the frame began.
-    pub to: H,
-    /// What to do.
-    pub action: Action,
-}
-
-/// What a driver has to do for a frame. After [`Action::Reply`] and [`Action::LetGo`] it calls
-/// [`Exchange::handle_left`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Refuse the bytes that have not come yet; a reply follows.
-    StopReading,
-    /// Send this reply, which ends the frame.
-    Reply(Box<Ended>),
-    /// End the frame without a reply: nobody wants one.
-    LetGo,
-}
-
-/// The end of a frame that gets a reply.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ended {
-    /// What the device is to get.
-    pub reply: Reply,
-    /// How the frame was counted.
-    pub verdict: Verdict,
-    /// There if the frame is sampled for tracing.
-    pub trace: Option<TraceContext>,
-}
-
-/// A frame of a batch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Work<H> {
-    /// To be handed to [`Exchange::handle_computed`].
-    pub frame: FrameKey,
-    /// The place that the driver named when the frame began.
-    pub to: H,
-    /// What arrived of it.
-    pub received: Received,
-}
-
-/// A network's answer to one frame.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Computed {
-    /// The most probable classes, best first.
-    pub top: Vec<Score>,
-    /// f32, one per class; sent where the hello asked for them.
-    pub logits: Vec<f32>,
-    /// Layers that were decoded.
-    pub layers: usize,
-    /// How long decoding the batch's frames took.
-    pub decode: Duration,
-    /// How long the network ran.
-    pub tail: Duration,
-    /// Frames that the network ran on at once.
-    pub batch_size: u32,
-}
-
-/// Why an accepted frame gets no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// It did not run, or the server failed.
-    Dropped(Cause),
-    /// What arrived whole turned out to be no picture, or too large a one.
-    Refused(Refused),
-}
-
-/// A frame that a driver has as a whole, because it does not model bytes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Whole {
-    /// A probe.
-    Probe {
-        /// The envelope's frame id.
-        id: u16,
-        /// First to last byte.
-        receive_span: Duration,
-    },
-    /// A frame of a bundle.
-    Frame {
-        /// The header's word.
-        announced: Announced,
-        /// What arrived.
-        received: Received,
-    },
-}
-
 /// The server's side of all connections, with the queue before the workers.
 ///
 /// `H` is the driver's name for the place to which a frame's reply goes. Every frame that begins is
@@ -166,57 +81,6 @@ pub struct Exchange<H> {
     accepted: usize,
     next_connection: u64,
     next_frame: u64,
-}
-
-#[derive(Debug)]
-struct Connection {
-    carrier: Carrier,
-    /// There once the hello was welcomed.
-    binding: Option<Binding>,
-    /// Names for its frames, where both ends trace.
-    traces: Option<TraceIds>,
-    /// Accepted, unanswered frames by id.
-    in_flight: Vec<(u64, FrameKey)>,
-    /// Nothing new will come; it is kept for the frames that it still has.
-    closed: bool,
-    frames: usize,
-}
-
-#[derive(Debug)]
-struct Frame<H> {
-    to: H,
-    connection: ConnectionId,
-    trace: Option<TraceContext>,
-    /// The envelope's frame id; 0 before it arrived.
-    id: u64,
-    /// First to latest byte.
-    receive_span: Duration,
-    /// The bundle's position in the registry, once the header was accepted.
-    bundle: Option<usize>,
-    stage: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Receiving {
-        receiver: Receiver,
-        armed: Option<Timestamp>,
-    },
-    Queued {
-        job: JobId,
-        received: Received,
-    },
-    Running(Running),
-    /// Its verdict is counted, and its reply, if it gets one, is on its way.
-    Ended,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Running {
-    deadline: Timestamp,
-    received_at: Timestamp,
-    started: Timestamp,
-    unwanted: bool,
 }
 
 impl<H: Clone> Exchange<H> {
