@@ -5,12 +5,14 @@
 //! machine ([`TransportKind`]).
 
 mod agenda;
+mod config;
 #[allow(clippy::disallowed_methods)]
 pub mod device;
 pub(crate) mod frames;
 mod model;
 pub mod oracle;
 pub mod record;
+mod result;
 pub mod synthetic;
 #[cfg(test)]
 mod tests;
@@ -19,33 +21,30 @@ mod transport;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use isthmus_head_client::{
-    Answer, Controller, FrameOutcome, HeadOutcome, Histogram, Input, LinkEstimate, Output, Pace,
-    Reason, Run, Session, SessionConfig, Verdict,
+    Answer, Controller, FrameOutcome, HeadOutcome, Input, Output, Pace, Reason, Run, Session,
+    SessionConfig, Verdict,
 };
 use isthmus_proto::wire::{self, BundleRef, Detail, Hello, Score};
 use isthmus_proto::{
-    Arm, Bitrate, BundleDigest, Content, DEFAULT_MAX_FRAME_BYTES, DataSize, FrameId,
-    OperatingPoint, PROTOCOL_VERSION, Timestamp,
+    Arm, BundleDigest, Content, DEFAULT_MAX_FRAME_BYTES, DataSize, FrameId, OperatingPoint,
+    PROTOCOL_VERSION, Timestamp,
 };
 use isthmus_tail_server::admission::Refused;
-use isthmus_tail_server::batcher::{Batch, BatchId, BatcherConfig, Lane};
-use isthmus_tail_server::exchange::{
-    Carrier, Computed, ConnectionId, ExchangeConfig, NoAnswer, TOP, Work,
-};
-use isthmus_tail_server::receiver::ReceiverConfig;
-use serde::{Deserialize, Serialize};
+use isthmus_tail_server::batcher::{Batch, BatchId};
+use isthmus_tail_server::exchange::{Carrier, Computed, ConnectionId, NoAnswer, TOP, Work};
 
-use crate::link::LinkCounters;
 use crate::link::chance::{Chance, scattered};
-use crate::profile::PathConfig;
 use agenda::Agenda;
 use model::Recorded;
 use transport::{Event as Carried, Exchange, Ideal, Key, Quic, Route, Transport, Upload};
 
+pub use config::{ServerConfig, TransportKind, WorldConfig};
 pub use device::{Device, DeviceError, DeviceSpec};
 pub use record::{Luck, Macs, Record, RecordError};
+pub use result::{FrameEnd, Observer, RunResult};
+
+use result::share;
 
 /// Payload of a packet (bytes): QUIC's on most paths.
 pub const PAYLOAD: u32 = 1_200;
@@ -58,176 +57,6 @@ const DIGEST: BundleDigest = BundleDigest([0; 32]);
 
 /// How long before its deadline a frame is settled, as in the real client.
 pub const GUARD: Duration = Duration::from_millis(5);
-
-/// What is simulated.
-#[derive(Clone, Debug)]
-pub struct WorldConfig {
-    /// Devices, each with a camera.
-    pub cameras: u32,
-    /// Time between frames of a camera.
-    pub interval: Duration,
-    /// For how long frames are captured.
-    pub duration: Duration,
-    /// From capture to output.
-    pub deadline: Duration,
-    /// Frames of a device that may be sent and unanswered.
-    pub in_flight: usize,
-    /// The path between the devices and the server.
-    pub path: PathConfig,
-    /// Whether each device has such a path to itself; else they share one.
-    pub own_paths: bool,
-    /// What carries frames over it.
-    pub transport: TransportKind,
-    /// How long a device takes.
-    pub device: Device,
-    /// The server.
-    pub server: ServerConfig,
-    /// Everything random hangs from it.
-    pub seed: u64,
-}
-
-/// What carries frames over a path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum TransportKind {
-    /// Packets enter the link at once, and a lost one is sent again a round trip later; no
-    /// handshake, no acknowledgements, no congestion control, and no frame is cut short.
-    #[default]
-    Ideal,
-    /// The real QUIC state machine at both ends, configured as client and server have it.
-    Quic,
-}
-
-impl WorldConfig {
-    /// Paths between devices and server.
-    fn paths(&self) -> u32 {
-        if self.own_paths { self.cameras } else { 1 }
-    }
-}
-
-/// A simulated server.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ServerConfig {
-    /// Workers, batches and queue.
-    pub batcher: BatcherConfig,
-    /// Most unanswered frames of a device.
-    pub max_in_flight: usize,
-    /// Entropy decoding of a frame.
-    pub decode: Duration,
-    /// A run of the tail, whatever its batch.
-    pub tail: Duration,
-    /// What each frame of a batch adds.
-    pub tail_per_frame: Duration,
-    /// Decompressing a picture and preparing it.
-    pub decompress: Duration,
-    /// A run of the uncut network on pictures, whatever its batch.
-    pub full: Duration,
-    /// What each picture of a batch adds.
-    pub full_per_frame: Duration,
-}
-
-impl ServerConfig {
-    fn exchange(&self) -> ExchangeConfig {
-        ExchangeConfig {
-            receiver: ReceiverConfig::default(),
-            batcher: self.batcher,
-            max_in_flight: self.max_in_flight,
-            max_connections: usize::MAX,
-        }
-    }
-
-    /// What decoding a frame of a lane takes, a run of its network, and what each frame adds to that.
-    fn times(&self, lane: Lane) -> [Duration; 3] {
-        match lane.split {
-            Some(_) => [self.decode, self.tail, self.tail_per_frame],
-            None => [self.decompress, self.full, self.full_per_frame],
-        }
-    }
-}
-
-/// What came of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunResult {
-    /// Frames captured.
-    pub frames: u64,
-    /// Frames whose answer was right and in time.
-    pub right_in_time: u64,
-    /// How many of them could be expected, by what a record says of each answer in time.
-    pub expected: f64,
-    /// The luck of every head that was run with its frame, which no controller can know before.
-    pub luck: Luck,
-    /// Frames sent.
-    pub sent: u64,
-    /// Frames sent whose network answer did not arrive by the deadline.
-    pub missed: u64,
-    /// Envelopes and packets sent, and probes (bytes).
-    pub bytes: u64,
-    /// Probes sent.
-    pub probes: u64,
-    /// Changes of what is sent, from one sent frame of a device to its next.
-    pub switches: u64,
-    /// From capture to output (µs), of frames with an answer.
-    pub latency: Histogram,
-    /// Frames by how they ended: the controller's reason, the fallback's, or the cause of a drop.
-    pub reasons: BTreeMap<String, u64>,
-    /// What became of the packets on the way to the server.
-    pub uplink: LinkCounters,
-    /// Changes of the devices' addresses, as the server sees them.
-    pub rebindings: u64,
-    /// Packets that the server sent to an address which was no longer the device's.
-    pub misdirected: u64,
-}
-
-impl RunResult {
-    /// Share of all frames that were right and in time.
-    pub fn on_time_accuracy(&self) -> f64 {
-        share(self.right_in_time, self.frames)
-    }
-
-    /// The same run without the luck of its frames, at the `level`-th of luck's prices. Heads are chosen
-    /// before anything is known about the frame, so what is subtracted is zero in the mean, whoever
-    /// chooses and whatever the price (a control variate).
-    #[must_use]
-    pub fn without_luck(mut self, level: usize) -> RunResult {
-        self.expected -= std::mem::take(&mut self.luck).of(level);
-        self
-    }
-
-    /// The share of all frames that could be expected to be right and in time.
-    pub fn expected_accuracy(&self) -> f64 {
-        self.expected / self.frames.max(1) as f64
-    }
-
-    /// Share of the frames sent that missed their deadline.
-    pub fn miss_rate(&self) -> f64 {
-        share(self.missed, self.sent)
-    }
-
-    /// Adds another run.
-    pub fn merge(&mut self, other: &RunResult) {
-        self.frames += other.frames;
-        self.right_in_time += other.right_in_time;
-        self.expected += other.expected;
-        self.luck = self.luck.plus(other.luck);
-        self.sent += other.sent;
-        self.missed += other.missed;
-        self.bytes += other.bytes;
-        self.probes += other.probes;
-        self.switches += other.switches;
-        self.latency.merge(&other.latency);
-        for (reason, count) in &other.reasons {
-            *self.reasons.entry(reason.clone()).or_default() += count;
-        }
-        self.uplink = self.uplink.plus(&other.uplink);
-        self.rebindings += other.rebindings;
-        self.misdirected += other.misdirected;
-    }
-}
-
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
 
 /// Which picture of a record a camera's frame is, the same whoever plays it.
 pub(crate) fn picture(seed: u64, camera: u32, frame: u64, played: usize) -> usize {
@@ -253,32 +82,6 @@ pub(crate) fn on_the_wire(bytes: u32) -> (DataSize, u32) {
     let packets = bytes.div_ceil(PAYLOAD).max(1);
     (DataSize::from_bytes(u64::from(bytes + packets * HEADERS)), packets)
 }
-
-/// What an observer sees as a frame ends.
-#[derive(Debug)]
-pub struct FrameEnd<'a> {
-    /// The device.
-    pub camera: u32,
-    /// What became of the frame.
-    pub outcome: &'a FrameOutcome,
-    /// How it ended: the controller's reason, the fallback's, or the cause of a drop.
-    pub reason: &'a str,
-    /// Whether the answer is right and in time.
-    pub right: bool,
-    /// Whether it was sent and no network answer arrived by the deadline.
-    pub missed: bool,
-    /// Bytes that it put on the way to the server, headers apart; 0 if it was not sent.
-    pub bytes: u32,
-    /// The uplink's rate now.
-    pub capacity: Bitrate,
-    /// What waits before the uplink or is being sent.
-    pub backlog: DataSize,
-    /// What the device's controller takes the link for.
-    pub estimate: Option<LinkEstimate>,
-}
-
-/// Sees every frame of a run end, in order of time, and changes nothing.
-pub type Observer<'a> = &'a mut dyn FnMut(&FrameEnd<'_>);
 
 /// Bytes of a probe: its envelope, the padding's length and the padding.
 fn probe_len(padding: usize) -> usize {

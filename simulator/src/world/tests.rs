@@ -6,11 +6,12 @@ use isthmus_head_client::{
     EnergyModel, Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig, Objective,
 };
 use isthmus_proto::{Bitrate, ImageFormat};
+use isthmus_tail_server::batcher::BatcherConfig;
 
 use super::oracle::{Knowledge, plan};
 use super::*;
 use crate::link::{Jitter, LinkConfig, Loss, Outage};
-use crate::profile::{RebindingSpec, Rebindings};
+use crate::profile::{PathConfig, RebindingSpec, Rebindings};
 
 fn record() -> Record {
     Record::new(&synthetic::outcomes(2_000, 1), &Macs::default()).expect("a record")
