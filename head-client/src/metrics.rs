@@ -95,7 +95,7 @@ impl Metrics {
         }
         // An early exit's answer shows when the network was given up, not what it delivered.
         if let (Some(arm), Some(network)) = (report.arm, report.stages.network)
-            && arm != Arm::Exit.name()
+            && arm != Arm::Exit
             && network > 0.0
         {
             state.bandwidth.insert("goodput", 8e3 * bytes as f64 / network);
@@ -189,7 +189,7 @@ impl Collector for Scrape {
 fn configuration(report: &FrameReport) -> Option<Configuration> {
     let number = |value: Option<String>| value.unwrap_or_default();
     Some([
-        ("arm", report.arm?.to_owned()),
+        ("arm", report.arm?.name().to_owned()),
         ("split", report.split.clone().unwrap_or_default()),
         ("width", report.width.clone().unwrap_or_default()),
         ("channels", number(report.channels.map(|channels| channels.to_string()))),
@@ -228,10 +228,14 @@ fn count(frames: u64) -> ConstCounter<u64> {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_proto::OperatingPoint;
+
     use super::*;
     use crate::report::Stages;
 
-    fn report(arm: Option<&'static str>, on_time: bool) -> FrameReport {
+    const SPLIT: Arm = Arm::Split(OperatingPoint { split: 0, width: 0, layers: 1, bits: 4 });
+
+    fn report(arm: Option<Arm>, on_time: bool) -> FrameReport {
         let took = arm.map(|_| 40.0);
         let reason = "in time".into();
         FrameReport { arm, on_time, reason, capture_to_output_ms: took, ..FrameReport::default() }
@@ -244,8 +248,8 @@ mod tests {
     #[test]
     fn every_frame_has_one_verdict_and_an_answer_its_configuration() {
         let metrics = Metrics::new();
-        metrics.on_frame(&report(Some("split"), true));
-        metrics.on_frame(&report(Some("exit"), false));
+        metrics.on_frame(&report(Some(SPLIT), true));
+        metrics.on_frame(&report(Some(Arm::Exit), false));
         metrics.on_frame(&report(None, false));
         metrics.on_frame(&FrameReport { error: Some("no JPEG".into()), ..report(None, false) });
         let page = text(metrics);
@@ -265,9 +269,9 @@ mod tests {
         let stages = Stages { network: Some(100.0), receive_span: Some(44.0), ..Stages::default() };
         let answered =
             |arm, bytes| FrameReport { stages, bytes: Some(bytes), ..report(Some(arm), true) };
-        metrics.on_frame(&answered("split", 10_000));
+        metrics.on_frame(&answered(SPLIT, 10_000));
         // Too small to be spread, and given up.
-        metrics.on_frame(&answered("exit", 1_000));
+        metrics.on_frame(&answered(Arm::Exit, 1_000));
         metrics.on_session(&Counters::default(), true, Some(Bitrate::from_bps(750_000)));
         let page = text(metrics);
         for (kind, rate) in

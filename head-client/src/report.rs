@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use isthmus_proto::Arm;
+use serde::{Serialize, Serializer};
 
 use crate::controller::LinkEstimate;
 use crate::histogram::Histogram;
@@ -24,8 +25,9 @@ pub struct FrameReport {
     pub confidence: Option<f32>,
     /// The true class, where the source knows it.
     pub truth: Option<String>,
-    /// Who answered: `exit`, `split`, `image` or `local`; `None` if nobody did.
-    pub arm: Option<&'static str>,
+    /// Who answered, in the line by its [name](Arm::name); `None` if nobody did.
+    #[serde(serialize_with = "by_name")]
+    pub arm: Option<Arm>,
     /// Name of the split whose head was run.
     pub split: Option<String>,
     /// Name of its width.
@@ -65,7 +67,13 @@ pub struct FrameReport {
 impl FrameReport {
     /// Whether it was sent, and no network answer came in time.
     pub fn is_missed(&self) -> bool {
-        self.bytes.is_some() && !(self.on_time && matches!(self.arm, Some("split" | "image")))
+        let is_remote = matches!(self.arm, Some(Arm::Split(_) | Arm::Image));
+        self.bytes.is_some() && !(self.on_time && is_remote)
+    }
+
+    /// Who answered, by name.
+    pub fn arm_name(&self) -> Option<&'static str> {
+        self.arm.map(|arm| arm.name())
     }
 
     /// The stages that the frame has (milliseconds), and of `queue` the part that passed on the
@@ -252,6 +260,10 @@ impl SummaryBuilder {
     }
 }
 
+fn by_name<S: Serializer>(arm: &Option<Arm>, serializer: S) -> Result<S::Ok, S::Error> {
+    arm.map(|arm| arm.name()).serialize(serializer)
+}
+
 fn micros(ms: f64) -> u64 {
     (ms * 1e3).round() as u64
 }
@@ -264,6 +276,8 @@ fn quantiles(times: &Histogram) -> Quantiles {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_proto::OperatingPoint;
+
     use super::*;
 
     fn report(label: Option<&str>, on_time: bool) -> FrameReport {
@@ -289,6 +303,18 @@ mod tests {
         assert_eq!(summary.accuracy, Some(2.0 / 3.0));
         assert_eq!(summary.on_time_accuracy, Some(0.25));
         assert_eq!(summary.on_time, Some(0.5));
+    }
+
+    #[test]
+    fn an_arm_is_written_by_its_name() {
+        let point = OperatingPoint { split: 0, width: 0, layers: 1, bits: 4 };
+        let arms =
+            [(Some(Arm::Split(point)), "\"split\""), (Some(Arm::Exit), "\"exit\""), (None, "null")];
+        for (arm, name) in arms {
+            let line = serde_json::to_string(&FrameReport { arm, ..FrameReport::default() });
+            let line = line.expect("JSON");
+            assert!(line.contains(&format!("\"arm\":{name},")), "{line}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn frame(report: &FrameReport) -> String {
     };
     row([
         &report.frame.to_string(),
-        report.arm.unwrap_or("-"),
+        report.arm_name().unwrap_or("-"),
         &label,
         &or_dash(report.confidence.map(|confidence| format!("{confidence:.2}"))),
         &point(report).unwrap_or_else(|| "-".into()),

@@ -50,7 +50,11 @@ async fn every_frame_is_answered_by_the_server_over_both_transports() {
         let (reports, summary) = run(client, tiny::pictures(40)).await;
         assert_eq!(reports.len(), 40);
         for report in &reports {
-            assert_eq!((report.arm, &report.label), (Some("split"), &report.truth), "{report:?}");
+            assert_eq!(
+                (report.arm_name(), &report.label),
+                (Some("split"), &report.truth),
+                "{report:?}"
+            );
             assert_eq!(report.logits.len(), 4);
             assert_eq!(
                 (report.layers_used, report.channels, report.bits),
@@ -99,7 +103,7 @@ async fn compressed_pictures_are_answered_by_the_uncut_network_over_both_transpo
             let (reports, summary) = run(client, tiny::pictures(12)).await;
             let name = format!("{}/8/q80", format.name());
             for report in &reports {
-                assert_eq!((report.arm, &report.label), (Some("image"), &report.truth));
+                assert_eq!((report.arm_name(), &report.label), (Some("image"), &report.truth));
                 assert_eq!((report.image.as_ref(), report.layers_used), (Some(&name), None));
                 assert_eq!(report.split.is_some(), exit, "{report:?}");
                 assert_eq!(report.logits.len(), 4);
@@ -137,7 +141,7 @@ async fn the_uncut_network_answers_on_the_device_where_it_was_loaded() {
         let (reports, summary) = run(client, tiny::pictures(8)).await;
         for report in &reports {
             let expected = if loaded { (Some("local"), "fixed") } else { (None, "head failed") };
-            assert_eq!((report.arm, report.reason.as_str()), expected, "{report:?}");
+            assert_eq!((report.arm_name(), report.reason.as_str()), expected, "{report:?}");
             assert_eq!((report.bytes, report.label.is_some()), (None, loaded));
         }
         assert_eq!(summary.accuracy, loaded.then_some(1.0));
@@ -200,7 +204,7 @@ async fn without_the_server_s_answer_a_picture_has_the_exit_s_or_none() {
         let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
         let (reports, summary) = run(client, tiny::pictures(3)).await;
         for report in &reports {
-            assert_eq!((report.arm, report.reason.as_str()), (arm, reason), "{report:?}");
+            assert_eq!((report.arm_name(), report.reason.as_str()), (arm, reason), "{report:?}");
         }
         assert_eq!(summary.fallbacks.values().sum::<u64>(), 3);
     }
@@ -238,7 +242,7 @@ async fn a_server_that_is_too_slow_leaves_the_answer_to_the_exit_in_time() {
         let (reports, summary) = run(client, tiny::pictures(3)).await;
         assert!(start.elapsed() < tail, "none waited for the server");
         for report in &reports {
-            assert_eq!((report.arm, report.label.as_deref()), (Some("exit"), Some("dark")));
+            assert_eq!((report.arm_name(), report.label.as_deref()), (Some("exit"), Some("dark")));
             let late = ["deadline", "refused: expired"].contains(&report.reason.as_str());
             // On a busy machine a timer may be later than the guard before the deadline.
             let took = report.capture_to_output_ms.expect("answered");
@@ -291,7 +295,7 @@ async fn a_server_that_goes_away_costs_answers_but_no_frame_and_is_found_again()
         let mut reports: Vec<FrameReport> = Vec::new();
         let sink = |report: &FrameReport| {
             let down = reports.iter().any(|report| report.reason == "link down");
-            if down && report.arm == Some("split") {
+            if down && report.arm_name() == Some("split") {
                 found.notify_one();
             }
             reports.push(report.clone());

@@ -17,7 +17,7 @@ use isthmus_head_client::{
 };
 use isthmus_models::{Head, Picture, TailItem};
 use isthmus_proto::wire::Detail;
-use isthmus_proto::{BundleDigest, FrameId, OperatingPoint, Timestamp};
+use isthmus_proto::{Arm, BundleDigest, FrameId, OperatingPoint, Timestamp};
 use isthmus_tail_server::model::{Model, ModelError};
 use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
 use tokio::runtime;
@@ -116,7 +116,7 @@ pub(crate) fn run(
             if let Some(ms) = report.capture_to_output_ms {
                 result.latency.record((ms * 1e3).round() as u64);
             }
-            let split = report.arm.is_some_and(|arm| arm == "split");
+            let split = matches!(report.arm, Some(Arm::Split(_)));
             result.by_network += u64::from(split && report.on_time);
             ControlFlow::Continue(())
         };

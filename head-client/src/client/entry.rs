@@ -64,7 +64,7 @@ impl Entry {
                 let elapsed = outcome.finished.saturating_since(outcome.captured);
                 report.label = bundle.labels().get(answer.class).cloned();
                 report.confidence = Some(answer.confidence);
-                report.arm = Some(arm.name());
+                report.arm = Some(arm);
                 report.capture_to_output_ms = Some(millis(elapsed));
                 report.reason = reason.to_string();
                 report.device_wait = outcome.timing.wait;

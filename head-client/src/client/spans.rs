@@ -62,7 +62,7 @@ fn attributes(outcome: &FrameOutcome, report: &FrameReport) -> Vec<(&'static str
     let text = |text: &String| Value::from(text.clone());
     let known = [
         ("isthmus.frame", Some(integer(outcome.frame.0))),
-        ("isthmus.arm", report.arm.map(Value::from)),
+        ("isthmus.arm", report.arm_name().map(Value::from)),
         ("isthmus.split", report.split.as_ref().map(text)),
         ("isthmus.width", report.width.as_ref().map(text)),
         ("isthmus.channels", report.channels.map(integer)),

@@ -292,6 +292,7 @@ fn or_dash(value: Option<impl ToString>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use isthmus_proto::Arm;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -369,7 +370,7 @@ mod tests {
     #[test]
     fn a_report_is_shown_as_it_is_printed() {
         let report = FrameReport {
-            arm: Some("exit"),
+            arm: Some(Arm::Exit),
             split: Some("s16".into()),
             width: Some("w50".into()),
             channels: Some(8),
@@ -385,7 +386,7 @@ mod tests {
         let seen = Seen::of_report(&report, Duration::from_secs(3));
         assert_eq!(seen.point.as_deref(), Some("s16/w50/c8/b4"));
         assert!(seen.missed && seen.on_time && seen.right == Some(true));
-        let answered = FrameReport { arm: Some("split"), ..report };
+        let answered = FrameReport { arm: Some(Arm::Image), ..report };
         assert!(!Seen::of_report(&answered, Duration::ZERO).missed);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use isthmus_head_client::{FrameReport, Stages, text};
+use isthmus_proto::Arm;
 
 use super::{Field, figure, page, table};
 use crate::demo::{DemoConfig, DemoResult, DemoRun, rows};
@@ -139,7 +140,9 @@ fn course(config: &DemoConfig, result: &DemoResult, run: &DemoRun) -> String {
     let ends: [End; 5] = [
         ("network, right", Colour::BLUE, Mark::Dot, |it| by_network(it) && is_right(it)),
         ("network, wrong", Colour::BLUE, Mark::Ring, |it| by_network(it) && !is_right(it)),
-        ("exit by choice", Colour::GREY, Mark::Dot, |it| it.arm == Some("exit") && !it.is_missed()),
+        ("exit by choice", Colour::GREY, Mark::Dot, |it| {
+            it.arm == Some(Arm::Exit) && !it.is_missed()
+        }),
         ("missed, exit answers", Colour::RED, Mark::Dot, |it| it.is_missed() && it.arm.is_some()),
         ("no answer", Colour::RED, Mark::Ring, |it| it.arm.is_none()),
     ];
@@ -173,7 +176,7 @@ fn course(config: &DemoConfig, result: &DemoResult, run: &DemoRun) -> String {
 }
 
 fn by_network(frame: &FrameReport) -> bool {
-    frame.on_time && matches!(frame.arm, Some("split" | "image"))
+    frame.on_time && matches!(frame.arm, Some(Arm::Split(_) | Arm::Image))
 }
 
 fn is_right(frame: &FrameReport) -> bool {
