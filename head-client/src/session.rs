@@ -1,4 +1,8 @@
-//! From capture to outcome: what happens to every frame.
+//! The session: a state machine that follows every frame from capture to its one outcome.
+
+mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -6,187 +10,13 @@ use std::time::Duration;
 use isthmus_proto::wire;
 use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 
+pub use self::messages::{Counters, HeadOutcome, Input, Output, Pace, ServerReply, SessionConfig};
 use crate::controller::{
     Choice, Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample,
     NetworkTimeout, Run, SendDecision, SendView, Sending,
 };
 use crate::estimator::NetworkTime;
 use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
-
-/// The settings of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionConfig {
-    /// Longest time from capture to output.
-    pub deadline: Duration,
-    /// How long before the deadline a frame is settled with what there is, so that the answer is
-    /// there in time although timers fire late; at most a quarter of the deadline is used.
-    pub guard: Duration,
-    /// Frames that may be sent and unanswered at a time, at least 1.
-    pub in_flight: usize,
-    /// What happens to frames that come faster than they can be dealt with.
-    pub pace: Pace,
-}
-
-/// What happens to frames that come faster than they can be dealt with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// The newest waits, the one before it is dropped and counted; a frame whose head has run and
-    /// that finds as many unanswered as allowed takes the exit's answer.
-    Live,
-    /// All wait their turn, and for one of the unanswered to end.
-    EveryFrame,
-}
-
-/// What happens to a session.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A frame is in memory. Numbers increase.
-    Captured {
-        /// Its number.
-        frame: FrameId,
-    },
-    /// A source dropped a frame for a newer one before it was in memory. Numbers increase.
-    Superseded {
-        /// Its number.
-        frame: FrameId,
-    },
-    /// The head, or the image codec, that was ordered is done.
-    HeadDone {
-        /// Whose.
-        frame: FrameId,
-        /// What it gave.
-        outcome: HeadOutcome,
-    },
-    /// The head, or the image codec, that was ordered failed.
-    HeadFailed {
-        /// Whose.
-        frame: FrameId,
-    },
-    /// The server replied.
-    Reply {
-        /// To which frame.
-        frame: FrameId,
-        /// What.
-        reply: ServerReply,
-    },
-    /// The server has all of a probe.
-    Echo {
-        /// The frame whose number the probe carries.
-        frame: FrameId,
-        /// Durations on the server's clock.
-        feedback: wire::Feedback,
-    },
-    /// The stream of a frame or of a probe ended without a usable reply.
-    Lost {
-        /// Which.
-        frame: FrameId,
-    },
-    /// A connection is there.
-    LinkUp {
-        /// Unanswered frames that the server allows at a time.
-        max_in_flight: usize,
-        /// Largest frame that the server accepts (bytes).
-        max_frame_bytes: usize,
-        /// A round trip seen while connecting.
-        round_trip: Option<Duration>,
-    },
-    /// The connection is gone.
-    LinkDown,
-    /// The instant of `poll_timeout` has come.
-    Timeout,
-}
-
-/// What a head, or an image codec, gave.
-#[derive(Clone, Debug, Default)]
-pub struct HeadOutcome {
-    /// The exit's answer, or the full network's if that was run here.
-    pub exit: Option<Answer>,
-    /// Bytes of the coded stream up to and with each layer; not decreasing. A compressed picture is
-    /// one layer.
-    pub layer_ends: Vec<usize>,
-    /// Time that preprocessing and the head, or the full network, took; zero if none was run.
-    pub head: Duration,
-    /// Time that quantising and coding took, or compressing the picture.
-    pub encode: Duration,
-}
-
-/// What a server says to a frame.
-#[derive(Clone, Copy, Debug)]
-pub struct ServerReply {
-    /// The answer with the layers it rests on, or the refusal with the pause that it requests.
-    pub outcome: Result<(Answer, u8), (wire::Reason, Duration)>,
-    /// Durations on the server's clock.
-    pub feedback: wire::Feedback,
-}
-
-/// What a session orders.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Run a head or an image codec; answer with `HeadDone` or `HeadFailed`.
-    RunHead {
-        /// For which frame.
-        frame: FrameId,
-        /// Which head, and how to code what it gives; or how to compress the picture.
-        run: Run,
-    },
-    /// Send a coded frame; answer with `Reply` or `Lost`.
-    Send {
-        /// Which.
-        frame: FrameId,
-        /// With which layers, or that it is a compressed picture.
-        content: Content,
-        /// The time left to stamp on it.
-        time_left: Duration,
-        /// When it has to be answered: the earlier, the more urgent.
-        answer_by: Timestamp,
-    },
-    /// Send padding, of which only the echo matters; answer with `Echo`, `Reply` or `Lost`.
-    Probe {
-        /// The frame whose number it carries, which is not sent itself and may have ended.
-        frame: FrameId,
-        /// Padding (bytes).
-        bytes: usize,
-        /// The time left to stamp on it.
-        time_left: Duration,
-    },
-    /// Stop sending a frame or a probe and waiting for its reply.
-    Cancel {
-        /// Which.
-        frame: FrameId,
-    },
-    /// A frame has ended.
-    Done(FrameOutcome),
-}
-
-/// The counters of a session. At any time
-/// `captured = answered + dropped + open`, and every frame is in exactly one of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Frames captured.
-    pub captured: u64,
-    /// Frames answered, by the arm's name.
-    pub answered: BTreeMap<&'static str, u64>,
-    /// Frames without an answer, by cause.
-    pub dropped: BTreeMap<DropCause, u64>,
-    /// Frames that the exit answered because the network could not, by cause.
-    pub fallbacks: BTreeMap<Fallback, u64>,
-    /// Frames captured and not yet ended.
-    pub open: u64,
-    /// Frames sent.
-    pub sent: u64,
-    /// Frames cancelled after they were sent.
-    pub cancelled: u64,
-    /// Probes sent.
-    pub probes: u64,
-    /// Padding that was sent in probes (bytes).
-    pub probe_bytes: u64,
-    /// Replies to frames that had already ended.
-    pub late_replies: u64,
-    /// Times the connection came up.
-    pub links_up: u64,
-    /// Times the connection went down.
-    pub links_down: u64,
-}
 
 /// Follows every frame from capture to its one outcome.
 ///
@@ -421,6 +251,7 @@ impl Session {
     }
 
     fn on_head_done(&mut self, now: Timestamp, frame: FrameId, outcome: HeadOutcome) {
+        // The controller learns how long the run took even if its frame has ended.
         if let Some(Running { started, run, .. }) =
             self.running.as_ref().filter(|it| it.frame == frame)
         {
@@ -438,21 +269,12 @@ impl Session {
             return self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
         }
         let time_left = self.answer_by(captured).saturating_since(now);
-        let Some(link) = self.link else {
-            return self.answer_by_exit(now, coded, None, Reason::Fallback(Fallback::LinkDown));
+        let link = match self.usable_link(now, time_left) {
+            Ok(link) => link,
+            Err(cause) => {
+                return self.answer_by_exit(now, coded, None, Reason::Fallback(cause));
+            }
         };
-        let obstacle = if time_left.is_zero() {
-            Some(Fallback::Deadline)
-        } else if now < self.hold_until {
-            Some(Fallback::HoldOff)
-        } else if self.in_flight.len() >= link.in_flight {
-            Some(Fallback::InFlightFull)
-        } else {
-            None
-        };
-        if let Some(fallback) = obstacle {
-            return self.answer_by_exit(now, coded, None, Reason::Fallback(fallback));
-        }
         let view = SendView {
             frame,
             run,
@@ -462,34 +284,44 @@ impl Session {
             link: self.view(),
         };
         let SendDecision { sending, reason } = self.controller.decide_send(now, &view);
-        let wanted = match sending {
-            Sending::Exit => {
-                return self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
-            }
+        match sending {
+            Sending::Exit => self.answer_by_exit(now, coded, None, Reason::Chosen(reason)),
             Sending::Probe(bytes) => {
                 self.answer_by_exit(now, coded, None, Reason::Chosen(reason));
-                return self.probe(now, captured, bytes.min(link.frame_bytes / 2));
+                self.probe(now, captured, bytes.min(link.frame_bytes / 2));
             }
-            Sending::Layers(layers) => layers,
-        };
-        let (content, layers) = match run {
-            // A controller that wants layers which were not coded gets those that were.
-            Run::Head(run) => {
-                let layers = wanted.clamp(1, run.layers);
-                (Content::Features(run.point(layers)), layers)
+            Sending::Layers(layers) => {
+                let Some((content, bytes)) = content(run, layers, &layer_ends) else { return };
+                if bytes.saturating_add(MOST_OVERHEAD) > link.frame_bytes {
+                    let too_large = Reason::Fallback(Fallback::TooLarge);
+                    return self.answer_by_exit(now, coded, None, too_large);
+                }
+                self.send(now, InFlight { coded, content, bytes, sent: now, reason });
             }
-            Run::Image(run) => (Content::Image(run.image.format), 1),
-            Run::Local => return,
-        };
-        let last = usize::from(layers).min(layer_ends.len()).saturating_sub(1);
-        let bytes = layer_ends.get(last).copied().unwrap_or(0);
-        if bytes.saturating_add(MOST_OVERHEAD) > link.frame_bytes {
-            return self.answer_by_exit(now, coded, None, Reason::Fallback(Fallback::TooLarge));
         }
-        self.in_flight.insert(frame, InFlight { coded, content, bytes, sent: now, reason });
+    }
+
+    /// The link, if a frame with so much time left may be sent over it; else why not.
+    fn usable_link(&self, now: Timestamp, time_left: Duration) -> Result<LinkLimits, Fallback> {
+        let link = self.link.ok_or(Fallback::LinkDown)?;
+        if time_left.is_zero() {
+            Err(Fallback::Deadline)
+        } else if now < self.hold_until {
+            Err(Fallback::HoldOff)
+        } else if self.in_flight.len() >= link.in_flight {
+            Err(Fallback::InFlightFull)
+        } else {
+            Ok(link)
+        }
+    }
+
+    fn send(&mut self, now: Timestamp, sent: InFlight) {
+        let Captured { frame, .. } = sent.coded.captured;
+        let answer_by = self.answer_by(sent.coded.captured);
+        let time_left = self.network.time_left(answer_by.saturating_since(now));
+        let content = sent.content;
+        self.in_flight.insert(frame, sent);
         self.counters.sent += 1;
-        let time_left = self.network.time_left(time_left);
-        let answer_by = self.answer_by(captured);
         self.outputs.push_back(Output::Send { frame, content, time_left, answer_by });
     }
 
@@ -692,6 +524,21 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of envelope and packet header: 16 layers, long lengths.
 const MOST_OVERHEAD: usize = 3 + 8 + 3 + 16 * 6;
 
+/// What is sent of a run, and its size (bytes), if `layers` are wanted of those that end at
+/// `layer_ends`. A controller that wants layers which were not coded gets those that were.
+fn content(run: Run, layers: u8, layer_ends: &[usize]) -> Option<(Content, usize)> {
+    let (content, layers) = match run {
+        Run::Head(run) => {
+            let layers = layers.clamp(1, run.layers);
+            (Content::Features(run.point(layers)), layers)
+        }
+        Run::Image(run) => (Content::Image(run.image.format), 1),
+        Run::Local => return None,
+    };
+    let last = usize::from(layers).min(layer_ends.len()).saturating_sub(1);
+    Some((content, layer_ends.get(last).copied().unwrap_or(0)))
+}
+
 fn blank(now: Timestamp, captured: Captured, verdict: Verdict) -> FrameOutcome {
     FrameOutcome {
         frame: captured.frame,
@@ -728,6 +575,3 @@ fn split_round(round: Duration, feedback: &wire::Feedback, timing: &mut Timing) 
     timing.receive_span = Some(Duration::from_micros(feedback.receive_span_us).min(rest));
     round - rest
 }
-
-#[cfg(test)]
-mod tests;
