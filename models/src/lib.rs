@@ -41,6 +41,7 @@ mod profile;
 #[cfg(feature = "shell")]
 mod record;
 mod tail;
+mod taps;
 #[cfg(feature = "tract")]
 mod tract;
 mod verify;

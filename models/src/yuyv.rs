@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::preprocess::Taps;
+use crate::taps::Taps;
 
 /// Fractional bits of a weight. One is a step less than it should be, so that it fits a u16: of the
 /// product of two every processor has an instruction for the upper half.
