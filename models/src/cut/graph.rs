@@ -1,0 +1,182 @@
+//! Questions to an ONNX graph: whether it can be cut, where, and what each part of it needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+};
+
+use super::CutError;
+
+/// Refuses weights in other files, and control flow.
+pub(super) fn refuse_what_cannot_be_cut(graph: &GraphProto) -> Result<(), CutError> {
+    let external = |tensor: &TensorProto| {
+        tensor.data_location == Some(DataLocation::External as i32)
+            || !tensor.external_data.is_empty()
+    };
+    let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
+    let constants = attributes().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
+    if let Some(tensor) = graph.initializer.iter().chain(constants).find(|tensor| external(tensor))
+    {
+        return Err(CutError::ExternalData { tensor: tensor.name.clone() });
+    }
+    let branches =
+        |attribute: &AttributeProto| attribute.g.is_some() || !attribute.graphs.is_empty();
+    match graph.node.iter().find(|node| node.attribute.iter().any(branches)) {
+        None => Ok(()),
+        Some(node) => Err(CutError::ControlFlow { node: label(node), op: node.op_type.clone() }),
+    }
+}
+
+/// Name of the picture's input, its width and its height.
+pub(super) fn picture_input(
+    graph: &GraphProto,
+    size: Option<[u32; 2]>,
+) -> Result<(String, [u32; 2]), CutError> {
+    // Older models list their weights among the inputs.
+    let weights: BTreeSet<&str> = graph.initializer.iter().map(|it| it.name.as_str()).collect();
+    let inputs: Vec<&ValueInfoProto> =
+        graph.input.iter().filter(|input| !weights.contains(&*input.name)).collect();
+    let &[input] = inputs.as_slice() else {
+        let found = inputs.iter().map(|input| input.name.clone()).collect();
+        return Err(CutError::NotOne { what: "input", found });
+    };
+    let name = input.name.clone();
+    let Some(type_proto::Value::TensorType(tensor)) =
+        input.r#type.as_ref().and_then(|kind| kind.value.as_ref())
+    else {
+        return Err(CutError::Input { name, found: "of no known type".into() });
+    };
+    let dims: Vec<Option<u32>> =
+        tensor.shape.iter().flat_map(|shape| &shape.dim).map(side).collect();
+    let sides: Vec<String> =
+        dims.iter().map(|side| side.map_or("?".into(), |side| side.to_string())).collect();
+    let kind = if tensor.elem_type == DataType::Float as i32 { "f32" } else { "not f32 but" };
+    let found = format!("{kind} [{}]", sides.join(", "));
+    match *dims {
+        [_, Some(3), height, width] if kind == "f32" => match (height.zip(width), size) {
+            (Some((height, width)), None) => Ok((name, [width, height])),
+            (None, None) => Err(CutError::FreeSize { name, found }),
+            (_, Some([w, h])) => {
+                let fits =
+                    height.is_none_or(|height| height == h) && width.is_none_or(|width| width == w);
+                match fits && (1..=4096).contains(&w) && (1..=4096).contains(&h) {
+                    true => Ok((name, [w, h])),
+                    false => Err(CutError::Size { name, found, width: w, height: h }),
+                }
+            }
+        },
+        _ => Err(CutError::Input { name, found }),
+    }
+}
+
+/// A dimension's extent, if it is fixed.
+fn side(dim: &Dimension) -> Option<u32> {
+    match dim.value {
+        Some(dimension::Value::DimValue(side)) => u32::try_from(side).ok().filter(|&side| side > 0),
+        _ => None,
+    }
+}
+
+/// Every tensor is made before it is used, so that one pass from front to back sees all of it.
+pub(super) fn check_order(graph: &GraphProto) -> Result<(), CutError> {
+    let named = graph.input.iter().map(|input| &input.name);
+    let weights = graph.initializer.iter().map(|weights| &weights.name);
+    let mut made: BTreeSet<&str> = named.chain(weights).map(String::as_str).collect();
+    for node in &graph.node {
+        let missing = used(node).find(|input| !made.contains(input));
+        if let Some(tensor) = missing {
+            return Err(CutError::Undefined { node: label(node), tensor: tensor.to_owned() });
+        }
+        made.extend(node.output.iter().map(String::as_str));
+    }
+    Ok(())
+}
+
+/// The tensors, with the nodes that make them, through which every path from `input` to `output`
+/// leads.
+///
+/// In a sorted graph they are those that, once made, are all that later nodes still need of what
+/// depends on the input.
+pub(super) fn separators<'a>(
+    graph: &'a GraphProto,
+    input: &'a str,
+    output: &str,
+) -> Vec<(usize, &'a str)> {
+    let needed = needed(graph, output, None);
+    let (mut depends, mut live) = (BTreeSet::from([input]), Vec::new());
+    for (at, node) in graph.node.iter().enumerate() {
+        if needed[at] && used(node).any(|tensor| depends.contains(tensor)) {
+            depends.extend(node.output.iter().map(String::as_str));
+            live.push(at);
+        }
+    }
+    let mut last_use: BTreeMap<&str, usize> = BTreeMap::new();
+    for &at in &live {
+        last_use.extend(used(&graph.node[at]).map(|tensor| (tensor, at)));
+    }
+    let (mut open, mut separators) = (BTreeSet::from([input]), Vec::new());
+    for at in live {
+        let made = graph.node[at].output.iter().map(String::as_str);
+        open.extend(made.filter(|tensor| last_use.contains_key(tensor)));
+        open.retain(|tensor| last_use.get(tensor).is_some_and(|&last| last > at));
+        if let (1, Some(&tensor)) = (open.len(), open.first())
+            && tensor != output
+        {
+            separators.push((at, tensor));
+        }
+    }
+    separators
+}
+
+/// Which nodes `output` needs, looking no further back than `from`.
+pub(super) fn needed(graph: &GraphProto, output: &str, from: Option<&str>) -> Vec<bool> {
+    let mut wanted = BTreeSet::from([output]);
+    let mut needed = vec![false; graph.node.len()];
+    for (node, needed) in graph.node.iter().zip(&mut needed).rev() {
+        let wants = |tensor: &str| wanted.contains(tensor) && Some(tensor) != from;
+        if node.output.iter().any(|tensor| wants(tensor)) {
+            *needed = true;
+            wanted.extend(used(node));
+        }
+    }
+    needed
+}
+
+/// The tensors that a node uses; one that it leaves out has no name.
+fn used(node: &NodeProto) -> impl Iterator<Item = &str> {
+    node.input.iter().map(String::as_str).filter(|tensor| !tensor.is_empty())
+}
+
+/// The tensors that these nodes use.
+pub(super) fn used_by<'a>(graph: &'a GraphProto, keep: &[bool]) -> BTreeSet<&'a str> {
+    graph
+        .node
+        .iter()
+        .zip(keep)
+        .filter(|(_, keep)| **keep)
+        .flat_map(|(node, _)| used(node))
+        .collect()
+}
+
+/// Values of the float tensors of one dimension or more that these nodes use.
+pub(super) fn parameters(graph: &GraphProto, keep: &[bool]) -> u64 {
+    let used = used_by(graph, keep);
+    let floats = [DataType::Float, DataType::Float16, DataType::Double].map(|kind| kind as i32);
+    let weights = graph.initializer.iter().filter(|weights| {
+        !weights.dims.is_empty()
+            && floats.contains(&weights.data_type)
+            && used.contains(&*weights.name)
+    });
+    let values = |weights: &TensorProto| {
+        weights.dims.iter().fold(1, |values: u64, &side| values.saturating_mul(side.max(0) as u64))
+    };
+    weights.map(values).sum()
+}
+
+/// What a node is called in messages: few have a name, all have an output.
+fn label(node: &NodeProto) -> String {
+    node.output.first().unwrap_or(&node.name).clone()
+}
