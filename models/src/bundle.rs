@@ -95,14 +95,16 @@ pub enum BundleError {
     },
 }
 
-/// Why a text names no operating point of a bundle.
+/// Why a text does not name an operating point of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PointError {
     /// Not of the form `split/width/cCHANNELS/bBITS`.
-    #[error("{0:?} is no operating point; one looks like \"{1}\"")]
+    #[error(
+        "{0:?} is not an operating point; expected SPLIT/WIDTH/cCHANNELS/bBITS, such as \"{1}\""
+    )]
     Form(String, PointName),
     /// A part that the bundle does not have.
-    #[error("{point:?}: there is no {what} {asked}; there is {available}")]
+    #[error("{point:?}: unknown {what} {asked}; expected {available}")]
     Unknown {
         /// The text.
         point: String,
@@ -115,7 +117,8 @@ pub enum PointError {
     },
 }
 
-/// An operating point in the words of its bundle, shown as `s16/w100/c16/b6`.
+/// An operating point in the words of its bundle, shown as `s16/w100/c16/b6`: split at stride 16,
+/// encoder of 100% width, 16 latent channels sent, 6 bits a symbol.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PointName {
     /// The split's name.
@@ -306,6 +309,17 @@ impl Bundle {
         OperatingPoint { split, width, layers, bits }
     }
 
+    /// Every point that the bundle can run and code, whether it was measured or not, in order.
+    pub fn all_points(&self) -> Vec<OperatingPoint> {
+        let points = |(&(split, width, bits), codec): (&(u8, u8, u8), &FeatureCodec)| {
+            let layers = 1..=codec.shape().channels.len() as u8;
+            layers.map(move |layers| OperatingPoint { split, width, layers, bits })
+        };
+        let mut points: Vec<OperatingPoint> = self.codecs.iter().flat_map(points).collect();
+        points.sort_unstable();
+        points
+    }
+
     /// Whether the bundle can run and code `point`.
     pub fn has_point(&self, point: &OperatingPoint) -> bool {
         let codec = self.codec(point.split, point.width, point.bits);
@@ -319,8 +333,8 @@ impl Bundle {
         self.codecs.get(&(split, width, bits))
     }
 
-    /// The same with one table a channel, whatever contexts the bundle codes with: to tell what
-    /// they save. `None` if there is no such quantiser.
+    /// The same with one table a channel, whatever contexts the bundle codes with: to measure what
+    /// they save. `None` if the bundle has no such quantiser.
     pub fn codec_by_channel(
         &self,
         split: u8,

@@ -1,4 +1,4 @@
-//! Reference values that the exporter left in a bundle.
+//! Goldens: reference values in a bundle, which another engine computed.
 
 use std::io::{self, Read};
 
@@ -42,10 +42,13 @@ pub enum GoldenError {
     Picture(#[from] PictureError),
 }
 
-/// One picture's way through a bundle as its maker computed it: the training kit with ONNX Runtime
-/// and a codec of its own, `bundle cut` with what this crate runs.
+/// One picture's path through a bundle, as an engine computed it that is not the one under test: ONNX
+/// Runtime and a codec of its own in the training kit, [`PlainTract`](crate::PlainTract) or ONNX
+/// Runtime in `bundle cut`.
 #[derive(Clone, Debug)]
 pub struct Golden {
+    /// Name of the engine that computed the values; the kit's goldens do not have it.
+    pub engine: Option<String>,
     /// The operating point.
     pub point: PointName,
     /// Before preprocessing.
@@ -64,7 +67,7 @@ pub struct Golden {
     pub stream: Vec<u8>,
     /// The tail's logits on those symbols: f32 `[K]`.
     pub logits: Vec<f32>,
-    /// The uncut network's logits: f32 `[K]`.
+    /// The full network's logits: f32 `[K]`.
     pub full_logits: Vec<f32>,
 }
 
@@ -106,6 +109,7 @@ impl Golden {
         let side = |at: usize| u32::try_from(shape[at]).unwrap_or(u32::MAX);
         let picture = Picture::new(side(1), side(0), pixels.to_vec())?;
         Ok(Golden {
+            engine: text("engine").ok().map(str::to_owned),
             point,
             picture,
             input: floats(&tensors, "input", 3)?,
@@ -152,10 +156,12 @@ impl Golden {
         }
         // What is aligned to four bytes comes first.
         tensors.sort_by_key(|(_, dtype, ..)| *dtype == "U8");
-        // Names of splits and widths need no escape.
+        // Names of engines, splits and widths need no escape.
+        let engine = self.engine.as_ref().map(|name| format!("\"engine\":\"{name}\","));
         let mut header = format!(
-            "{{\"__metadata__\":{{\"bits\":\"{bits}\",\"channels\":\"{channels}\",\
-             \"split\":\"{split}\",\"width\":\"{width}\"}}"
+            "{{\"__metadata__\":{{\"bits\":\"{bits}\",\"channels\":\"{channels}\",{}\
+             \"split\":\"{split}\",\"width\":\"{width}\"}}",
+            engine.unwrap_or_default()
         );
         let mut start = 0;
         for (name, dtype, shape, data) in &tensors {

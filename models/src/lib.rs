@@ -64,7 +64,7 @@ pub use image_codec::{
     max_image_pixels,
 };
 #[cfg(feature = "shell")]
-pub use import::{Import, ImportError};
+pub use import::{Import, ImportEngines, ImportError};
 pub use manifest::{
     FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
     QuantiserSpec, SplitSpec, WidthSpec,
@@ -81,5 +81,5 @@ pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
 pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
 pub use tail::{Full, Tail, TailItem};
 #[cfg(feature = "tract")]
-pub use tract::Tract;
+pub use tract::{PlainTract, Tract};
 pub use verify::{GoldenProblem, Verified, VerifyError, verify};

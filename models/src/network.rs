@@ -1,4 +1,4 @@
-//! A bundle's whole network on one machine.
+//! All graphs of a bundle on one machine, to compute what a device and a server would.
 
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ use crate::tail::{Full, Tail, TailItem};
 /// The device's part, the server's, and the network in one piece.
 pub(crate) struct Network {
     pub(crate) bundle: Arc<Bundle>,
+    /// Name of the engine that runs them.
+    engine: &'static str,
     pub(crate) head: Head,
     pub(crate) tail: Tail,
     pub(crate) full: Full,
@@ -27,16 +29,17 @@ impl Network {
             head: Head::load(Arc::clone(&bundle), engine)?,
             tail: Tail::load(Arc::clone(&bundle), engine)?,
             full: Full::load(Arc::clone(&bundle), engine)?,
+            engine: engine.name(),
             bundle,
         })
     }
 
-    /// A picture's way through the network cut at `point` and, where `uncut`, in one piece.
+    /// A picture's path through the network cut at `point` and, if `full`, in one piece.
     pub(crate) fn golden<E: From<RunError> + From<CodecError>>(
         &self,
         point: OperatingPoint,
         picture: Picture,
-        uncut: bool,
+        full: bool,
     ) -> Result<Golden, E> {
         let OperatingPoint { split, width, layers, .. } = point;
         let mut input = Vec::new();
@@ -48,11 +51,12 @@ impl Network {
         let mut sent = Vec::new();
         codec.dequantise(&symbols, &mut sent)?;
         let item = TailItem { split, width, latents: &sent };
-        let whole: &[&[f32]] = if uncut { &[&input] } else { &[] };
+        let whole: &[&[f32]] = if full { &[&input] } else { &[] };
         let full_logits = self.full.run(whole)?.pop().unwrap_or_default();
         let starts = [0].iter().chain(&coded.layer_ends);
         let layers = coded.layer_ends.iter().zip(starts).map(|(end, start)| (end - start) as u32);
         Ok(Golden {
+            engine: Some(self.engine.to_owned()),
             point: self.bundle.describe_point(point),
             logits: self.tail.run(&[item])?.pop().unwrap_or_default(),
             full_logits,

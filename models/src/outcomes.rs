@@ -1,4 +1,4 @@
-//! What every operating point made of every validation frame.
+//! The record of outcomes: bytes and answer of every validation frame at every operating point.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -51,13 +51,13 @@ pub enum RecordedPoint {
         /// The width's name.
         width: String,
     },
-    /// A picture compressed in this way, and the uncut network.
+    /// A picture compressed in this way, and the full network.
     Image(ImageSpec),
-    /// The uncut network on the picture as it is.
+    /// The full network on the picture as it is.
     Full,
 }
 
-/// What a point made of one frame.
+/// What a point sent and answered of one frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
     /// Size of envelope and packet; 0 where nothing is sent.
@@ -68,7 +68,7 @@ pub struct Outcome {
     pub confidence: f32,
 }
 
-/// What a point made of all frames, by the frames' ordinal.
+/// What a point sent and answered of all frames, by the frames' ordinal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PointOutcomes {
     /// The point.
@@ -77,8 +77,8 @@ pub struct PointOutcomes {
     pub frames: Vec<Outcome>,
 }
 
-/// A record of what every operating point made of every validation frame, measured with the real
-/// pipeline, so that large simulations stay true without running a network.
+/// Size and answer of every validation frame at every operating point, measured with the real
+/// pipeline, so that simulations need not run a network.
 ///
 /// ```
 /// use isthmus_models::Outcomes;
@@ -95,6 +95,11 @@ pub struct Outcomes {
 }
 
 impl Outcomes {
+    /// A record of frames with these true classes, of which no point has been recorded yet.
+    pub fn new(labels: Vec<u32>) -> Outcomes {
+        Outcomes { labels, points: Vec::new() }
+    }
+
     /// Reads a packed record: zstd over CSV.
     pub fn unpack(packed: &[u8]) -> Result<Outcomes, OutcomesError> {
         let unpack = || -> std::io::Result<String> {
@@ -178,7 +183,7 @@ impl Outcomes {
         }
     }
 
-    /// Records what `point` made of every frame, in place of what was recorded of it before.
+    /// Records the outcomes of every frame at `point`, in place of those recorded before.
     pub fn record(
         &mut self,
         point: RecordedPoint,
@@ -228,14 +233,14 @@ impl Outcomes {
         &self.labels
     }
 
-    /// What every point made of them, in order of point.
+    /// The outcomes of every point, in order of point.
     pub fn points(&self) -> &[PointOutcomes] {
         &self.points
     }
 }
 
 impl PointOutcomes {
-    /// Share of frames that are right.
+    /// Fraction of frames that are right, 0 to 1.
     pub fn accuracy(&self) -> f64 {
         let right = self.frames.iter().filter(|outcome| outcome.right).count();
         right as f64 / self.frames.len() as f64

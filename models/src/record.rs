@@ -1,4 +1,4 @@
-//! What one machine made of pictures, written down to be held against what another makes of them.
+//! A record of what one machine computed of pictures, to be compared with what another computes.
 //!
 //! A record is a zstd stream of length-prefixed protobuf messages: a [`Header`], then a [`Frame`]
 //! for each picture, which is kept as the file that it came in.
@@ -28,11 +28,11 @@ const SYMBOLS_PER_DIFFERENCE: usize = 10_000;
 /// One answer in this many may be another class.
 const ANSWERS_PER_DIFFERENCE: usize = 1000;
 
-/// The uncut network runs on one frame in this many: it costs as much as all else together, and an
+/// The full network runs on one frame in this many: it costs as much as all else together, and an
 /// emulated machine takes seconds for it.
-const FRAMES_PER_UNCUT: usize = 8;
+const FRAMES_PER_FULL: usize = 8;
 
-/// Largest message of a record (bytes): a picture, and as much of what became of it.
+/// Largest message of a record (bytes): a picture, and as much of values computed of it.
 const MAX_MESSAGE_BYTES: usize = 2 * MAX_PICTURE_BYTES;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -68,7 +68,7 @@ struct Frame {
     /// The tail's.
     #[prost(float, repeated, tag = "8")]
     logits: Vec<f32>,
-    /// The uncut network's; none where it was not run.
+    /// The full network's; none where it was not run.
     #[prost(float, repeated, tag = "9")]
     full_logits: Vec<f32>,
 }
@@ -138,8 +138,8 @@ pub enum ReplayError {
     Codec(#[from] CodecError),
 }
 
-/// Writes down what this machine makes of pictures, with each at another operating point in turn, and
-/// of some what the uncut network says.
+/// Writes down what this machine computes of pictures, each at another operating point in turn, and
+/// of some what the full network answers.
 pub struct Recorder<W: Write> {
     network: Network,
     points: Vec<OperatingPoint>,
@@ -155,7 +155,9 @@ impl<W: Write> Recorder<W> {
             digest: bundle.digest().0.to_vec(),
             machine: format!("{ARCH}, {}", engine.name()),
         };
-        let points = points(&bundle);
+        // Neighbours are of different widths, so that a short record has all of them.
+        let mut points = bundle.all_points();
+        points.sort_by_key(|point| (point.layers, point.bits, point.split, point.width));
         let network = Network::load(bundle, engine)?;
         let mut out = zstd::Encoder::new(out, zstd::DEFAULT_COMPRESSION_LEVEL)?;
         out.include_checksum(true)?;
@@ -171,8 +173,8 @@ impl<W: Write> Recorder<W> {
         }
         let picture = Picture::decode(&file)?;
         let point = self.points[self.frames % self.points.len()];
-        let uncut = self.frames.is_multiple_of(FRAMES_PER_UNCUT);
-        let golden = self.network.golden::<RecordError>(point, picture, uncut)?;
+        let full = self.frames.is_multiple_of(FRAMES_PER_FULL);
+        let golden = self.network.golden::<RecordError>(point, picture, full)?;
         let Golden { point, latents, symbols, stream, layer_bytes, logits, .. } = golden;
         self.write(&Frame {
             picture: file,
@@ -189,7 +191,7 @@ impl<W: Write> Recorder<W> {
         Ok(())
     }
 
-    /// Ends the record and tells how many frames are in it.
+    /// Ends the record and gives the number of its frames.
     pub fn finish(self) -> Result<usize, RecordError> {
         self.out.finish()?.flush()?;
         Ok(self.frames)
@@ -202,26 +204,7 @@ impl<W: Write> Recorder<W> {
     }
 }
 
-/// Every operating point of a bundle, neighbours of different widths.
-fn points(bundle: &Bundle) -> Vec<OperatingPoint> {
-    let mut points = Vec::new();
-    for (s, split) in (0..).zip(&bundle.manifest().splits) {
-        for (w, width) in (0..).zip(&split.widths) {
-            for quantiser in &width.quantisers {
-                points.extend((1..=split.channels.len()).map(|layers| OperatingPoint {
-                    split: s,
-                    width: w,
-                    layers: layers as u8,
-                    bits: quantiser.bits,
-                }));
-            }
-        }
-    }
-    points.sort_by_key(|point| (point.layers, point.bits, point.split, point.width));
-    points
-}
-
-/// What this machine made of what another recorded.
+/// How this machine's values compare with those that another recorded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Replayed {
     /// Where it was recorded: architecture and engine.
@@ -243,11 +226,11 @@ pub struct Replayed {
     pub furthest: u8,
     /// Frames of which the tail here, on the symbols here, finds the same class likeliest.
     pub same_answers: usize,
-    /// Frames that the uncut network was run on.
+    /// Frames that the full network was run on.
     pub full_frames: usize,
     /// Those of which it finds the same class likeliest.
     pub same_full_answers: usize,
-    /// The furthest that a logit of the tail or of the uncut network is off; infinite where one is
+    /// The furthest that a logit of the tail or of the full network is off; infinite where one is
     /// missing or not a number.
     pub logit_difference: f32,
 }
@@ -303,8 +286,8 @@ impl Replayed {
 
         let pixels = Sha256::digest(picture.rgb());
         found.decoded_alike += usize::from(pixels[..] == theirs.pixels);
-        let uncut = !theirs.full_logits.is_empty();
-        let ours = network.golden::<ReplayError>(point, picture, uncut)?;
+        let full = !theirs.full_logits.is_empty();
+        let ours = network.golden::<ReplayError>(point, picture, full)?;
         for (a, b) in ours.symbols.iter().zip(&theirs.symbols) {
             found.differing += usize::from(a != b);
             found.furthest = found.furthest.max(a.abs_diff(*b));
@@ -314,9 +297,9 @@ impl Replayed {
         found.symbols += ours.symbols.len();
         let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
         found.same_answers += usize::from(best(&ours.logits) == best(&theirs.logits));
-        found.full_frames += usize::from(uncut);
+        found.full_frames += usize::from(full);
         found.same_full_answers +=
-            usize::from(uncut && best(&ours.full_logits) == best(&theirs.full_logits));
+            usize::from(full && best(&ours.full_logits) == best(&theirs.full_logits));
         for (ours, theirs) in
             [(&ours.logits, &theirs.logits), (&ours.full_logits, &theirs.full_logits)]
         {
@@ -399,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machines_that_differ_too_much_are_told() {
+    fn machines_that_differ_too_much_do_not_hold() {
         let whole = Replayed {
             frames: 1000,
             coded_alike: 1000,

@@ -28,9 +28,25 @@ impl Engine for Tract {
 
     fn load(&self, onnx: &[u8], name: &str) -> Result<Arc<dyn Graph>, EngineError> {
         keep_freed_memory();
-        let plan = prepare(onnx)
-            .map_err(|error| EngineError::Load { name: name.to_owned(), reason: reason(&error) })?;
-        Ok(Arc::new(Plan { name: name.to_owned(), plan, idle: Mutex::default() }))
+        Plan::load(prepare(onnx), name)
+    }
+}
+
+/// tract without its optimiser and without our rewrites, for reference values.
+///
+/// Each node of the ONNX graph is computed by itself, in the order and layout of the file: no
+/// convolution takes in what stands around it, none is a [`Tract`]'s direct one, and no axis is
+/// moved or dropped. It is slow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainTract;
+
+impl Engine for PlainTract {
+    fn name(&self) -> &'static str {
+        "tract-plain"
+    }
+
+    fn load(&self, onnx: &[u8], name: &str) -> Result<Arc<dyn Graph>, EngineError> {
+        Plan::load(read(onnx).and_then(TypedModel::into_runnable), name)
     }
 }
 
@@ -49,6 +65,18 @@ impl Graph for Plan {
 }
 
 impl Plan {
+    /// A graph of this plan, or why there is none.
+    fn load(
+        plan: TractResult<Arc<TypedSimplePlan>>,
+        name: &str,
+    ) -> Result<Arc<dyn Graph>, EngineError> {
+        let name = name.to_owned();
+        match plan {
+            Ok(plan) => Ok(Arc::new(Plan { name, plan, idle: Mutex::default() })),
+            Err(error) => Err(EngineError::Load { name, reason: reason(&error) }),
+        }
+    }
+
     fn run_plan(&self, inputs: &[TensorView<'_>]) -> TractResult<Vec<Tensor>> {
         let values = inputs
             .iter()
@@ -86,9 +114,13 @@ fn keep_freed_memory() {
     DONE.call_once(|| drop(black_box(Vec::<u8>::with_capacity(31 << 20))));
 }
 
+/// The nodes of an ONNX file, with the shapes and types of all their values.
+fn read(onnx: &[u8]) -> TractResult<TypedModel> {
+    tract_onnx::onnx().model_for_read(&mut Cursor::new(onnx))?.into_typed()
+}
+
 fn prepare(onnx: &[u8]) -> TractResult<Arc<TypedSimplePlan>> {
-    let model = tract_onnx::onnx().model_for_read(&mut Cursor::new(onnx))?;
-    let mut model = model.into_typed()?;
+    let mut model = read(onnx)?;
     widen_weights(&mut model)?;
     // Only then has a convolution taken in what else it can: a padding, a factor for each channel.
     let mut model = model.into_decluttered()?;
@@ -104,7 +136,8 @@ fn widen_weights(model: &mut TypedModel) -> TractResult<()> {
     for id in 0..model.nodes.len() {
         let node = &model.nodes[id];
         let Some(cast) = node.op_as::<Cast>() else { continue };
-        let Some(stored) = &model.outlet_fact(node.inputs[0])?.konst else { continue };
+        let &[input] = &*node.inputs else { continue };
+        let Some(stored) = &model.outlet_fact(input)?.konst else { continue };
         let widened = stored.cast_to_dt(cast.to)?.into_owned();
         let mut patch = TypedModelPatch::default();
         let constant = patch.add_const(&node.name, widened)?;

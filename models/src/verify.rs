@@ -1,5 +1,6 @@
-//! Whether a bundle still does on this machine what its maker saw it do.
+//! A check that a bundle computes on this machine what another engine computed of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_proto::{CodecError, FeatureCodec};
@@ -35,7 +36,7 @@ pub enum VerifyError {
     },
 }
 
-/// What is wrong with a golden, or with what became of it here.
+/// What is wrong with a golden, or with its values on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenProblem {
     /// It cannot be read.
@@ -56,10 +57,12 @@ pub enum GoldenProblem {
 }
 
 /// What was verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verified {
     /// Goldens that were reproduced.
     pub goldens: usize,
+    /// The engines that computed their values, as far as the goldens name them.
+    pub references: BTreeSet<String>,
     /// Their symbols.
     pub symbols: usize,
     /// Those that this machine rounds to the neighbouring symbol.
@@ -144,6 +147,7 @@ fn check(
         verified.logit_difference = verified.logit_difference.max(furthest);
     }
     verified.goldens += 1;
+    verified.references.extend(golden.engine);
     verified.symbols += golden.symbols.len();
     verified.differing += differing;
     Ok(())

@@ -147,6 +147,7 @@ fn points_have_names() {
     let point = OperatingPoint { split: 0, width: 0, layers: 2, bits: 1 };
     assert_eq!(bundle.parse_point("s8/w100/c2/b1"), Ok(point));
     assert_eq!(bundle.describe_point(point).to_string(), "s8/w100/c2/b1");
+    assert_eq!(bundle.all_points(), [OperatingPoint { layers: 1, ..point }, point]);
     assert!(bundle.has_point(&point));
     assert_eq!(bundle.points()[0].point, OperatingPoint { layers: 1, ..point });
     assert_eq!(bundle.default_point(), bundle.points()[0].point);
@@ -154,10 +155,10 @@ fn points_have_names() {
     let form = bundle.parse_point("s8/w100").expect_err("half a point");
     assert_says(&form.to_string(), &["\"s8/w100\"", "\"s8/w100/c1/b1\""]);
     for (text, part) in [
-        ("s4/w100/c1/b1", "split s4; there is s8"),
-        ("s8/w50/c1/b1", "width w50; there is w100"),
-        ("s8/w100/c3/b1", "channel count 3; there is 1, 2"),
-        ("s8/w100/c1/b2", "bit depth 2; there is 1"),
+        ("s4/w100/c1/b1", "split s4; expected s8"),
+        ("s8/w50/c1/b1", "width w50; expected w100"),
+        ("s8/w100/c3/b1", "channel count 3; expected 1, 2"),
+        ("s8/w100/c1/b2", "bit depth 2; expected 1"),
     ] {
         let error = bundle.parse_point(text).expect_err(text);
         assert!(matches!(error, PointError::Unknown { .. }));

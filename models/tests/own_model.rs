@@ -3,77 +3,33 @@
 
 #![cfg(feature = "shell")]
 
+mod graphs;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use isthmus_models::{
-    Bundle, CutError, Engine, Full, Golden, Head, Import, ImportError, Outcomes, Parts, Photo,
-    PhotoError, Tail, TailItem, TensorView, Tract, WholeModel, find_photos, verify,
+    Bundle, CutError, Engine, Full, Golden, Head, Import, ImportEngines, ImportError, Outcomes,
+    Parts, Photo, PhotoError, PlainTract, Tail, TailItem, TensorView, Tract, WholeModel,
+    find_photos, verify,
 };
-use prost::Message;
 use tempfile::TempDir;
-use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
-};
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto};
+
+use self::graphs::{encode, node, number, numbers, value_info, weights};
 
 const LABELS: [&str; 3] = ["blue", "green", "red"];
 
-fn attribute(name: &str, ints: &[i64]) -> AttributeProto {
-    let kind = if ints.len() == 1 { 2 } else { 7 };
-    let single = if ints.len() == 1 { ints[0] } else { 0 };
-    let ints = if ints.len() == 1 { Vec::new() } else { ints.to_vec() };
-    AttributeProto { name: name.into(), r#type: kind, i: single, ints, ..Default::default() }
-}
-
-fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        op_type: op.into(),
-        input: inputs.iter().map(|&input| input.into()).collect(),
-        output: vec![output.into()],
-        attribute,
-        ..Default::default()
-    }
-}
-
 fn conv(input: &str, weights: &str, output: &str, stride: i64) -> NodeProto {
     let attributes = vec![
-        attribute("kernel_shape", &[3, 3]),
-        attribute("pads", &[1, 1, 1, 1]),
-        attribute("strides", &[stride, stride]),
+        numbers("kernel_shape", &[3, 3]),
+        numbers("pads", &[1, 1, 1, 1]),
+        numbers("strides", &[stride, stride]),
     ];
     node("Conv", &[input, weights], output, attributes)
-}
-
-fn weights(name: &str, dims: &[i64], value: impl Fn(usize) -> f32) -> TensorProto {
-    let count = dims.iter().product::<i64>() as usize;
-    TensorProto {
-        name: name.into(),
-        dims: dims.to_vec(),
-        data_type: DataType::Float as i32,
-        float_data: (0..count).map(value).collect(),
-        ..Default::default()
-    }
-}
-
-/// An f32 tensor; a dimension of 0 is free.
-fn value_info(name: &str, dims: &[i64]) -> ValueInfoProto {
-    let dim = |&side: &i64| Dimension {
-        value: Some(match side {
-            0 => dimension::Value::DimParam("free".into()),
-            side => dimension::Value::DimValue(side),
-        }),
-        ..Default::default()
-    };
-    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape };
-    let value = Some(type_proto::Value::TensorType(tensor));
-    let r#type = Some(TypeProto { value, ..Default::default() });
-    ValueInfoProto { name: name.into(), r#type, ..Default::default() }
 }
 
 /// Convolution, rectifier, a residual block, pooling, a matrix; it tells which of red, green and
@@ -96,7 +52,7 @@ fn network() -> GraphProto {
             node("Relu", &["sum"], "r3", vec![]),
             node("GlobalAveragePool", &["r3"], "pool", vec![]),
             node("Flatten", &["pool"], "flat", vec![]),
-            node("Gemm", &["flat", "w4", "b4"], "scores", vec![attribute("transB", &[1])]),
+            node("Gemm", &["flat", "w4", "b4"], "scores", vec![number("transB", 1)]),
         ],
         initializer: vec![
             weights("w1", &[4, 3, 3, 3], |at| centre(at, 3).unwrap_or(wave(at))),
@@ -110,13 +66,6 @@ fn network() -> GraphProto {
         output: vec![value_info("scores", &[0, 3])],
         ..Default::default()
     }
-}
-
-fn encode(graph: GraphProto) -> Vec<u8> {
-    let opset = OperatorSetIdProto { version: 13, ..Default::default() };
-    let graph = Some(graph);
-    ModelProto { ir_version: 8, opset_import: vec![opset], graph, ..Default::default() }
-        .encode_to_vec()
 }
 
 fn model() -> WholeModel {
@@ -215,10 +164,10 @@ fn what_is_no_classifier_of_pictures_is_refused() {
     let found = vec!["image".into(), "mask".into()];
     assert_eq!(error, CutError::NotOne { what: "input", found });
     let error = refusal(|graph| graph.output.push(value_info("pool", &[0, 4, 1, 1])));
-    assert!(error.to_string().contains("one output, has 2: scores, pool"), "{error}");
+    assert!(error.to_string().contains("one output, found 2: scores, pool"), "{error}");
 
     let error = refusal(|graph| graph.input[0] = value_info("image", &[0, 16, 16, 3]));
-    assert!(error.to_string().contains("it is f32 [?, 16, 16, 3]"), "{error}");
+    assert!(error.to_string().contains("is f32 [?, 16, 16, 3]"), "{error}");
     let error = refusal(|graph| graph.output[0] = value_info("r3", &[0, 4, 8, 8]));
     assert!(matches!(error, CutError::Output { .. }), "{error}");
 
@@ -285,7 +234,8 @@ fn import(photos: Vec<Photo>) -> Import {
 }
 
 fn write(import: &Import, tensor: &str, out: &Path) -> Result<Arc<Bundle>, ImportError> {
-    import.write(&model(), tensor, &Tract, out, &mut |_| {})
+    let engines = ImportEngines { engine: &Tract, reference: &PlainTract };
+    import.write(&model(), tensor, engines, out, &mut |_| {})
 }
 
 #[test]
@@ -314,6 +264,7 @@ fn a_cut_model_is_a_bundle_as_any_other() {
 
         let verified = verify(&bundle, &Tract).expect("verifies");
         assert_eq!((verified.goldens, verified.differing), (1, 0));
+        assert!(verified.references.contains("tract-plain"), "{:?}", verified.references);
         let packed = bundle.read("outcomes.csv.zst").expect("outcomes");
         let outcomes = Outcomes::unpack(&packed).expect("a record");
         assert_eq!((outcomes.frames(), outcomes.points().len()), (18, 5));

@@ -1,42 +1,19 @@
-//! Cutting a model from elsewhere.
+//! `bundle cut`: a bundle made of a network from elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use isthmus_models::{
-    Cut, Engine, Import, MAX_FILE_BYTES, Parts, Photo, TensorView, Timing, Tract, WholeModel,
-    find_photos,
+    Engine, EngineKind, Import, ImportEngines, MAX_FILE_BYTES, Photo, PlainTract, Tract,
+    WholeModel, find_photos,
 };
-use serde::Serialize;
 
-use crate::{Format, inspect, plot, print, read, table};
+use crate::{inspect, print, read};
 
 /// Largest list of labels or classes that is read (bytes).
 const MAX_LIST_BYTES: u64 = 16 << 20;
-
-#[derive(Args)]
-pub(crate) struct CutsArgs {
-    /// ONNX file of a classifier: one picture [N, 3, H, W], one row of logits.
-    #[arg(value_name = "MODEL.onnx")]
-    model: PathBuf,
-    /// Size of the picture where the model leaves it free.
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
-    size: Option<[u32; 2]>,
-    /// Leave out the times, which take most of the time.
-    #[arg(long)]
-    no_times: bool,
-    /// Runs behind each time.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// Draw bytes and head multiply-accumulates along the depth into this SVG file.
-    #[arg(long, value_name = "FILE.svg")]
-    plot: Option<PathBuf>,
-    /// How to print the list.
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
 
 #[derive(Args)]
 pub(crate) struct CutArgs {
@@ -86,55 +63,32 @@ pub(crate) struct CutArgs {
     /// Channel counts that may be sent, besides all; quarters of them if not given.
     #[arg(long, value_name = "COUNTS", value_delimiter = ',')]
     channels: Vec<u16>,
+    /// The engine that computes the reference values for `bundle verify`.
+    #[arg(long, value_enum, default_value_t)]
+    reference: Reference,
 }
 
-/// One cut, as it is listed.
-#[derive(Serialize)]
-pub(crate) struct Listed {
-    pub(crate) tensor: String,
-    pub(crate) op: String,
-    /// `[C, h, w]`.
-    pub(crate) shape: [usize; 3],
-    /// At 8 bits, without entropy coding.
-    pub(crate) bytes: usize,
-    pub(crate) head_macs: u64,
-    pub(crate) tail_macs: u64,
-    pub(crate) head_parameters: u64,
-    /// Median (ms), if measured.
-    head_ms: Option<f64>,
-    tail_ms: Option<f64>,
+/// An engine that is not the one that will run the bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Reference {
+    /// tract without optimisation: every node of the graph by itself, slowly.
+    #[default]
+    TractPlain,
+    /// An installed ONNX Runtime; needs the cargo feature `ort`.
+    Ort,
 }
 
-pub(crate) fn list(args: &CutsArgs) -> anyhow::Result<()> {
-    let model = open(&args.model, args.size)?;
-    let mut cuts = Vec::new();
-    for cut in model.cuts() {
-        let times = match args.no_times {
-            true => None,
-            false => Some(time(&model, cut, args.runs)?),
-        };
-        cuts.push(Listed {
-            tensor: cut.tensor.clone(),
-            op: cut.op.clone(),
-            shape: cut.shape,
-            bytes: cut.values(),
-            head_macs: cut.head_macs,
-            tail_macs: cut.tail_macs,
-            head_parameters: cut.head_parameters,
-            head_ms: times.map(|[head, _]| head),
-            tail_ms: times.map(|[_, tail]| tail),
-        });
+impl Reference {
+    fn open(self) -> anyhow::Result<Box<dyn Engine>> {
+        match self {
+            Reference::TractPlain => Ok(Box::new(PlainTract)),
+            Reference::Ort => Ok(EngineKind::Ort.open(&[])?),
+        }
     }
-    if let Some(file) = &args.plot {
-        std::fs::write(file, plot::svg(&cuts)).with_context(|| file.display().to_string())?;
-    }
-    print(&match args.format {
-        Format::Json => serde_json::to_string_pretty(&cuts)? + "\n",
-        Format::Text => text(&cuts, model.macs()),
-    })
 }
 
 pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
+    let reference = args.reference.open()?;
     let mut model = open(&args.model, args.size)?;
     let file_name = |path: &Path| {
         path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned()
@@ -168,50 +122,14 @@ pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
         measuring,
     };
     let log = &mut |line: String| eprintln!("bundle: {line}");
-    let bundle = import.write(&model, &args.at, &Tract, &args.out, log)?;
+    let engines = ImportEngines { engine: &Tract, reference: &*reference };
+    let bundle = import.write(&model, &args.at, engines, &args.out, log)?;
     print(&inspect::text(&bundle))
 }
 
-fn open(path: &Path, size: Option<[u32; 2]>) -> anyhow::Result<WholeModel> {
+pub(crate) fn open(path: &Path, size: Option<[u32; 2]>) -> anyhow::Result<WholeModel> {
     let onnx = read(path, MAX_FILE_BYTES)?;
     WholeModel::parse(&onnx, size).with_context(|| path.display().to_string())
-}
-
-/// Median time (ms) of the head and of the tail, for one picture.
-fn time(model: &WholeModel, cut: &Cut, runs: u32) -> anyhow::Result<[f64; 2]> {
-    let order: Vec<usize> = (0..cut.shape[0]).collect();
-    let Parts { head, trunk } = model.cut(&cut.tensor, &order)?;
-    let [width, height] = model.size().map(|side| side as usize);
-    let [channels, h, w] = cut.shape;
-    let part = |onnx: &[u8], name: &str, shape: [usize; 4]| -> anyhow::Result<f64> {
-        let graph = Tract.load(onnx, &format!("the {name} of {}", cut.tensor))?;
-        let data = vec![0.5; shape.iter().product()];
-        let timing =
-            Timing::measure(runs, || graph.run(&[TensorView { shape: &shape, data: &data }]))?;
-        Ok((1e3 * timing.p50_ms).round() / 1e3)
-    };
-    Ok([part(&head, "head", [1, 3, height, width])?, part(&trunk, "tail", [1, channels, h, w])?])
-}
-
-fn text(cuts: &[Listed], macs: u64) -> String {
-    let header = ["tensor", "op", "shape", "bytes", "head MMAC", "tail MMAC", "head ms", "tail ms"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let ms = |ms: Option<f64>| ms.map_or("-".into(), |ms| format!("{ms:.2}"));
-    for cut in cuts {
-        let [c, h, w] = cut.shape;
-        rows.push(vec![
-            cut.tensor.clone(),
-            cut.op.clone(),
-            format!("{c}×{h}×{w}"),
-            cut.bytes.to_string(),
-            format!("{:.1}", cut.head_macs as f64 / 1e6),
-            format!("{:.1}", cut.tail_macs as f64 / 1e6),
-            ms(cut.head_ms),
-            ms(cut.tail_ms),
-        ]);
-    }
-    let whole = macs as f64 / 1e6;
-    format!("{} cuts; the whole network takes {whole:.1} MMAC\n", cuts.len()) + &table(&rows)
 }
 
 /// One name for each output; a name that comes again gets its output's number.
@@ -255,7 +173,7 @@ fn alternate(photos: Vec<Photo>) -> (Vec<Photo>, Vec<Photo>) {
     (photos.into_iter().step_by(2).collect(), second)
 }
 
-fn parse_size(text: &str) -> anyhow::Result<[u32; 2]> {
+pub(crate) fn parse_size(text: &str) -> anyhow::Result<[u32; 2]> {
     let sides = text.split_once('x').context("must be WIDTHxHEIGHT, such as 224x224")?;
     Ok([sides.0.parse()?, sides.1.parse()?])
 }

@@ -1,4 +1,4 @@
-//! What a bundle holds.
+//! `bundle inspect`: the contents of a bundle.
 
 use isthmus_models::{Bundle, Manifest};
 use serde::Serialize;
@@ -28,10 +28,10 @@ pub(crate) fn text(bundle: &Bundle) -> String {
         bundle.digest()
     );
     text += &format!(
-        "whole network: {} MMAC, {} parameters, right on {}\n",
+        "full network: {} MMAC, {} parameters, right on {}\n",
         mega(full.macs),
         full.parameters,
-        share(full.accuracy)
+        percent(full.accuracy)
     );
     for split in splits {
         let [c, h, w] = split.latent;
@@ -44,7 +44,7 @@ pub(crate) fn text(bundle: &Bundle) -> String {
         for width in &split.widths {
             let bits: Vec<String> = width.quantisers.iter().map(|q| q.bits.to_string()).collect();
             let (parameters, right) = match width.exit {
-                true => (width.exit_parameters.to_string(), share(width.exit_accuracy)),
+                true => (width.exit_parameters.to_string(), percent(width.exit_accuracy)),
                 false => ("none".into(), "-".into()),
             };
             let (macs, own) = (mega(width.head_macs), width.head_parameters.to_string());
@@ -62,7 +62,7 @@ pub(crate) fn text(bundle: &Bundle) -> String {
                 format!("{}/{}/c{}/b{}", point.split, point.width, point.channels, point.bits);
             let bytes = [point.bytes_mean, point.bytes_p50, point.bytes_p99];
             let sizes = bytes.map(|bytes| format!("{bytes:.0}"));
-            rows.push([vec![name, share(point.accuracy)], sizes.to_vec()].concat());
+            rows.push([vec![name, percent(point.accuracy)], sizes.to_vec()].concat());
         }
         text += &table(&rows);
     }
@@ -82,6 +82,6 @@ fn mega(count: u64) -> String {
     format!("{:.1}", count as f64 / 1e6)
 }
 
-fn share(share: f64) -> String {
-    format!("{:.2}%", 100.0 * share)
+fn percent(fraction: f64) -> String {
+    format!("{:.2}%", 100.0 * fraction)
 }

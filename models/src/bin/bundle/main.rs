@@ -1,7 +1,9 @@
-//! The program that looks after bundles and makes them of models from elsewhere.
+//! The `bundle` program: inspects and checks bundles, and makes them of networks from elsewhere.
 
 mod cut;
+mod cuts;
 mod inspect;
+mod listed;
 mod plot;
 mod record;
 
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use isthmus_models::{Bundle, MANIFEST, Tract, verify};
+use isthmus_models::{Bundle, EngineKind, MANIFEST, Verified, verify};
 
 /// Looks into bundles, checks them, and makes them of ONNX classifiers from elsewhere.
 #[derive(Parser)]
@@ -36,7 +38,7 @@ enum Command {
     /// work together.
     Replay(record::ReplayArgs),
     /// List the tensors at which an ONNX classifier can be cut.
-    Cuts(cut::CutsArgs),
+    Cuts(cuts::CutsArgs),
     /// Cut an ONNX classifier, calibrate it on pictures, and write a bundle.
     Cut(Box<cut::CutArgs>),
     /// Pack a bundle into one file, the same bytes for the same bundle; `tar -xf` unpacks it.
@@ -68,6 +70,9 @@ struct VerifyArgs {
     /// Folder of the bundle.
     #[arg(value_name = "DIR")]
     bundle: PathBuf,
+    /// The engine to check: tract, ort or auto; ort needs the cargo feature `ort`.
+    #[arg(long, value_name = "ENGINE", default_value = "tract")]
+    engine: EngineKind,
 }
 
 #[derive(Args)]
@@ -86,7 +91,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify_bundle(&args),
         Command::Record(args) => record::record(&args),
         Command::Replay(args) => record::replay(&args),
-        Command::Cuts(args) => cut::list(&args),
+        Command::Cuts(args) => cuts::list(&args),
         Command::Cut(args) => cut::cut(&args),
         Command::Export(args) => export(&args),
     };
@@ -99,7 +104,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes in one line, but for those that it tells itself.
+/// An error and its causes in one line, without those that its own message includes.
 fn causes(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
         "" => cause,
@@ -118,16 +123,28 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 
 fn verify_bundle(args: &VerifyArgs) -> anyhow::Result<()> {
     let bundle = Arc::new(Bundle::open(&args.bundle)?);
-    let verified = verify(&bundle, &Tract)?;
-    let goldens = match verified.goldens {
-        0 => "it has no goldens to reproduce".to_owned(),
-        goldens => format!(
-            "{goldens} goldens reproduced, {} of {} symbols rounded otherwise, logits within {:.1e}",
-            verified.differing, verified.symbols, verified.logit_difference
-        ),
+    let engine = args.engine.open(&[])?;
+    let verified = verify(&bundle, &*engine)?;
+    let (name, digest, files) = (bundle.name(), bundle.digest(), bundle.manifest().files.len());
+    let goldens = goldens(&verified, engine.name());
+    print(&format!("{name} {digest}: {files} files intact, {goldens}\n"))
+}
+
+/// What `engine` reproduced, and of which engines' values.
+fn goldens(verified: &Verified, engine: &str) -> String {
+    let Verified { goldens, references, symbols, differing, logit_difference } = verified;
+    if *goldens == 0 {
+        return "it has no goldens to reproduce".to_owned();
+    }
+    let plural = if *goldens == 1 { "" } else { "s" };
+    let references = match references.iter().cloned().collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "its exporter".to_owned(),
+        engines => engines,
     };
-    let files = bundle.manifest().files.len();
-    print(&format!("{} {}: {files} files intact, {goldens}\n", bundle.name(), bundle.digest()))
+    format!(
+        "{goldens} golden{plural} of {references} reproduced by {engine}: {differing} of {symbols} \
+         symbols rounded otherwise, logits within {logit_difference:.1e}"
+    )
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<()> {

@@ -1,16 +1,16 @@
-//! Cuts along the depth, as a drawing.
+//! The drawing of `bundle cuts`: bytes and multiply-accumulates along the depth.
 
 use std::fmt::Write;
 
-use crate::cut::Listed;
+use crate::listed::Listed;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 420.0;
 /// Space around the drawing, for axes and titles.
 const MARGIN: f64 = 64.0;
 
-/// Bars of bytes at 8 bits (logarithmic, left) and a line of the head's share of the
-/// multiply-accumulates (right); a bar's title names its cut.
+/// Bars of bytes at 8 bits (logarithmic, left) and a line of the head's fraction of
+/// the multiply-accumulates (right); a bar's title names its cut.
 pub(crate) fn svg(cuts: &[Listed]) -> String {
     let [w, h] = [WIDTH - 2.0 * MARGIN, HEIGHT - 2.0 * MARGIN];
     let most = cuts.iter().map(|cut| cut.bytes).max().unwrap_or(1).max(10);
@@ -46,7 +46,7 @@ pub(crate) fn svg(cuts: &[Listed]) -> String {
     for (at, cut) in cuts.iter().enumerate() {
         let (x, height) = (MARGIN + step * at as f64, height(cut.bytes as f64));
         let all = (cut.head_macs + cut.tail_macs).max(1) as f64;
-        let share = cut.head_macs as f64 / all;
+        let fraction = cut.head_macs as f64 / all;
         let [c, rows, columns] = cut.shape;
         draw(format_args!(
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"#48a\">\
@@ -59,7 +59,7 @@ pub(crate) fn svg(cuts: &[Listed]) -> String {
             cut.bytes,
             cut.head_macs as f64 / 1e6
         ));
-        let _ = write!(line, "{:.1},{:.1} ", x + 0.5 * step, bottom - h * share);
+        let _ = write!(line, "{:.1},{:.1} ", x + 0.5 * step, bottom - h * fraction);
     }
     draw(format_args!(
         "<polyline points=\"{line}\" fill=\"none\" stroke=\"#c30\" stroke-width=\"2\"/>"
@@ -71,7 +71,7 @@ pub(crate) fn svg(cuts: &[Listed]) -> String {
     let right = WIDTH - MARGIN;
     draw(format_args!(
         "<text x=\"{MARGIN}\" y=\"{above}\" fill=\"#48a\">bytes at 8 bits</text>\
-         <text x=\"{right}\" y=\"{above}\" text-anchor=\"end\" fill=\"#c30\">share of MACs in the head</text>"
+         <text x=\"{right}\" y=\"{above}\" text-anchor=\"end\" fill=\"#c30\">MACs in the head (%)</text>"
     ));
     svg + "</svg>\n"
 }

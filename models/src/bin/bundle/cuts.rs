@@ -1,0 +1,68 @@
+//! `bundle cuts`: where a network can be cut, and what each cut costs.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use isthmus_models::{Cut, Engine, Parts, TensorView, Timing, Tract, WholeModel};
+
+use crate::cut::{open, parse_size};
+use crate::listed::{self, Listed};
+use crate::{Format, plot, print};
+
+#[derive(Args)]
+pub(crate) struct CutsArgs {
+    /// ONNX file of a classifier: one picture [N, 3, H, W], one row of logits.
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// Size of the picture where the model leaves it free.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
+    size: Option<[u32; 2]>,
+    /// Leave out the times, which take most of the time.
+    #[arg(long)]
+    no_times: bool,
+    /// Runs behind each time.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Draw bytes and head multiply-accumulates along the depth into this SVG file.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// How to print the list.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub(crate) fn list(args: &CutsArgs) -> anyhow::Result<()> {
+    let model = open(&args.model, args.size)?;
+    let mut cuts = Vec::new();
+    for cut in model.cuts() {
+        let times = match args.no_times {
+            true => None,
+            false => Some(time(&model, cut, args.runs)?),
+        };
+        cuts.push(Listed::new(cut, times));
+    }
+    if let Some(file) = &args.plot {
+        std::fs::write(file, plot::svg(&cuts)).with_context(|| file.display().to_string())?;
+    }
+    print(&match args.format {
+        Format::Json => serde_json::to_string_pretty(&cuts)? + "\n",
+        Format::Text => listed::text(&cuts, model.macs()),
+    })
+}
+
+/// Median time (ms) of the head and of the tail, for one picture.
+fn time(model: &WholeModel, cut: &Cut, runs: u32) -> anyhow::Result<[f64; 2]> {
+    let order: Vec<usize> = (0..cut.shape[0]).collect();
+    let Parts { head, trunk } = model.cut(&cut.tensor, &order)?;
+    let [width, height] = model.size().map(|side| side as usize);
+    let [channels, h, w] = cut.shape;
+    let part = |onnx: &[u8], name: &str, shape: [usize; 4]| -> anyhow::Result<f64> {
+        let graph = Tract.load(onnx, &format!("the {name} of {}", cut.tensor))?;
+        let data = vec![0.5; shape.iter().product()];
+        let timing =
+            Timing::measure(runs, || graph.run(&[TensorView { shape: &shape, data: &data }]))?;
+        Ok((1e3 * timing.p50_ms).round() / 1e3)
+    };
+    Ok([part(&head, "head", [1, 3, height, width])?, part(&trunk, "tail", [1, channels, h, w])?])
+}
