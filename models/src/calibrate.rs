@@ -5,7 +5,7 @@ use isthmus_proto::{Quantiser, QuantiserError};
 /// Most values of one channel that are kept.
 const SAMPLES: usize = 1 << 15;
 
-/// Shares of a channel's values that may lie outside its range; the one with the least squared
+/// Fractions of a channel's values that may lie outside its range; the one with the least squared
 /// error is taken. A narrow range rounds finely, a wide one clips little.
 const CLIPPED: [f64; 5] = [0.0, 1e-4, 1e-3, 5e-3, 2e-2];
 
@@ -106,7 +106,7 @@ fn fit(bits: u8, sorted: &[f32]) -> Result<Fit, QuantiserError> {
     Ok(best.map_or_else(nothing, |(_, fit)| fit))
 }
 
-/// Scale and zero point of the range that leaves out this share of the values, half at each end.
+/// Scale and zero point of the range that leaves out this fraction of the values, half at each end.
 /// Zero lies within it: it is what padding and rectifiers make, and has a symbol of its own.
 fn range(bits: u8, sorted: &[f32], clipped: f64) -> (f32, i32) {
     let outside = (sorted.len() as f64 * clipped / 2.0) as usize;
@@ -134,12 +134,13 @@ fn frequencies(counts: &[u64]) -> Vec<u16> {
     let uniform = vec![1; counts.len()];
     let counts = if counts.iter().any(|&count| count > 0) { counts } else { &uniform };
     let sum: u64 = counts.iter().sum();
-    let shares: Vec<u64> =
+    let portions: Vec<u64> =
         counts.iter().map(|count| count * (TOTAL - counts.len() as u64)).collect();
-    let mut frequencies: Vec<u16> = shares.iter().map(|share| 1 + (share / sum) as u16).collect();
+    let mut frequencies: Vec<u16> =
+        portions.iter().map(|portion| 1 + (portion / sum) as u16).collect();
     let given: u64 = frequencies.iter().map(|&frequency| u64::from(frequency)).sum();
-    let mut by_remainder: Vec<usize> = (0..shares.len()).collect();
-    by_remainder.sort_by_key(|&symbol| (std::cmp::Reverse(shares[symbol] % sum), symbol));
+    let mut by_remainder: Vec<usize> = (0..portions.len()).collect();
+    by_remainder.sort_by_key(|&symbol| (std::cmp::Reverse(portions[symbol] % sum), symbol));
     for symbol in by_remainder.into_iter().take((TOTAL - given) as usize) {
         frequencies[symbol] += 1;
     }

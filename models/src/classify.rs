@@ -1,4 +1,4 @@
-//! From logits to an answer.
+//! Probabilities and the likeliest classes, from logits.
 
 /// Probabilities (0..=1, summing to 1) of `logits`.
 ///

@@ -1,4 +1,4 @@
-//! Work shared out to all cores.
+//! A map over items that all cores compute.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};

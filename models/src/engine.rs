@@ -1,4 +1,4 @@
-//! What runs a graph: a trait, so that another engine can take tract's place.
+//! The engines that run a bundle's graphs: a trait, and which of its implementations to use.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
-/// Which engine runs the networks.
+/// The engine that runs the networks.
 #[cfg(feature = "tract")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,7 +83,7 @@ pub enum EngineKind {
     Ort,
 }
 
-/// What computes for an ONNX Runtime.
+/// An execution provider of ONNX Runtime: the code that computes for it.
 #[cfg(feature = "tract")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,15 +98,15 @@ pub enum OrtProvider {
     Tensorrt,
 }
 
-/// Why there is no such engine.
+/// Why an engine cannot be opened.
 #[cfg(feature = "tract")]
 #[derive(Debug, thiserror::Error)]
 pub enum EngineKindError {
     /// None of the names.
-    #[error("there is no engine {0:?}; there are auto, tract and ort")]
+    #[error("unknown engine {0:?}; expected auto, tract or ort")]
     Name(String),
     /// None of the providers' names.
-    #[error("there is no provider {0:?}; there are cpu, xnnpack, cuda and tensorrt")]
+    #[error("unknown provider {0:?}; expected cpu, xnnpack, cuda or tensorrt")]
     Provider(String),
     /// Providers for an engine that has none.
     #[error("tract has no providers: they are for the engines ort and auto")]
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn providers_are_told_by_name_and_tract_has_none() {
+    fn providers_have_names_and_tract_has_none() {
         for provider in OrtProvider::ALL {
             assert_eq!(provider.name().parse::<OrtProvider>().expect("known"), provider);
         }

@@ -1,5 +1,5 @@
-//! Pictures compressed by image codecs: the way of the image arm, beside which the cut network is
-//! measured.
+//! Pictures compressed by image codecs: the arm of a device that sends pictures, and the baseline of
+//! the split network.
 
 use std::fmt;
 use std::io::Cursor;

@@ -2,15 +2,18 @@
 //!
 //! A [`Bundle`] is a folder whose manifest fixes every file by its SHA-256. From it come the
 //! device's [`Head`] and the server's [`Tail`], both prepared once for all operating points by an
-//! [`Engine`], and one feature codec for each of them; the uncut network, [`Full`], answers
+//! [`Engine`], and one feature codec for each of them; the full network, [`Full`], answers
 //! pictures that were compressed by an [`ImageSpec`] instead. Around the graphs: [`Picture`] and
 //! [`Preprocessor`] before, [`softmax`] and [`top_k`] after, and a [`Profile`] of how long it all
 //! takes on this machine. With the feature `shell`, a [`WholeModel`] is cut and [`Import`]ed as a
 //! bundle, and a [`Recorder`] writes down what one machine computes, for [`replay`] on another.
 //!
-//! This crate does no networking, starts no thread and reads a clock only to measure times.
+//! This crate does no networking and reads a clock only to measure times. It starts threads in
+//! [`on_all_cores`] and [`on_threads`] alone, which end before these return: there, and to [`replay`].
 //!
 //! Read [`Bundle`] and [`Head`] first; the format is in `BUNDLE.md` beside this crate.
+
+#![forbid(unsafe_code)]
 
 #[cfg(feature = "avif")]
 mod avif;

@@ -80,7 +80,7 @@ pub struct FullSpec {
     pub macs: u64,
     /// Weights.
     pub parameters: u64,
-    /// Share of validation pictures that are right, 0..=1; 0 where it was not measured.
+    /// Fraction of validation pictures that are right, 0..=1; 0 where it was not measured.
     pub accuracy: f64,
 }
 
@@ -124,7 +124,7 @@ pub struct WidthSpec {
     pub head_parameters: u64,
     /// Weights of the exit.
     pub exit_parameters: u64,
-    /// Share of validation pictures that the exit gets right, 0..=1.
+    /// Fraction of validation pictures that the exit gets right, 0..=1.
     pub exit_accuracy: f64,
     /// One quantiser for each bit depth.
     pub quantisers: Vec<QuantiserSpec>,
@@ -161,7 +161,7 @@ pub struct PointSpec {
     pub channels: u16,
     /// Bit depth of one of the width's quantisers.
     pub bits: u8,
-    /// Share of validation pictures that are right, 0..=1.
+    /// Fraction of validation pictures that are right, 0..=1.
     pub accuracy: f64,
     /// Mean length of the coded stream (bytes).
     pub bytes_mean: f64,
@@ -232,7 +232,7 @@ impl Manifest {
         ensure(!self.labels.is_empty(), "labels", || "needs at least one label".into())?;
         check_distinct("labels", self.labels.iter().map(String::as_str))?;
         self.input.check()?;
-        check_share("full.accuracy", self.full.accuracy)?;
+        check_fraction("full.accuracy", self.full.accuracy)?;
         check_count("splits", self.splits.len())?;
         check_distinct("splits", self.splits.iter().map(|split| split.name.as_str()))?;
         for (s, split) in self.splits.iter().enumerate() {
@@ -247,7 +247,7 @@ impl Manifest {
     fn check_point(&self, key: &str, point: &PointSpec) -> Result<(), ManifestError> {
         let split = self.splits.iter().find(|split| split.name == point.split);
         let split = split.ok_or_else(|| {
-            value(&format!("{key}.split"), format!("there is no split {:?}", point.split))
+            value(&format!("{key}.split"), format!("unknown split {:?}", point.split))
         })?;
         let width = split.widths.iter().find(|width| width.name == point.width);
         let width = width.ok_or_else(|| {
@@ -264,7 +264,7 @@ impl Manifest {
                 split.name, width.name, point.bits
             )
         })?;
-        check_share(&format!("{key}.accuracy"), point.accuracy)?;
+        check_fraction(&format!("{key}.accuracy"), point.accuracy)?;
         for (name, bytes) in [
             ("bytes_mean", point.bytes_mean),
             ("bytes_p50", point.bytes_p50),
@@ -365,7 +365,7 @@ impl SplitSpec {
 impl WidthSpec {
     fn check(&self, key: &str) -> Result<(), ManifestError> {
         check_name(&format!("{key}.name"), &self.name)?;
-        check_share(&format!("{key}.exit_accuracy"), self.exit_accuracy)?;
+        check_fraction(&format!("{key}.exit_accuracy"), self.exit_accuracy)?;
         let nothing = self.exit_parameters == 0 && self.exit_accuracy == 0.0;
         ensure(self.exit || nothing, &format!("{key}.exit"), || {
             "is false, so exit_parameters and exit_accuracy must be 0".into()
@@ -405,7 +405,7 @@ pub(crate) fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
     })
 }
 
-/// Splits, widths and layers share four bits each of a packet's header.
+/// Splits, widths and layers have four bits each of a packet's header.
 fn check_count(key: &str, count: usize) -> Result<(), ManifestError> {
     ensure((1..=16).contains(&count), key, || format!("must have 1 to 16 entries, not {count}"))
 }
@@ -421,8 +421,8 @@ fn check_distinct<'a>(
     Ok(())
 }
 
-fn check_share(key: &str, share: f64) -> Result<(), ManifestError> {
-    ensure((0.0..=1.0).contains(&share), key, || format!("must be 0 to 1, not {share}"))
+fn check_fraction(key: &str, fraction: f64) -> Result<(), ManifestError> {
+    ensure((0.0..=1.0).contains(&fraction), key, || format!("must be 0 to 1, not {fraction}"))
 }
 
 /// A bundle's files lie inside it: nothing may lead out of its folder.

@@ -1,4 +1,4 @@
-//! Picture files in folders.
+//! Picture files in folders, with the class that a folder's name gives them.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -66,7 +66,7 @@ impl Photo {
         Photo { path, class }
     }
 
-    /// Reads and decodes it, or tells what is wrong with it.
+    /// Reads and decodes it, or says what is wrong with it.
     pub fn read(&self) -> Result<Picture, String> {
         let file = File::open(&self.path).map_err(|error| error.to_string())?;
         let (mut bytes, limit) = (Vec::new(), MAX_PICTURE_BYTES as u64 + 1);

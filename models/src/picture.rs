@@ -100,7 +100,7 @@ impl Picture {
         Ok(Picture { width, height, pixels: Pixels::Yuyv { bytes, stride } })
     }
 
-    /// Decodes JPEG, PNG or WebP; the format is told from the bytes.
+    /// Decodes JPEG, PNG or WebP; the bytes show the format.
     ///
     /// The EXIF orientation is applied, grey is repeated three times, 16 bits become 8,
     /// transparent pixels are laid over black, and of an animation the first picture is taken.

@@ -1,4 +1,4 @@
-//! How long the device's part takes on this machine.
+//! A profile: measured times of the device's part on this machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -107,14 +107,14 @@ impl Tail {
     }
 }
 
-/// The network in one piece, for whoever wants to run it without a cut.
+/// The network in one piece, to be run without a cut.
 pub struct Full {
     bundle: Arc<Bundle>,
     graph: Prepared,
 }
 
 impl Full {
-    /// Loads the uncut network of `bundle`.
+    /// Loads the full network of `bundle`.
     pub fn load(bundle: Arc<Bundle>, engine: &dyn Engine) -> Result<Full, LoadError> {
         let manifest = bundle.manifest();
         let (input, classes) = (manifest.input.shape(), [bundle.labels().len()]);
