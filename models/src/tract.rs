@@ -28,7 +28,17 @@ impl Engine for Tract {
 
     fn load(&self, onnx: &[u8], name: &str) -> Result<Arc<dyn Graph>, EngineError> {
         keep_freed_memory();
-        Plan::load(prepare(onnx), name)
+        // tract's optimiser has its faults: one is a 1×1 convolution with a stride behind another.
+        let plan = prepare(onnx).or_else(|error| match plain(onnx) {
+            Ok(plain) => {
+                let reason = reason(&error);
+                tracing::warn!(name, reason, "tract's optimiser fails: the graph runs without it");
+                Ok(plain)
+            }
+            // What is no graph to the one is none to the other.
+            Err(_) => Err(error),
+        });
+        Plan::load(plan, name)
     }
 }
 
@@ -46,7 +56,7 @@ impl Engine for PlainTract {
     }
 
     fn load(&self, onnx: &[u8], name: &str) -> Result<Arc<dyn Graph>, EngineError> {
-        Plan::load(read(onnx).and_then(TypedModel::into_runnable), name)
+        Plan::load(plain(onnx), name)
     }
 }
 
@@ -117,6 +127,10 @@ fn keep_freed_memory() {
 /// The nodes of an ONNX file, with the shapes and types of all their values.
 fn read(onnx: &[u8]) -> TractResult<TypedModel> {
     tract_onnx::onnx().model_for_read(&mut Cursor::new(onnx))?.into_typed()
+}
+
+fn plain(onnx: &[u8]) -> TractResult<Arc<TypedSimplePlan>> {
+    read(onnx)?.into_runnable()
 }
 
 fn prepare(onnx: &[u8]) -> TractResult<Arc<TypedSimplePlan>> {

@@ -46,6 +46,17 @@ pub fn weights(name: &str, dims: &[i64], value: impl Fn(usize) -> f32) -> Tensor
     }
 }
 
+/// A constant of whole numbers.
+pub fn integers(name: &str, values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        dims: vec![values.len() as i64],
+        data_type: DataType::Int64 as i32,
+        int64_data: values.to_vec(),
+        ..Default::default()
+    }
+}
+
 /// An f32 tensor; a dimension of 0 is free.
 pub fn value_info(name: &str, dims: &[i64]) -> ValueInfoProto {
     let dim = |&side: &i64| Dimension {
