@@ -3,6 +3,8 @@
 mod ends;
 mod error;
 mod graph;
+mod layout;
+mod rewrite;
 mod shapes;
 
 use std::collections::BTreeSet;
@@ -16,6 +18,8 @@ pub use self::error::CutError;
 use self::graph::{
     check_order, needed, parameters, picture_input, refuse_what_cannot_be_cut, separators, used_by,
 };
+use self::layout::channel_axes;
+use self::rewrite::{free_batch, sizes_to_factors};
 use self::shapes::{Shapes, infer, macs};
 
 /// Largest latents that a manifest takes: channels, height, width.
@@ -41,9 +45,7 @@ pub struct Cut {
     pub head_parameters: u64,
     /// Position of the node that makes it.
     node: usize,
-    /// Whether the model has it as `[N, C]`: a vector to the model, a grid of one place to the
-    /// bundle.
-    vector: bool,
+    layout: Layout,
 }
 
 impl Cut {
@@ -51,6 +53,17 @@ impl Cut {
     pub fn values(&self) -> usize {
         self.shape.iter().product()
     }
+}
+
+/// How a model has a tensor that is `[N, C, h, w]` to the bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// `[N, C, h, w]`.
+    Map,
+    /// `[N, h, w, C]`.
+    ChannelsLast,
+    /// `[N, C]`: a grid of one place.
+    Vector,
 }
 
 /// A model's two parts, as ONNX files.
@@ -108,7 +121,9 @@ impl WholeModel {
         check_order(graph)?;
         let shapes = infer(&proto, &input, size)
             .map_err(|error| CutError::Analysis(format!("{error:#}")))?;
-        let graph = proto.graph.take().unwrap_or_default();
+        let mut graph = proto.graph.take().unwrap_or_default();
+        sizes_to_factors(&mut graph, &shapes);
+        free_batch(&mut graph, &shapes);
         let macs = graph.node.iter().map(|node| macs(node, &shapes)).collect();
         let mut model =
             WholeModel { proto, graph, input, output, size, classes: 0, macs, cuts: Vec::new() };
@@ -194,7 +209,7 @@ impl WholeModel {
     ///
     /// If `order` is not a permutation of the cut's channels.
     pub fn cut(&self, tensor: &str, order: &[usize]) -> Result<Parts, CutError> {
-        let &Cut { shape: [channels, height, width], vector, .. } = self.cut_at(tensor)?;
+        let &Cut { shape: [channels, height, width], layout, .. } = self.cut_at(tensor)?;
         let mut inverse = vec![channels; channels];
         for (at, &channel) in order.iter().enumerate() {
             inverse[channel] = at;
@@ -204,9 +219,12 @@ impl WholeModel {
 
         let mut head = self.part(tensor, None);
         let (mut ends, mut last) = (Ends::default(), tensor.to_owned());
-        if vector {
+        if layout != Layout::Map {
             let next = self.fresh("latent_grid");
-            ends.reshape(&last, &next, &[0, channels as i64, 1, 1]);
+            match layout {
+                Layout::Vector => ends.reshape(&last, &next, &[0, channels as i64, 1, 1]),
+                _ => ends.transpose(&last, &next, &[0, 3, 1, 2]),
+            }
             last = next;
         }
         if reorder {
@@ -222,9 +240,12 @@ impl WholeModel {
 
         let mut trunk = self.part(&self.output, Some(tensor));
         let (mut ends, mut first) = (Ends::default(), tensor.to_owned());
-        if vector {
+        if layout != Layout::Map {
             let grid = self.fresh("feature_grid");
-            ends.reshape(&grid, &first, &[0, channels as i64]);
+            match layout {
+                Layout::Vector => ends.reshape(&grid, &first, &[0, channels as i64]),
+                _ => ends.transpose(&grid, &first, &[0, 2, 3, 1]),
+            }
             first = grid;
         }
         if reorder {
@@ -276,16 +297,16 @@ impl WholeModel {
 
     fn find_cuts(&mut self, shapes: &Shapes) {
         let all = needed(&self.graph, &self.output, None);
+        let axes = channel_axes(&self.graph, &self.input, shapes);
         let macs_of = |nodes: &[bool]| -> u64 {
             self.macs.iter().zip(nodes).filter(|(_, needed)| **needed).map(|(macs, _)| macs).sum()
         };
         let cut = |(node, tensor): (usize, &str)| {
-            let (shape, vector) = match shapes.get(tensor) {
-                Some((shape, true)) => match **shape {
-                    [1, c, h, w] => ([c, h, w], false),
-                    [1, c] => ([c, 1, 1], true),
-                    _ => return None,
-                },
+            let (shape, true) = shapes.get(tensor)? else { return None };
+            let (shape, layout) = match **shape {
+                [1, h, w, c] if axes.get(tensor) == Some(&3) => ([c, h, w], Layout::ChannelsLast),
+                [1, c, h, w] => ([c, h, w], Layout::Map),
+                [1, c] => ([c, 1, 1], Layout::Vector),
                 _ => return None,
             };
             let carried = MAX_SHAPE.iter().zip(shape).all(|(max, side)| (1..=*max).contains(&side));
@@ -299,7 +320,7 @@ impl WholeModel {
                 tail_macs: macs_of(&all).saturating_sub(head_macs),
                 head_parameters: parameters(&self.graph, &before),
                 node,
-                vector,
+                layout,
             })
         };
         let separators = separators(&self.graph, &self.input, &self.output);

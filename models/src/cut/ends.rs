@@ -25,12 +25,23 @@ impl Ends {
             i: 1,
             ..AttributeProto::default()
         };
-        self.node("Gather", from, to, channels, vec![axis]);
+        self.node("Gather", from, to, Some(channels), vec![axis]);
+    }
+
+    /// `to` is `from` with its axes in this order.
+    pub(super) fn transpose(&mut self, from: &str, to: &str, axes: &[i64]) {
+        let axes = AttributeProto {
+            name: "perm".into(),
+            r#type: attribute_proto::AttributeType::Ints as i32,
+            ints: axes.to_vec(),
+            ..AttributeProto::default()
+        };
+        self.node("Transpose", from, to, None, vec![axes]);
     }
 
     /// `to` is `from` in this shape, where 0 keeps a dimension as it is.
     pub(super) fn reshape(&mut self, from: &str, to: &str, shape: &[i64]) {
-        self.node("Reshape", from, to, shape.to_vec(), Vec::new());
+        self.node("Reshape", from, to, Some(shape.to_vec()), Vec::new());
     }
 
     fn node(
@@ -38,19 +49,23 @@ impl Ends {
         op: &str,
         from: &str,
         to: &str,
-        constant: Vec<i64>,
+        constant: Option<Vec<i64>>,
         attribute: Vec<AttributeProto>,
     ) {
-        let name = format!("{to}_{}", op.to_ascii_lowercase());
-        self.constants.push(TensorProto {
-            name: name.clone(),
-            dims: vec![constant.len() as i64],
-            data_type: DataType::Int64 as i32,
-            int64_data: constant,
-            ..TensorProto::default()
-        });
+        let mut input = vec![from.to_owned()];
+        if let Some(constant) = constant {
+            let name = format!("{to}_{}", op.to_ascii_lowercase());
+            input.push(name.clone());
+            self.constants.push(TensorProto {
+                name,
+                dims: vec![constant.len() as i64],
+                data_type: DataType::Int64 as i32,
+                int64_data: constant,
+                ..TensorProto::default()
+            });
+        }
         self.nodes.push(NodeProto {
-            input: vec![from.to_owned(), name],
+            input,
             output: vec![to.to_owned()],
             name: to.to_owned(),
             op_type: op.to_owned(),

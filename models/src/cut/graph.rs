@@ -146,7 +146,7 @@ pub(super) fn needed(graph: &GraphProto, output: &str, from: Option<&str>) -> Ve
 }
 
 /// The tensors that a node uses; one that it leaves out has no name.
-fn used(node: &NodeProto) -> impl Iterator<Item = &str> {
+pub(super) fn used(node: &NodeProto) -> impl Iterator<Item = &str> {
     node.input.iter().map(String::as_str).filter(|tensor| !tensor.is_empty())
 }
 

@@ -1,0 +1,81 @@
+//! The axis along which each tensor of a network has its channels: the second, as ONNX's convolutions
+//! have them, or the last, as transformers' layers do.
+
+use std::collections::BTreeMap;
+
+use tract_onnx::pb::{GraphProto, NodeProto};
+
+use super::graph::used;
+use super::shapes::Shapes;
+
+/// The channels' axis of each tensor of which it follows from the operators.
+///
+/// The picture has them second, and so has whatever a convolution or a pooling makes. Products with a
+/// matrix of weights make new ones along the last axis. All else keeps the axis that it is given, or
+/// moves it as it says.
+pub(super) fn channel_axes<'a>(
+    graph: &'a GraphProto,
+    input: &'a str,
+    shapes: &Shapes,
+) -> BTreeMap<&'a str, usize> {
+    let mut axes = BTreeMap::from([(input, 1)]);
+    for node in &graph.node {
+        if let Some(axis) = channel_axis(node, &axes, shapes) {
+            axes.extend(node.output.iter().map(|output| (output.as_str(), axis)));
+        }
+    }
+    axes
+}
+
+/// The channels' axis of a node's outputs.
+fn channel_axis(node: &NodeProto, axes: &BTreeMap<&str, usize>, shapes: &Shapes) -> Option<usize> {
+    let rank = |tensor: &str| shapes.get(tensor).map(|(shape, _)| shape.len());
+    let output_rank = rank(node.output.first()?)?;
+    // Constants have no axis here, so that it is the picture's that is followed.
+    let (from, axis) = used(node).find_map(|input| Some((input, *axes.get(input)?)))?;
+    match &*node.op_type {
+        "Conv"
+        | "ConvTranspose"
+        | "MaxPool"
+        | "AveragePool"
+        | "LpPool"
+        | "GlobalAveragePool"
+        | "GlobalMaxPool"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "Resize"
+        | "Upsample"
+        | "DepthToSpace"
+        | "SpaceToDepth" => Some(1),
+        "MatMul" | "Gemm" => match node.input.first() {
+            // A matrix of weights from the left makes new rows.
+            Some(left) if left != from => output_rank.checked_sub(2),
+            _ => output_rank.checked_sub(1),
+        },
+        "Transpose" => permutation(node, output_rank).iter().position(|&it| it == axis),
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+            reshaped(axis, &shapes.get(from)?.0, &shapes.get(node.output.first()?)?.0)
+        }
+        // Sums and the like, of operands that are aligned at their last axes.
+        _ => (axis + output_rank).checked_sub(rank(from)?),
+    }
+}
+
+/// The order of a transposition's axes: as given, else reversed.
+fn permutation(node: &NodeProto, rank: usize) -> Vec<usize> {
+    let given = node.attribute.iter().find(|attribute| attribute.name == "perm");
+    match given {
+        Some(given) => given.ints.iter().map(|&axis| axis as usize).collect(),
+        None => (0..rank).rev().collect(),
+    }
+}
+
+/// Where an axis of the shape `from` is in the shape `to` of the same values, if it still is one: with
+/// the same extent, and as many values within one of its places.
+fn reshaped(axis: usize, from: &[usize], to: &[usize]) -> Option<usize> {
+    let behind = |shape: &[usize], axis: usize| shape[axis + 1..].iter().product::<usize>();
+    let extent = *from.get(axis)?;
+    let same = |&at: &usize| to[at] == extent && behind(to, at) == behind(from, axis);
+    // Of several, one more has an extent of 1: the nearest is meant.
+    (0..to.len()).filter(same).min_by_key(|&at| at.abs_diff(axis))
+}
