@@ -57,5 +57,6 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Largest frame (envelope and packet, bytes) that a server accepts unless configured otherwise.
 pub const DEFAULT_MAX_FRAME_BYTES: usize = 1 << 20;
 
-/// Largest control message (bytes) either end accepts: a hello with 256 bundles fits.
+/// Largest control message (bytes) either end accepts: a hello with all the bundles that it may name
+/// ([`packet::MAX_BUNDLES`]) fits many times over.
 pub const MAX_CONTROL_BYTES: usize = 64 << 10;
