@@ -85,7 +85,7 @@ build isthmus-head "$version" "$arch" "device's side of Isthmus, a split-computi
 for bundle; do
     name=$(basename "$bundle")
     version=$(sed -n '1,/^\[/s/^version = "\(.*\)"/\1/p' "$bundle/manifest.toml")
-    [[ -n $version ]] || fail "$bundle/manifest.toml tells no version"
+    [[ -n $version ]] || fail "$bundle/manifest.toml has no version"
     mkdir -p "$stage/isthmus-bundle-$name/usr/share/isthmus/bundles"
     cp -r "$bundle" "$stage/isthmus-bundle-$name/usr/share/isthmus/bundles/$name"
     build "isthmus-bundle-$name" "$version" all "network for Isthmus: $name

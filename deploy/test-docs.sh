@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the shell blocks of pages that tell how to install something, in the order of the page:
+# Runs the shell blocks of pages on how to install something, in the order of the page:
 #
 #     deploy/test-docs.sh docs/device.md docs/server.md
 #

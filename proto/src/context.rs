@@ -1,4 +1,4 @@
-//! Contexts of the entropy coder: which of a channel's tables codes the next symbol, told from the
+//! Contexts of the entropy coder: which of a channel's tables codes the next symbol, chosen from the
 //! symbols before it.
 //!
 //! Symbols are coded channel by channel and row by row. What is known of a place's surroundings is

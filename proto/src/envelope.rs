@@ -10,7 +10,7 @@
 //! | 1, 2, 4 or 8 | time left, whole milliseconds, as a variable-length integer (RFC 9000, 16) |
 //! | 1 to 4, … | of a probe: length of the padding as a variable-length integer, and the padding |
 //!
-//! A probe asks nothing of the server but its echo, which tells how long so many bytes take.
+//! A probe asks nothing of the server but its echo, from which the device learns how long so many bytes take.
 //!
 //! The time left is a duration, not an instant, because clocks of two machines are never compared.
 //! The server counts it from the first byte it sees.

@@ -11,7 +11,7 @@
 //! | 1 per further layer | its CRC-8 |
 //! | … | the layers' bytes |
 //!
-//! A compressed picture is told by the number 8 where features have their bit depth. It has one
+//! A compressed picture is marked by the number 8 where features have their bit depth. It has one
 //! layer, the whole file:
 //!
 //! | bytes | content |

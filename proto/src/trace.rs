@@ -1,4 +1,4 @@
-//! Names under which both ends of a connection tell a collector of the same frame.
+//! Names under which both ends of a connection send a collector spans of the same frame.
 //!
 //! A frame says nothing of traces. The hello carries a seed and a threshold, and a frame's *ordinal*
 //! on its connection is known at both ends: over QUIC the index of its stream, over gRPC its place
@@ -43,7 +43,7 @@ pub enum Part {
     Queue,
     /// Entropy decoding on the server, or decompressing the picture.
     Decode,
-    /// The tail network, or the uncut one for a compressed picture.
+    /// The tail network, or the full one for a compressed picture.
     Tail,
 }
 

@@ -125,7 +125,7 @@ impl Binding {
         }
     }
 
-    /// How much an answer tells.
+    /// How much an answer holds.
     pub fn detail(&self) -> Detail {
         self.detail
     }
@@ -165,7 +165,7 @@ impl From<&PacketHeader> for Announced {
 }
 
 /// Accepts or refuses a frame by its header; yields the bundle's position in `registry`. What is
-/// wrong with the frame itself is told before what is wrong with the moment.
+/// wrong with the frame itself is reported before what is wrong with the moment.
 pub fn admit(
     announced: &Announced,
     binding: &Binding,

@@ -32,7 +32,7 @@ pub struct BatcherConfig {
 pub struct Lane {
     /// The bundle's position in the registry.
     pub bundle: usize,
-    /// The split's position in the bundle; `None` is the uncut network.
+    /// The split's position in the bundle; `None` is the full network.
     pub split: Option<u8>,
 }
 

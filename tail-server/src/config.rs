@@ -43,7 +43,7 @@ pub struct Options {
     /// TCP port for gRPC; 0 takes a free one [default: 8001]
     #[arg(long, value_name = "PORT", env = "ISTHMUS_GRPC_PORT")]
     pub grpc_port: Option<u16>,
-    /// Whether to tell health over HTTP [default: true]
+    /// Whether to serve health over HTTP [default: true]
     #[arg(long, value_name = "BOOL", env = "ISTHMUS_ALLOW_HTTP")]
     pub allow_http: Option<bool>,
     /// TCP port for health over HTTP; 0 takes a free one [default: 8000]
@@ -101,7 +101,7 @@ pub struct Options {
     pub exit_timeout_secs: Option<u64>,
 }
 
-/// A way to reach the server.
+/// A transport by which devices reach the server.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, clap::ValueEnum,
 )]
@@ -126,7 +126,7 @@ pub struct ServerConfig {
     pub quic: Option<SocketAddr>,
     /// Where gRPC listens; port 0 takes a free one; `None` does not offer it.
     pub grpc: Option<SocketAddr>,
-    /// Where health is told over HTTP; port 0 takes a free one; `None` does not tell it.
+    /// Where health is served over HTTP; port 0 takes a free one; `None` does not serve it.
     pub http: Option<SocketAddr>,
     /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
     /// them.
@@ -232,7 +232,7 @@ impl Options {
         }
     }
 
-    /// Where health is told over HTTP.
+    /// Where health is served over HTTP.
     pub fn http(&self) -> Option<SocketAddr> {
         let port = self.http_port.unwrap_or(8000);
         self.allow_http.unwrap_or(true).then(|| SocketAddr::new(self.listen_on(), port))

@@ -1,4 +1,4 @@
-//! What became of every frame.
+//! Counts of frames by their final outcome.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The cause as the device is told it.
+    /// The cause as the reply to the device names it.
     pub fn reason(self) -> Reason {
         match self {
             Cause::Expired => Reason::Expired,
@@ -38,11 +38,11 @@ pub enum Verdict {
     Refused(Reason),
     /// The frame was accepted, yet not answered.
     Dropped(Cause),
-    /// It was a probe, and was told so.
+    /// It was a probe, and was echoed.
     Echoed,
 }
 
-/// Frames by what became of them. Every frame that arrived ends in exactly one of the others:
+/// Frames by their final outcome. Every frame that arrived ends in exactly one of the others:
 /// `arrived = answered + echoed + refused + dropped + unfinished`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -54,7 +54,7 @@ pub struct Counters {
     pub late: u64,
     /// Probes that came whole.
     pub echoed: u64,
-    /// Frames that were refused, by what the device was told.
+    /// Frames that were refused, by the reason in the reply.
     pub refused: BTreeMap<Reason, u64>,
     /// Frames that were accepted, yet not answered, by cause.
     pub dropped: BTreeMap<Cause, u64>,

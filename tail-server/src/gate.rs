@@ -54,9 +54,9 @@ pub(crate) enum Order {
 /// What all connections and workers share.
 pub(crate) struct Gate {
     state: Mutex<State>,
-    /// Tells an idle worker of a frame that waits.
+    /// Wakes an idle worker for a frame that waits.
     wake: Condvar,
-    /// Tells the timer of an earlier timeout.
+    /// Wakes the timer for an earlier timeout.
     timer: Notify,
     pub(crate) registry: Arc<Registry>,
     pub(crate) config: ExchangeConfig,
@@ -100,7 +100,7 @@ impl Gate {
         Some(Place { gate: Arc::clone(self), connection })
     }
 
-    /// Tells the exchange something, and carries out what it orders.
+    /// Hands the exchange an input, and carries out what it orders.
     pub(crate) fn tell<T>(&self, input: impl FnOnce(&mut Exchange<Orders>, Timestamp) -> T) -> T {
         let mut state = self.lock();
         let result = input(&mut state.exchange, self.clock.now());

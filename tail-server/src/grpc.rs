@@ -67,7 +67,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Tells `grpc.health.v1` of the server, named or as a whole.
+/// Reports the server's health over `grpc.health.v1`, by service and as a whole.
 async fn report(reporter: HealthReporter, gate: Arc<Gate>) {
     reporter.set_serving::<TailServer<Service>>().await;
     gate.draining().await;

@@ -1,7 +1,7 @@
 //! Health and metrics over plain HTTP/1.1, for orchestrators and Prometheus.
 //!
-//! Paths and meanings are those of KServe's protocol, as Triton serves them. Pages are told from
-//! the first moment on, while bundles are still being loaded.
+//! Paths and meanings are those of KServe's protocol, as Triton serves them. Pages are served
+//! from the first moment on, while bundles are still being loaded.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -52,7 +52,7 @@ impl Http {
         Ok(Http { status, health, metrics, _servers: servers })
     }
 
-    /// The server serves; from now on the pages tell of `gate`.
+    /// The server serves; from now on the pages report on `gate`.
     pub(crate) fn on_serving(&self, gate: &Arc<Gate>) {
         self.status.gate.get_or_init(|| Arc::clone(gate));
     }
@@ -66,7 +66,7 @@ impl Http {
     }
 }
 
-/// What the pages tell of.
+/// What the pages report on.
 struct Status {
     strict: bool,
     /// Not there until the server serves.

@@ -40,7 +40,7 @@ struct Arguments {
     /// How to log
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "ISTHMUS_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Tell by the exit code whether the server with these options is ready, and end
+    /// Exit with 0 if the server with these options is ready, with 1 if not
     #[arg(long)]
     check_health: bool,
     #[command(flatten)]
@@ -188,8 +188,8 @@ mod tests {
         let command = Options::augment_args(clap::Command::new("options"));
         for option in command.get_arguments() {
             let key = option.get_id().as_str();
-            let told = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
-            assert!(shipped.lines().any(told), "{key}");
+            let has = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            assert!(shipped.lines().any(has), "{key}");
         }
     }
 }

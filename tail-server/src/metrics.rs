@@ -1,7 +1,7 @@
 //! The server's numbers, as Prometheus reads them.
 //!
-//! What became of frames is counted in [`Counters`](crate::Counters); who is connected and what
-//! waits, the gate knows. Here is what only the shells see: durations, sizes and round trips. Each
+//! Frames are counted by their outcome in [`Counters`](crate::Counters); the gate knows who is
+//! connected and what waits. Here is what only the shells see: durations, sizes and round trips. Each
 //! scrape brings all of it together.
 
 use std::fmt;
@@ -106,7 +106,7 @@ impl Collector for Scrape {
         let counters = gate.counters();
         let mut page = Page(&mut encoder);
 
-        let help = "Frames and probes that ended, by what the device was told";
+        let help = "Frames and probes that ended, by the reply's code";
         page.family("requests", help, None, "code", codes(&counters).into_iter().map(counter))?;
         let help = "How long the stages of an answered frame took";
         let stages = [
@@ -142,16 +142,16 @@ impl Collector for Scrape {
     }
 }
 
-/// Ended frames by what the device was told. A code that never came up is there with a zero, so
+/// Ended frames by the reply's code. A code that never came up is there with a zero, so
 /// that Prometheus sees its first rise.
 fn codes(counters: &Counters) -> Vec<(String, u64)> {
-    let told = |reason| {
+    let frames = |reason| {
         let dropped = counters.dropped.iter().filter(|(cause, _)| cause.reason() == reason);
         refused(counters, reason) + dropped.map(|(_, frames)| frames).sum::<u64>()
     };
     // The first one is for reasons of a later version, which this one does not give.
     let reasons = (1..).map_while(|number| Reason::try_from(number).ok());
-    let named = reasons.map(|reason| (reason.as_str_name().to_ascii_lowercase(), told(reason)));
+    let named = reasons.map(|reason| (reason.as_str_name().to_ascii_lowercase(), frames(reason)));
     let ok = [("ok", counters.answered), ("echo", counters.echoed)];
     ok.map(|(code, frames)| (code.to_owned(), frames)).into_iter().chain(named).collect()
 }

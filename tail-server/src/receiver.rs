@@ -59,7 +59,7 @@ pub enum ReceiveError {
 }
 
 impl ReceiveError {
-    /// The error as the device is told it.
+    /// The error as the reply to the device names it.
     pub fn reason(&self) -> Reason {
         match self {
             ReceiveError::Packet(PacketError::Version(_)) => Reason::UnsupportedVersion,

@@ -92,7 +92,7 @@ fn bundles_of(repository: &Path) -> Result<Vec<PathBuf>, RegistryError> {
         match path.is_dir().then(|| path.join(MANIFEST).try_exists()) {
             None => {}
             Some(Ok(false)) => tracing::warn!(path = %path.display(), "no {MANIFEST}: not served"),
-            // What cannot be looked into is told of when it is opened.
+            // A folder that cannot be looked into is an error when it is opened.
             Some(Ok(true) | Err(_)) => bundles.push(path),
         }
     }

@@ -183,7 +183,7 @@ impl Server {
 
     /// Stops gracefully: the server lives but is not ready any more, new frames are refused as
     /// draining, accepted ones are answered, then connections are closed. What is not answered
-    /// within the configured exit timeout is dropped. Returns what became of all frames.
+    /// within the configured exit timeout is dropped. Returns the final counts of all frames.
     pub async fn shutdown(mut self) -> Counters {
         self.gate.drain();
         if let Some((endpoint, _)) = &self.quic {
@@ -224,7 +224,7 @@ impl Server {
         self.grpc.as_ref().map(|(_, address)| *address)
     }
 
-    /// Where health is told over HTTP.
+    /// Where health is served over HTTP.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http.health_addr()
     }
@@ -244,7 +244,7 @@ impl Server {
         &self.gate.registry
     }
 
-    /// What became of the frames so far.
+    /// Frames so far, by their final outcome.
     pub fn counters(&self) -> Counters {
         self.gate.counters()
     }

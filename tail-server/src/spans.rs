@@ -32,8 +32,8 @@ pub(crate) fn of_frame(
     ];
     let took: u64 = stages.iter().map(|(_, micros)| micros).sum();
     let mut at = end.checked_sub(Duration::from_micros(took)).unwrap_or(end);
-    let told = stages.into_iter().filter(|(part, _)| answered || *part == Part::Receive);
-    told.map(|(part, micros)| {
+    let passed = stages.into_iter().filter(|(part, _)| answered || *part == Part::Receive);
+    passed.map(|(part, micros)| {
         let start = at;
         at += Duration::from_micros(micros);
         let batch =

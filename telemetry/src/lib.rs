@@ -5,7 +5,7 @@
 //! when to end, and with feature `otel` `spans` sends finished spans to a collector. None of it ever
 //! makes a frame wait.
 //!
-//! It knows nothing of frames: what is told is decided in the programs.
+//! It knows nothing of frames: the programs decide what is reported.
 
 #![forbid(unsafe_code)]
 

@@ -39,7 +39,7 @@ pub fn start(filter: &str, format: LogFormat, colours: bool) -> Result<(), Parse
     Ok(())
 }
 
-/// An error and its causes in one line, but for those that it tells itself: a program's last words.
+/// An error and its causes in one line, but for those that it names itself: a program's last words.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let chain = iter::successors(Some(error), |&error| error.source()).map(ToString::to_string);
     chain.fold(String::new(), |line, cause| match line.as_str() {
@@ -56,7 +56,7 @@ pub fn writer() -> impl Write {
 
 /// Writes a line to where the log's go.
 pub fn write_line(line: &str) {
-    // There is nobody left to tell.
+    // There is nobody left to report to.
     let _ = Lines.write_all(format!("{line}\n").as_bytes());
 }
 
@@ -90,7 +90,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let Some(Kept { lines, dropped }) = kept().take() else { return };
         let mut out = io::stderr().lock();
-        // There is nobody left to tell.
+        // There is nobody left to report to.
         if dropped > 0 {
             let _ = writeln!(out, "({dropped} earlier lines of the log were dropped)");
         }

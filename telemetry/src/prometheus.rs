@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::http::{self, Response, StatusCode};
 
-/// The answer to a scrape: all that `collector` tells, under names that begin with `prefix_`.
+/// The answer to a scrape: all that `collector` reports, under names that begin with `prefix_`.
 pub fn page(prefix: &str, collector: impl Collector) -> Response<String> {
     let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(collector));
@@ -47,7 +47,7 @@ impl Page<'_, '_> {
         metric.encode(self.0.encode_descriptor(name, help, unit.as_ref(), M::TYPE)?)
     }
 
-    /// Metrics of one kind, told apart by the value of `label`.
+    /// Metrics of one kind, distinguished by the value of `label`.
     pub fn family<V: EncodeLabelValue, M: EncodeMetric + TypedMetric>(
         &mut self,
         name: &str,
@@ -60,7 +60,7 @@ impl Page<'_, '_> {
         self.labelled(name, help, unit, labelled)
     }
 
-    /// Metrics of one kind, told apart by several labels.
+    /// Metrics of one kind, distinguished by several labels.
     pub fn labelled<L: EncodeLabelSet, M: EncodeMetric + TypedMetric>(
         &mut self,
         name: &str,
