@@ -39,7 +39,7 @@ pub use exchange::{FIRST_PAUSE, LONGEST_PAUSE};
 pub use histogram::Histogram;
 pub use outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 pub use session::{
-    Counters, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig,
+    Counters, GUARD, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig,
 };
 
 #[cfg(feature = "shell")]

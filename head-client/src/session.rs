@@ -10,7 +10,9 @@ use std::time::Duration;
 use isthmus_proto::wire;
 use isthmus_proto::{Arm, Content, FrameId, Timestamp};
 
-pub use self::messages::{Counters, HeadOutcome, Input, Output, Pace, ServerReply, SessionConfig};
+pub use self::messages::{
+    Counters, GUARD, HeadOutcome, Input, Output, Pace, ServerReply, SessionConfig,
+};
 use crate::controller::{
     Choice, Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample,
     NetworkTimeout, Run, SendDecision, SendView, Sending,

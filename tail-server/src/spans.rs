@@ -33,21 +33,22 @@ pub(crate) fn of_frame(
     let took: u64 = stages.iter().map(|(_, micros)| micros).sum();
     let mut at = end.checked_sub(Duration::from_micros(took)).unwrap_or(end);
     let passed = stages.into_iter().filter(|(part, _)| answered || *part == Part::Receive);
-    passed.map(|(part, micros)| {
-        let start = at;
-        at += Duration::from_micros(micros);
-        let batch =
-            (part == Part::Tail).then(|| ("isthmus.batch_size", i64::from(batch_size).into()));
-        Span {
-            trace: context.trace_id,
-            id: context.part(part),
-            parent: Some(Parent { id: context.span_id, remote: true }),
-            name: part.name(),
-            start,
-            end: at,
-            attributes: batch.into_iter().collect(),
-            error: error.clone(),
-        }
-    })
-    .collect()
+    passed
+        .map(|(part, micros)| {
+            let start = at;
+            at += Duration::from_micros(micros);
+            let batch =
+                (part == Part::Tail).then(|| ("isthmus.batch_size", i64::from(batch_size).into()));
+            Span {
+                trace: context.trace_id,
+                id: context.part(part),
+                parent: Some(Parent { id: context.span_id, remote: true }),
+                name: part.name(),
+                start,
+                end: at,
+                attributes: batch.into_iter().collect(),
+                error: error.clone(),
+            }
+        })
+        .collect()
 }

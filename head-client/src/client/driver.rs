@@ -20,13 +20,9 @@ use crate::controller::Controller;
 use crate::exchange::{BoundBundle, Checked, Limits, Outgoing};
 use crate::outcome::FrameOutcome;
 use crate::report::{FrameReport, Summary, SummaryBuilder};
-use crate::session::{HeadOutcome, Input, Output, Pace, Session, SessionConfig};
+use crate::session::{GUARD, HeadOutcome, Input, Output, Pace, Session, SessionConfig};
 use crate::source::{NoPicture, SourceFrame};
 use crate::transport::{Command, Event, Link};
-
-/// How long before its deadline a frame is settled. Timers fire up to a millisecond late, and on a
-/// busy machine a thread waits for its core.
-const GUARD: Duration = Duration::from_millis(5);
 
 pub(super) struct Driver<F> {
     session: Session,

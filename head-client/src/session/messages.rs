@@ -9,6 +9,10 @@ use isthmus_proto::{Content, FrameId, Timestamp};
 use crate::controller::Run;
 use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome};
 
+/// How long before its deadline a client settles a frame. Timers fire up to a millisecond late, and
+/// on a busy machine a thread waits for its core.
+pub const GUARD: Duration = Duration::from_millis(5);
+
 /// The settings of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {

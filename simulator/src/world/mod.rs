@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use isthmus_head_client::{
-    Answer, Controller, FrameOutcome, HeadOutcome, Input, Output, Pace, Reason, Run, Session,
-    SessionConfig, Verdict,
+    Answer, Controller, FrameOutcome, GUARD, HeadOutcome, Input, Output, Pace, Reason, Run,
+    Session, SessionConfig, Verdict,
 };
 use isthmus_proto::wire::{self, BundleRef, Detail, Hello, Score};
 use isthmus_proto::{
@@ -54,9 +54,6 @@ pub const HEADERS: u32 = 60;
 
 /// The digest of the bundle that all simulated devices use.
 const DIGEST: BundleDigest = BundleDigest([0; 32]);
-
-/// How long before its deadline a frame is settled, as in the real client.
-pub const GUARD: Duration = Duration::from_millis(5);
 
 /// Which picture of a record a camera's frame is, the same whoever plays it.
 pub(crate) fn picture(seed: u64, camera: u32, frame: u64, played: usize) -> usize {
