@@ -332,6 +332,10 @@ class Adapter(nn.Module):
             x = block(x, width)
         return self.end(self.last(x, width))
 
+    def convolutions(self) -> list[SlimConv]:
+        """In the order in which they run."""
+        return [self.first, *(part for block in self.blocks for part in (block.first, block.second)), self.last]
+
     def norms(self, width: int) -> int:
         """Whose batch norms serve a width: its own, or those that all share."""
         return width if width in self.widths else self.widths[-1]

@@ -32,7 +32,7 @@ def train(run: Run, network: FullNetwork, outputs: nn.Conv2d | None) -> None:
 
     `network` is the full one, and `outputs` its layer for the teacher's. The split one starts as that of the bundle in
     `run.start`, or where that lacks such a split, its encoder as the first layers of another's and its trunk as that; or
-    its head and adapter as those of the run there, of the same shapes.
+    its head and adapter as those of the run there. An adapter of another shape starts anew.
     """
     config, workers = run.config, run.workers
     torch.manual_seed(config.seed + 1)
@@ -49,16 +49,13 @@ def train(run: Run, network: FullNetwork, outputs: nn.Conv2d | None) -> None:
 
 def _start(run: Run, start: Path, network: FullNetwork, student: Student) -> None:
     if not warm_start.is_bundle(start):
-        began = latest(start)
-        for part in ("head", "quantiser", "adapter"):
-            values = {key.removeprefix(f"{part}."): value for key, value in began.items() if key.startswith(f"{part}.")}
-            getattr(student, part).load_state_dict(values)
+        warm_start.load_run(student, latest(start), start)
         return
     pictures, name = full.plain_views(run.config, run.pictures.train, warm_start.PICTURES), run.config.split.name
+    features = network.prefix(pictures.to(run.workers.device)).cpu()
     if warm_start.has_split(start, name):
-        warm_start.load_split(student, start, name, pictures)
+        warm_start.load_split(student, start, name, pictures, features)
     else:
-        features = network.prefix(pictures.to(run.workers.device)).cpu()
         warm_start.load_first_layers(student, start, pictures, features)
 
 

@@ -63,9 +63,13 @@ def load_first_layers(student: Student, bundle: Path, pictures: torch.Tensor, fe
 
 
 @torch.no_grad()
-def load_split(student: Student, bundle: Path, name: str, pictures: torch.Tensor) -> None:
+def load_split(student: Student, bundle: Path, name: str, pictures: torch.Tensor, features: torch.Tensor) -> None:
     """Gives the parts of a split network, of the same shapes, the weights of the bundle's split of that name; a network of
-    fewer widths takes those that it has."""
+    fewer widths takes those that it has.
+
+    An adapter of another shape starts anew; the trunk's norms are then measured on `features` [N, C', h', w'] of the full
+    network, and else on those that the adapter gives.
+    """
     head, quantiser, adapter = student.head, student.quantiser, student.adapter
     split = next(split for split in _manifest(bundle)["splits"] if split["name"] == name)
     widths = _widths(split)
@@ -74,7 +78,10 @@ def load_split(student: Student, bundle: Path, name: str, pictures: torch.Tensor
     for entry in widths.values():
         if sorted(q["bits"] for q in entry["quantisers"]) != sorted(quantiser.bits):
             raise ValueError(f"{bundle}: has other bit depths than {quantiser.bits}")
-    features = pictures
+    known = [weight.shape for weight, _ in _folded(bundle, widths[adapter.widths[-1]]["adapter"])]
+    adapted = known == [layer.conv.weight.shape for layer in adapter.convolutions()]
+    if not adapted:
+        print(f"the adapter has other layers than that of {bundle}, and starts anew", flush=True)
     # The widest first: its weights are all of them, and its statistics set their scale.
     for width in sorted(quantiser.widths, reverse=True):
         first = width == head.encoder.widest
@@ -88,7 +95,7 @@ def load_split(student: Student, bundle: Path, name: str, pictures: torch.Tensor
             at = quantiser.widths.index(width), quantiser.bits.index(entry["bits"])
             quantiser.log_scale[at] = torch.tensor(entry["scale"]).log()
 
-        if width not in adapter.widths:
+        if not adapted or width not in adapter.widths:
             continue
         file = _WidthFile(bundle, widths[width]["adapter"], width, first)
         x = torch.relu(file.run(adapter.first, latents))
@@ -98,6 +105,21 @@ def load_split(student: Student, bundle: Path, name: str, pictures: torch.Tensor
         file.end(nn.Identity())
         features = x if first else features
     _load_plain(student.trunk, bundle, split["trunk"], features)
+
+
+@torch.no_grad()
+def load_run(student: Student, weights: dict[str, torch.Tensor], run: Path) -> None:
+    """Gives head, quantiser and adapter the weights of another `run`'s split network; an adapter of another shape starts
+    anew."""
+    for part in ("head", "quantiser", "adapter"):
+        own = getattr(student, part).state_dict()
+        values = {key.removeprefix(f"{part}."): value for key, value in weights.items() if key.startswith(f"{part}.")}
+        if {key: value.shape for key, value in values.items()} == {key: value.shape for key, value in own.items()}:
+            getattr(student, part).load_state_dict(values)
+        elif part == "adapter":
+            print(f"the adapter has other layers than that of {run}, and starts anew", flush=True)
+        else:
+            raise ValueError(f"{run}: its {part} has other layers than the configuration describes")
 
 
 class _WidthFile:

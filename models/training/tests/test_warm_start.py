@@ -37,7 +37,7 @@ def test_networks_start_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_
     network = full.build(settings, 3)
     warm_start.load_full(network, bundle, x)
     split = student.Student(settings, network, None)
-    warm_start.load_split(split, bundle, "s16", x)
+    warm_start.load_split(split, bundle, "s16", x, torch.zeros(0))
     with torch.no_grad():
         (logits,) = exported("full.onnx", x)
         torch.testing.assert_close(network.eval()(x), logits, atol=1e-3, rtol=1e-3)
@@ -65,6 +65,39 @@ def test_other_layers_are_refused(own_prefix: Path, tmp_path: Path, pictures: Pa
         warm_start.load_full(network, bundle, torch.zeros(2, 3, 32, 32))
 
 
+def test_a_larger_adapter_starts_anew_behind_the_head_that_is_there(
+    pictures: Path, own_prefix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    common = ["--data", str(pictures), "--config", str(own_prefix), "--threads", "2"]
+    assert main(["train", *common, "--run", str(run), "--device", "cpu"]) == 0
+    assert main(["export", *common, "--run", str(run), "--bundle", str(bundle)]) == 0
+    larger = ["split.adapter_units=24", "split.adapter_blocks=3"]
+    settings = config.load(own_prefix, larger)
+    known = student.latest(run)
+    x = torch.randn(64, 3, 32, 32)
+    for start in (bundle, run):
+        network, _ = full.restore(settings, 3, run)
+        split = student.Student(settings, network.eval(), None)
+        capsys.readouterr()
+        if start == bundle:
+            warm_start.load_split(split, bundle, "s16", x, network.prefix(x))
+        else:
+            warm_start.load_run(split, known, run)
+        assert f"the adapter has other layers than that of {start}, and starts anew" in capsys.readouterr().out
+        before = student.restore(config.load(own_prefix), network, None, run).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(split.eval().head(x, 50), before.head(x, 50), atol=2e-2, rtol=2e-2)
+        assert split.adapter.plain(50)[0].out_channels == 24
+    # From the command, with a head that stays as it is.
+    changes = [*larger, 'stage1.trains=["adapter"]', "stage2.enabled=false", "stage3.enabled=false"]
+    train = ["train", *common, "--run", str(tmp_path / "larger"), "--device", "cpu", "--only", "split", "--start", str(bundle)]
+    assert main([*train, *(part for change in changes for part in ("--set", change))]) == 0
+    assert "starts anew" in capsys.readouterr().out
+    assert main([*train[:-1], str(run), "--set", "split.exit_units=9"]) == 1
+    assert f"{run}: its head has other layers than the configuration describes" in capsys.readouterr().err
+
+
 def test_a_split_is_added_before_a_bundles_trunk(pictures: Path, own_prefix: Path, tmp_path: Path) -> None:
     bundle, early = tmp_path / "bundle", tmp_path / "early.toml"
     common = ["--data", str(pictures), "--threads", "2"]
@@ -88,7 +121,7 @@ def test_a_split_is_added_before_a_bundles_trunk(pictures: Path, own_prefix: Pat
     network = full.build(settings, 3)
     warm_start.load_full(network, bundle, x)
     whole, part = (student.Student(config.load(path), network, None).eval() for path in (own_prefix, early))
-    warm_start.load_split(whole, bundle, "s16", x)
+    warm_start.load_split(whole, bundle, "s16", x, torch.zeros(0))
     with torch.no_grad():
         features = network.eval().prefix(x)
         warm_start.load_first_layers(part, bundle, x, features)
