@@ -114,12 +114,15 @@ def test_contexts_of_all_places_are_those_of_each_and_survive_the_file() -> None
     zero, symbols = np.array([7, 8, 9, 8, 8, 8]), rng.integers(0, 16, (30, 6, 4, 5))
     tables = entropy.Tables.count_contexts(symbols, zero, 16)
     deviations = symbols[0] - zero[:, None, None]
-    chosen = tables.contexts.of(deviations[None])[0]
-    assert all(tables.contexts.at(deviations, *place) == chosen[place] for place in np.ndindex(*chosen.shape))
+    contexts = tables.contexts
+    assert contexts is not None
+    chosen = contexts.of(deviations[None])[0]
+    assert all(contexts.at(deviations, *place) == chosen[place] for place in np.ndindex(*chosen.shape))
     # What comes later in coding order does not matter.
-    np.testing.assert_array_equal(tables.contexts.of(deviations[None, :3])[0], chosen[:3])
+    np.testing.assert_array_equal(contexts.of(deviations[None, :3])[0], chosen[:3])
     read = entropy.Tables.contexts_from_bytes(tables.to_bytes(), zero, 16)
     np.testing.assert_array_equal(read.frequencies, tables.frequencies)
+    assert read.contexts is not None
     np.testing.assert_array_equal(read.contexts.of(deviations[None])[0], chosen)
 
 

@@ -47,7 +47,8 @@ class Odd(nn.Module):
 
 
 def runs_alike(module: nn.Module, x: torch.Tensor, path: Path) -> None:
-    onnx_export.write(module, ("x", "y"), tuple(x.shape[1:]), path)
+    _, channels, height, width = x.shape
+    onnx_export.write(module, ("x", "y"), (channels, height, width), path)
     ran = onnxruntime.InferenceSession(path).run(["y"], {"x": x.numpy()})[0]
     with torch.no_grad():
         np.testing.assert_allclose(ran, module.eval()(x).numpy(), atol=1e-4)
@@ -139,7 +140,7 @@ def test_stages_are_cut_whole(name: str, cut: str, features: int, tmp_path: Path
     network = TracedBackbone(model, name, SIZE, 16).eval()
     assert (network.cut, network.features) == (cut, features)
     folded = plain(network.trunk())
-    assert all(isinstance(part, Section) for part in folded)
+    assert all(isinstance(part, Section) for part in folded.children())
     runs_alike(folded, torch.randn(3, features, 4, 4), tmp_path / "trunk.onnx")
 
 

@@ -86,7 +86,8 @@ def test_annotated_things_stay_in_every_crop(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     train, _ = data.scan(tmp_path, 0.25, 1)
     pictures = data.load(train, (60, 60), 1)
-    np.testing.assert_allclose(pictures.objects[0], [40 / 60, 20 / 60, 50 / 60, 32 / 60], atol=1e-6)
+    assert pictures.objects is not None
+    np.testing.assert_allclose(pictures.objects[0], np.array([40, 20, 50, 32]) / 60, atol=1e-6)
     augmentation = data.Augmentation(0.05, 0.0, 0.0, False)
     for seed in range(20):
         views = data.random_views(pictures, [0, 1], (64, 64), augmentation, AS_IT_IS, seed)

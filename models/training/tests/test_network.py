@@ -1,6 +1,7 @@
 """Every width as a plain module computes what the slimmable network does."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ from isthmus_training.network import Adapter, Backbone, Encoder, Features, Head,
 from isthmus_training.recalibrate import recalibrate
 from isthmus_training.student import Points, Student
 
+Module = TypeVar("Module", bound=torch.nn.Module)
 WIDTHS = [25, 50, 100]
 
 
@@ -24,12 +26,13 @@ def backbone(own: bool) -> Backbone:
     return Backbone(prefix, [24, 32], [2, 1], 5)
 
 
-def randomised(module: torch.nn.Module) -> torch.nn.Module:
+def randomised(module: Module) -> Module:
     """Gives each batch norm statistics and an affine of its own, so that a wrong one shows."""
     torch.manual_seed(5)
     for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+        assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.uniform_(-0.5, 0.5)
         norm.running_var.uniform_(0.5, 1.5)
     return module.eval()
@@ -98,7 +101,7 @@ def test_graph_matches_the_module_and_counts_its_work(tmp_path: Path) -> None:
 
     macs = 0
 
-    def count(layer: torch.nn.Module, _: object, result: torch.Tensor) -> None:
+    def count(layer: torch.nn.Conv2d | torch.nn.Linear, _: object, result: torch.Tensor) -> None:
         nonlocal macs
         macs += layer.weight.numel() * int(np.prod(result.shape[2:]))
 
@@ -141,10 +144,10 @@ def test_a_batch_costs_the_mean_of_what_its_pictures_send() -> None:
 
 
 def test_recalibration_measures_the_statistics_of_what_will_be_seen() -> None:
-    network = {"prefix_channels": [8, 12, 16], "prefix_blocks": [0, 1, 1], "channels": [16, 24], "blocks": [1, 1]}
+    layers = {"prefix_channels": [8, 12, 16], "prefix_blocks": [0, 1, 1], "channels": [16, 24], "blocks": [1, 1]}
     split = {"widths": [50, 100], "channels": [2, 4]}
     data = {"size": [32, 32], "stored": [32, 32]}
-    config = configuration.parse({"name": "x", "data": data, "network": network, "split": split})
+    config = configuration.parse({"name": "x", "data": data, "network": layers, "split": split})
     rng = np.random.default_rng(0)
     # Of one colour each, so that crops look like the whole.
     pixels = np.broadcast_to(rng.integers(0, 256, (64, 1, 1, 3), dtype=np.uint8), (64, 32, 32, 3)).copy()
@@ -160,7 +163,8 @@ def test_recalibration_measures_the_statistics_of_what_will_be_seen() -> None:
     for prefix in (network.prefix, student.prefix):
         assert not any(part.training for part in prefix.modules())
         # The first convolution's outputs are now normalised: mean and spread are its batch norm's own.
-        norm = prefix.layers[0][1]
-        out = prefix.layers[0](x)
+        first = prefix.get_submodule("layers.0")
+        norm, out = first.get_submodule("1"), first(x)
+        assert isinstance(norm, torch.nn.BatchNorm2d)
         torch.testing.assert_close(out.mean((0, 2, 3)), norm.bias, atol=0.2, rtol=0)
         torch.testing.assert_close(out.std((0, 2, 3)), norm.weight.abs(), atol=0.2, rtol=0.2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_train_resume_export_evaluate(
 
     report, reports = loop.report, 0
 
-    def stop_after_one(*values: object) -> None:
+    def stop_after_one(*values: Any) -> None:
         nonlocal reports
         reports += 1
         report(*values)

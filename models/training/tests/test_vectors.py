@@ -56,8 +56,8 @@ def vector(
     zero = np.full(len(counts), 1 << bits - 1)
     tables = entropy.Tables(entropy.table(np.array(counts))[:, None], zero)
     if contexts:
-        sample = [[dice.choices(range(1 << bits), row, k=plane[0] * plane[1]) for row in counts] for _ in range(40)]
-        sample = np.array(sample).reshape(40, len(counts), *plane)
+        drawn = [[dice.choices(range(1 << bits), row, k=plane[0] * plane[1]) for row in counts] for _ in range(40)]
+        sample = np.array(drawn).reshape(40, len(counts), *plane)
         # Neighbours and channels that have much to do with each other.
         sample[..., 1:] = (sample[..., 1:] + sample[..., :-1] + 1) // 2
         sample[:, 1:] = (sample[:, 1:] + sample[:, :-1] + 1) // 2
