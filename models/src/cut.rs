@@ -16,7 +16,8 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
 use self::ends::{Ends, value_info};
 pub use self::error::CutError;
 use self::graph::{
-    check_order, needed, parameters, picture_input, refuse_what_cannot_be_cut, separators, used_by,
+    PictureInput, check_order, needed, parameters, picture_input, refuse_what_cannot_be_cut,
+    separators, used_by,
 };
 use self::layout::channel_axes;
 use self::rewrite::{free_batch, sizes_to_factors};
@@ -110,7 +111,7 @@ impl WholeModel {
         // What is said of other shapes would contradict those of one picture.
         graph.value_info.clear();
         refuse_what_cannot_be_cut(graph)?;
-        let (input, size) = picture_input(graph, size)?;
+        let PictureInput { name: input, size, for_one } = picture_input(graph, size)?;
         let output = match graph.output.as_slice() {
             [output] => output.name.clone(),
             outputs => {
@@ -123,7 +124,9 @@ impl WholeModel {
             .map_err(|error| CutError::Analysis(format!("{error:#}")))?;
         let mut graph = proto.graph.take().unwrap_or_default();
         sizes_to_factors(&mut graph, &shapes);
-        free_batch(&mut graph, &shapes);
+        if for_one {
+            free_batch(&mut graph, &shapes);
+        }
         let macs = graph.node.iter().map(|node| macs(node, &shapes)).collect();
         let mut model =
             WholeModel { proto, graph, input, output, size, classes: 0, macs, cuts: Vec::new() };
@@ -304,7 +307,9 @@ impl WholeModel {
         let cut = |(node, tensor): (usize, &str)| {
             let (shape, true) = shapes.get(tensor)? else { return None };
             let (shape, layout) = match **shape {
-                [1, h, w, c] if axes.get(tensor) == Some(&3) => ([c, h, w], Layout::ChannelsLast),
+                [1, h, w, c] if axes.get(tensor) == Some(&Some(3)) => {
+                    ([c, h, w], Layout::ChannelsLast)
+                }
                 [1, c, h, w] => ([c, h, w], Layout::Map),
                 [1, c] => ([c, 1, 1], Layout::Vector),
                 _ => return None,

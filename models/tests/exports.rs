@@ -101,14 +101,52 @@ fn a_resize_to_sizes_computed_from_the_batch_runs_with_any_number_of_pictures() 
 }
 
 #[test]
+fn channels_that_are_merged_are_followed_behind_the_next_matrix() {
+    let mut net = Builder::new(0, [16, 16], 7);
+    net.conv(6, Window::square(3, 2));
+    for (name, shape) in [("pairs", &[0, 4, 2, 4, 2, 6][..]), ("merged", &[0, 4, 4, 24])] {
+        net.graph.initializer.push(integers(name, shape));
+    }
+    net.add("Transpose", &[], vec![numbers("perm", &[0, 2, 3, 1])]);
+    net.add("Reshape", &["pairs"], vec![]);
+    net.add("Transpose", &[], vec![numbers("perm", &[0, 1, 3, 2, 4, 5])]);
+    net.add("Reshape", &["merged"], vec![]);
+    let matrix = net.constant(&[24, 10], 0.5);
+    net.add("MatMul", &[&matrix], vec![]);
+    let wide = net.last.clone();
+    net.channels = 10;
+    net.add("Transpose", &[], vec![numbers("perm", &[0, 3, 1, 2])]);
+    let model = assert_cuts_hold(net.classify(0, 4));
+    assert_eq!(model.cut_at(&wide).expect("a cut").shape, [10, 4, 4]);
+}
+
+/// The picture's extents are written into the graph, or computed from what is written there; windows
+/// of the map are taken for pictures.
+#[test]
 fn a_network_exported_for_one_picture_runs_with_any_number() {
     let mut net = Builder::new(1, [16, 16], 6);
     net.conv(4, Window::square(3, 2));
-    for (name, shape) in [("row", &[1, 4, 64][..]), ("map", &[1, 4, 8, 8])] {
+    for (name, shape) in [
+        ("row", &[1, 4, 64][..]),
+        ("split", &[1, 4, 2, 4, 2, 4]),
+        ("windows", &[4, 4, 4, 4]),
+        ("joined", &[1, 2, 2, 4, 4, 4]),
+        ("one", &[1]),
+        ("map", &[4, 8, 8]),
+    ] {
         net.graph.initializer.push(integers(name, shape));
     }
+    let windows = || vec![numbers("perm", &[0, 2, 4, 1, 3, 5])];
+    let map = || vec![numbers("perm", &[0, 3, 1, 4, 2, 5])];
+    net.graph.node.push(node("Concat", &["one", "map"], "shape", vec![number("axis", 0)]));
     net.add("Reshape", &["row"], vec![]);
     net.add("Relu", &[], vec![]);
-    net.add("Reshape", &["map"], vec![]);
+    net.add("Reshape", &["split"], vec![]);
+    net.add("Transpose", &[], windows());
+    net.add("Reshape", &["windows"], vec![]);
+    net.add("Sigmoid", &[], vec![]);
+    net.add("Reshape", &["joined"], vec![]);
+    net.add("Transpose", &[], map());
+    net.add("Reshape", &["shape"], vec![]);
     assert_cuts_hold(net.classify(1, 4));
 }

@@ -30,11 +30,20 @@ pub(super) fn refuse_what_cannot_be_cut(graph: &GraphProto) -> Result<(), CutErr
     }
 }
 
-/// Name of the picture's input, its width and its height.
+/// The input of a graph that takes pictures.
+pub(super) struct PictureInput {
+    pub(super) name: String,
+    /// Width and height (pixels).
+    pub(super) size: [u32; 2],
+    /// Whether the graph was exported for a single picture.
+    pub(super) for_one: bool,
+}
+
+/// The input of `graph`, at this size where the graph leaves it free.
 pub(super) fn picture_input(
     graph: &GraphProto,
     size: Option<[u32; 2]>,
-) -> Result<(String, [u32; 2]), CutError> {
+) -> Result<PictureInput, CutError> {
     // Older models list their weights among the inputs.
     let weights: BTreeSet<&str> = graph.initializer.iter().map(|it| it.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
@@ -55,21 +64,25 @@ pub(super) fn picture_input(
         dims.iter().map(|side| side.map_or("?".into(), |side| side.to_string())).collect();
     let kind = if tensor.elem_type == DataType::Float as i32 { "f32" } else { "not f32 but" };
     let found = format!("{kind} [{}]", sides.join(", "));
-    match *dims {
-        [_, Some(3), height, width] if kind == "f32" => match (height.zip(width), size) {
-            (Some((height, width)), None) => Ok((name, [width, height])),
-            (None, None) => Err(CutError::FreeSize { name, found }),
-            (_, Some([w, h])) => {
-                let fits =
-                    height.is_none_or(|height| height == h) && width.is_none_or(|width| width == w);
-                match fits && (1..=4096).contains(&w) && (1..=4096).contains(&h) {
-                    true => Ok((name, [w, h])),
-                    false => Err(CutError::Size { name, found, width: w, height: h }),
-                }
-            }
-        },
-        _ => Err(CutError::Input { name, found }),
+    let [batch, Some(3), height, width] = *dims else {
+        return Err(CutError::Input { name, found });
+    };
+    if kind != "f32" {
+        return Err(CutError::Input { name, found });
     }
+    let size = match (height.zip(width), size) {
+        (Some((height, width)), None) => [width, height],
+        (None, None) => return Err(CutError::FreeSize { name, found }),
+        (_, Some([w, h])) => {
+            let fits =
+                height.is_none_or(|height| height == h) && width.is_none_or(|width| width == w);
+            if !fits || !(1..=4096).contains(&w) || !(1..=4096).contains(&h) {
+                return Err(CutError::Size { name, found, width: w, height: h });
+            }
+            [w, h]
+        }
+    };
+    Ok(PictureInput { name, size, for_one: batch == Some(1) })
 }
 
 /// A dimension's extent, if it is fixed.

@@ -8,7 +8,8 @@ use tract_onnx::pb::{GraphProto, NodeProto};
 use super::graph::used;
 use super::shapes::Shapes;
 
-/// The channels' axis of each tensor of which it follows from the operators.
+/// The channels' axis of each tensor that depends on the picture; `None` where the operators do not say
+/// which it is.
 ///
 /// The picture has them second, and so has whatever a convolution or a pooling makes. Products with a
 /// matrix of weights make new ones along the last axis. All else keeps the axis that it is given, or
@@ -17,22 +18,28 @@ pub(super) fn channel_axes<'a>(
     graph: &'a GraphProto,
     input: &'a str,
     shapes: &Shapes,
-) -> BTreeMap<&'a str, usize> {
-    let mut axes = BTreeMap::from([(input, 1)]);
+) -> BTreeMap<&'a str, Option<usize>> {
+    let mut axes = BTreeMap::from([(input, Some(1))]);
     for node in &graph.node {
-        if let Some(axis) = channel_axis(node, &axes, shapes) {
+        let from = used(node).find_map(|input| Some((input, *axes.get(input)?)));
+        if let Some((from, axis)) = from {
+            let axis = channel_axis(node, from, axis, shapes);
             axes.extend(node.output.iter().map(|output| (output.as_str(), axis)));
         }
     }
     axes
 }
 
-/// The channels' axis of a node's outputs.
-fn channel_axis(node: &NodeProto, axes: &BTreeMap<&str, usize>, shapes: &Shapes) -> Option<usize> {
-    let rank = |tensor: &str| shapes.get(tensor).map(|(shape, _)| shape.len());
-    let output_rank = rank(node.output.first()?)?;
-    // Constants have no axis here, so that it is the picture's that is followed.
-    let (from, axis) = used(node).find_map(|input| Some((input, *axes.get(input)?)))?;
+/// The channels' axis of a node's outputs; `from` is the first of its inputs that depends on the
+/// picture, and has them along `axis`.
+fn channel_axis(
+    node: &NodeProto,
+    from: &str,
+    axis: Option<usize>,
+    shapes: &Shapes,
+) -> Option<usize> {
+    let (output, _) = shapes.get(node.output.first()?)?;
+    let (input, _) = shapes.get(from)?;
     match &*node.op_type {
         "Conv"
         | "ConvTranspose"
@@ -49,15 +56,13 @@ fn channel_axis(node: &NodeProto, axes: &BTreeMap<&str, usize>, shapes: &Shapes)
         | "SpaceToDepth" => Some(1),
         "MatMul" | "Gemm" => match node.input.first() {
             // A matrix of weights from the left makes new rows.
-            Some(left) if left != from => output_rank.checked_sub(2),
-            _ => output_rank.checked_sub(1),
+            Some(left) if left != from => output.len().checked_sub(2),
+            _ => output.len().checked_sub(1),
         },
-        "Transpose" => permutation(node, output_rank).iter().position(|&it| it == axis),
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
-            reshaped(axis, &shapes.get(from)?.0, &shapes.get(node.output.first()?)?.0)
-        }
+        "Transpose" => permutation(node, output.len()).iter().position(|&it| Some(it) == axis),
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => reshaped(axis?, input, output),
         // Sums and the like, of operands that are aligned at their last axes.
-        _ => (axis + output_rank).checked_sub(rank(from)?),
+        _ => (axis? + output.len()).checked_sub(input.len()),
     }
 }
 

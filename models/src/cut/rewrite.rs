@@ -1,8 +1,10 @@
 //! Changes to a graph as it was exported, so that it runs with any number of pictures: what an exporter
 //! has computed for one picture, or lets the graph compute of their number, is said without it.
 
+use std::iter;
+
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
+use tract_onnx::pb::{GraphProto, TensorProto};
 
 use super::shapes::Shapes;
 
@@ -41,53 +43,27 @@ fn factor(from: usize, to: usize) -> f32 {
     if (from as f32 * factor) < to as f32 { factor.next_up() } else { factor }
 }
 
-/// Has every `Reshape` to one picture reshape to as many as there are.
+/// Has every `Reshape` of a graph that was exported for one picture reshape as many as there are: all
+/// extents but the first are what they are for one, and the first is what is left over.
 pub(super) fn free_batch(graph: &mut GraphProto, shapes: &Shapes) {
-    let GraphProto { node: nodes, initializer, .. } = graph;
     let mut constants = Vec::new();
-    for at in 0..nodes.len() {
-        let Some(mut shape) = fixed_shape(&nodes[at], nodes, initializer) else { continue };
-        let from = nodes[at].input.first().and_then(|from| shapes.get(from));
-        let Some((from, _)) = from else { continue };
-        match (shape.as_mut_slice(), from.first()) {
-            // As many as come in.
-            ([first @ 1, _, ..], Some(1)) => *first = 0,
-            // As many as are left over.
-            ([first @ 1, rest @ ..], Some(_)) if rest.iter().all(|&side| side > 0) => *first = -1,
-            _ => continue,
-        }
-        let name = format!("{}_shape", nodes[at].output[0]);
-        nodes[at].input[1].clone_from(&name);
+    for node in graph.node.iter_mut().filter(|node| node.op_type == "Reshape") {
+        let [from, target] = node.input.as_mut_slice() else { continue };
+        let Some(output) = node.output.first() else { continue };
+        let Some(((from, _), (to, _))) = shapes.get(from).zip(shapes.get(output)) else { continue };
+        let Some((first, rest)) = to.split_first().filter(|_| !to.contains(&0)) else { continue };
+        // One picture stays at the front: then the extent is the input's.
+        let first = if *first == 1 && from.first() == Some(&1) { 0 } else { -1 };
+        let name = format!("{output}_shape");
+        target.clone_from(&name);
+        node.attribute.retain(|attribute| attribute.name != "allowzero");
         constants.push(TensorProto {
             name,
-            dims: vec![shape.len() as i64],
+            dims: vec![to.len() as i64],
             data_type: DataType::Int64 as i32,
-            int64_data: shape,
+            int64_data: iter::once(first).chain(rest.iter().map(|&side| side as i64)).collect(),
             ..TensorProto::default()
         });
     }
-    initializer.extend(constants);
-}
-
-/// The shape that a node reshapes to, if that is a constant.
-fn fixed_shape(
-    node: &NodeProto,
-    nodes: &[NodeProto],
-    initializers: &[TensorProto],
-) -> Option<Vec<i64>> {
-    let zeros = node.attribute.iter().any(|it| it.name == "allowzero" && it.i != 0);
-    if node.op_type != "Reshape" || zeros {
-        return None;
-    }
-    let [_, shape] = node.input.as_slice() else { return None };
-    let constant = || {
-        let made = nodes.iter().find(|node| node.output.first() == Some(shape));
-        made.filter(|node| node.op_type == "Constant")?.attribute.first()?.t.as_ref()
-    };
-    let tensor = initializers.iter().find(|it| it.name == *shape).or_else(constant)?;
-    let raw = tensor.raw_data.as_chunks::<8>().0.iter().map(|&word| i64::from_le_bytes(word));
-    match tensor.int64_data.as_slice() {
-        [] => Some(raw.collect()),
-        values => Some(values.to_vec()),
-    }
+    graph.initializer.extend(constants);
 }
