@@ -1,4 +1,4 @@
-//! The main job in one process: camera, client, emulated link and server, over real sockets.
+//! The demonstration: camera, client, emulated link and server in one process, over real sockets.
 //!
 //! The link is good, weak, very weak, good again, gone for a moment and good. What adapts, one
 //! operating point, and the upload of pictures have to get along with it, one after the other, so
@@ -33,12 +33,12 @@ use crate::trace::Trace;
 /// What the controller that adapts may choose beside the split network.
 const ARMS: Arms = Arms { image: true, local: false };
 
-/// Quality of the pictures that are uploaded: right about as often as the uncut network.
+/// Quality of the pictures that are uploaded: right about as often as the full network.
 const JPEG_QUALITY: u8 = 75;
 
-/// What the uplink does: until which share of the time, and the share of its rate that it has.
+/// The uplink over time: until which fraction of the duration, which fraction of its rate it has.
 const COURSE: [(f64, f64); 5] = [(0.2, 1.0), (0.4, 0.15), (0.6, 0.03), (0.72, 1.0), (1.0, 1.0)];
-/// When it is gone, in shares of the time.
+/// When it is gone, in fractions of the duration.
 const OUTAGE: (f64, f64) = (0.72, 0.82);
 /// How long a rate stays, and the deviation of its logarithm.
 const DWELL: Duration = Duration::from_millis(500);
@@ -54,9 +54,9 @@ pub struct DemoConfig {
     /// Operating point of the one that does not adapt, by name; the bundle's most accurate by
     /// default.
     pub point: Option<String>,
-    /// What adapts.
+    /// Controller of the adaptive run.
     pub controller: ControllerKind,
-    /// How long each plays.
+    /// Duration of each run.
     pub duration: Duration,
     /// Frames per second.
     pub rate: f64,
@@ -104,8 +104,8 @@ impl DemoConfig {
         let mut at = Duration::ZERO;
         while at < self.duration {
             let passed = at.as_secs_f64() / self.duration.as_secs_f64();
-            let share = COURSE.iter().find(|(until, _)| passed < *until).map_or(1.0, |it| it.1);
-            let rate = self.link.as_bps() as f64 * share * (SPREAD * chance.normal()).exp();
+            let fraction = COURSE.iter().find(|(until, _)| passed < *until).map_or(1.0, |it| it.1);
+            let rate = self.link.as_bps() as f64 * fraction * (SPREAD * chance.normal()).exp();
             pieces.push((DWELL, Bitrate::from_bps(rate as u64)));
             at += DWELL;
         }
@@ -122,14 +122,14 @@ impl DemoConfig {
     }
 }
 
-/// Runs the demonstration; `progress` sees who plays and each frame as it ends.
+/// Runs the demonstration; `progress` gets the name of the run and each frame as it ends.
 pub async fn run(
     config: &DemoConfig,
     mut progress: impl FnMut(&str, &FrameReport),
 ) -> anyhow::Result<DemoResult> {
     ensure!(
         config.frames() > 0,
-        "a duration of {:?} at {} frames/s is no frame",
+        "{:?} at {} frames/s has no frame; expected at least one",
         config.duration,
         config.rate
     );
@@ -138,16 +138,16 @@ pub async fn run(
         Some(text) => bundle.parse_point(text).context("--point")?,
         None => bundle.default_point(),
     };
-    let contestants = contestants(config, &bundle, point)?;
+    let controllers = controllers(config, &bundle, point)?;
     // What is wrong with the pictures shows before anything is started.
     let mut first = open_source(config, &bundle)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &Tract)?);
     let model = BundleModel::load(Arc::clone(&bundle), Arc::new(Tract))?;
     if let Some(Ok(picture)) = first.next().map(|frame| frame.picture) {
-        // The uncut network is loaded with the first picture: now, so that no frame waits for it.
+        // The full network is loaded with the first picture: now, so that no frame waits for it.
         let mut input = Vec::new();
         isthmus_models::Preprocessor::new(&bundle.manifest().input).run(&picture, &mut input);
-        model.uncut().context("the bundle has no uncut network")?.infer(&[&input])?;
+        model.uncut().context("the bundle has no full network")?.infer(&[&input])?;
     }
 
     let server = ServerConfig::new(config.bundle.clone(), TlsConfig::InMemory);
@@ -155,18 +155,18 @@ pub async fn run(
     let server = Server::start_with(server, Registry::new(vec![Arc::new(model)])).await?;
     let path = config.path()?;
     let mut runs = Vec::new();
-    for (name, controller) in contestants {
+    for (name, controller) in controllers {
         let source = open_source(config, &bundle)?;
         let stage = Stage { config, server: &server, path: &path, head: &head };
         let progress = |frame: &FrameReport| progress(&name, frame);
-        let (frames, summary, link, start) = stage.play(controller, source, progress).await?;
+        let (frames, summary, link, start) = stage.run(controller, source, progress).await?;
         runs.push(DemoRun { name, frames, summary, link, start });
     }
     server.shutdown().await;
     Ok(DemoResult { runs, bundle: bundle.name().to_owned(), uplink: path.uplink })
 }
 
-fn contestants(
+fn controllers(
     config: &DemoConfig,
     bundle: &Bundle,
     point: OperatingPoint,
@@ -179,19 +179,19 @@ fn contestants(
         ControllerKind::Mpc => "mpc".to_owned(),
         ControllerKind::LinUcb => "linucb".to_owned(),
     };
-    let mut contestants = Vec::new();
+    let mut controllers = Vec::new();
     if config.controller != ControllerKind::Fixed {
         let controller = config.controller.to_controller(bundle, point, mpc, ARMS);
-        contestants.push((name, controller.context("--controller")?));
+        controllers.push((name, controller.context("--controller")?));
     }
     let fixed = ControllerKind::Fixed.to_controller(bundle, point, mpc, ARMS)?;
-    contestants.push((format!("fixed {}", bundle.describe_point(point)), fixed));
+    controllers.push((format!("fixed {}", bundle.describe_point(point)), fixed));
     let input = &bundle.manifest().input;
     let side = input.width.max(input.height);
     let image = ImageSpec { format: ImageFormat::Jpeg, side, quality: JPEG_QUALITY };
     let upload = Fixed::new(Run::Image(ImageRun { image, exit: None }));
-    contestants.push((format!("upload {image}"), Box::new(upload)));
-    Ok(contestants)
+    controllers.push((format!("upload {image}"), Box::new(upload)));
+    Ok(controllers)
 }
 
 /// What each of them meets.
@@ -203,7 +203,7 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    async fn play(
+    async fn run(
         &self,
         controller: Box<dyn Controller>,
         source: BoxedSource,
@@ -273,7 +273,7 @@ fn open_source(config: &DemoConfig, bundle: &Bundle) -> anyhow::Result<BoxedSour
     })
 }
 
-/// What came of each, as a table for people.
+/// The results as a table for people.
 pub fn table(result: &DemoResult) -> String {
     let mut text = format!(
         "{:<26} {:>9} {:>9} {:>8} {:>7} {:>8} {:>7} {:>7}\n",
@@ -346,9 +346,8 @@ mod tests {
             };
             let LinkConfig { rate, outages, .. } = config.path().expect("a path").uplink;
             let schedule = Schedule::new(rate, &outages);
-            let rate = |share: f64| {
-                schedule.rate_at(Timestamp::ZERO + config.duration.mul_f64(share)).as_bps()
-            };
+            let rate =
+                |at: f64| schedule.rate_at(Timestamp::ZERO + config.duration.mul_f64(at)).as_bps();
             assert!((1_000_000..4_000_000).contains(&rate(0.1)), "{}", rate(0.1));
             assert!((150_000..600_000).contains(&rate(0.3)), "{}", rate(0.3));
             assert!((30_000..120_000).contains(&rate(0.5)), "{}", rate(0.5));

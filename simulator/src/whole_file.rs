@@ -1,6 +1,8 @@
 //! Files that are there only once they are whole.
 
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -19,10 +21,7 @@ impl WholeFile {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut builder = tempfile::Builder::new();
         builder.prefix(".isthmus-").suffix(".part");
-        #[cfg(unix)]
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        #[cfg(unix)]
-        builder.permissions(permissions);
+        builder.permissions(Permissions::from_mode(0o666));
         let temporary = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
         Ok(WholeFile { temporary, file: file.to_owned() })
     }

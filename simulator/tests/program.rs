@@ -64,7 +64,7 @@ fn scenario(folder: &Path, device: &str) -> PathBuf {
 }
 
 #[test]
-fn every_device_plays_a_scenario() {
+fn every_device_simulates_a_scenario() {
     let folder = tempfile::tempdir().expect("a folder");
     let devices = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/devices");
     for device in fs::read_dir(devices).expect("the folder") {
@@ -89,23 +89,27 @@ fn a_run_is_shown_on_terminals_alone() {
 }
 
 #[test]
-fn what_cannot_be_recorded_is_said_and_leaves_no_file() {
+fn a_path_that_cannot_be_measured_is_named_and_leaves_no_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("trace.csv");
     let fingerprint = "00".repeat(32);
-    let record = |options: &[&str], file: &Path| {
+    let measure = |name: &str, options: &[&str], file: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulator"));
-        command.args(["record", "--duration", "1"]).args(options).arg("-o").arg(file);
+        command.args([name, "--duration", "1s"]).args(options).arg("-o").arg(file);
         let output = command.output().expect("the program starts");
         assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
+    let record = |options: &[&str], file: &Path| measure("measure-path", options, file);
     let server = ["--server", "quic://localhost:1", "--server-fingerprint", &fingerprint];
     assert!(record(&server[..2], &file).contains("--server-fingerprint"));
     let wrong = [&server[..], &["--window", "2"]].concat();
     assert!(record(&wrong, &file).contains("--window must not be longer"));
     let wrong = [&server[..], &["--window", "0"]].concat();
-    assert!(record(&wrong, &file).contains("--window must be a positive number"));
+    let said = record(&wrong, &file);
+    assert!(said.contains("--window <DURATION>': 0 is not more than 0"), "{said}");
+    // Its name of before.
+    assert!(measure("record", &server[..2], &file).contains("--server-fingerprint"));
     let nowhere = folder.path().join("none/trace.csv");
     assert!(record(&server, &nowhere).contains("none/trace.csv"));
     let unknown = ["--server", "quic://host.invalid", "--server-fingerprint", &fingerprint];
@@ -113,7 +117,6 @@ fn what_cannot_be_recorded_is_said_and_leaves_no_file() {
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }
 
-#[cfg(unix)]
 mod link {
     use super::*;
     use std::io::{BufRead, BufReader};

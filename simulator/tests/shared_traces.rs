@@ -2,10 +2,20 @@
 //! `../shared/data/traces` beside it, or name the folder above `data` in `ISTHMUS_SHARED`.
 
 use std::env;
-use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use isthmus_simulator::{Columns, Format, Trace};
+use serde::Deserialize;
+
+/// A row of the traces' index.
+#[derive(Deserialize)]
+struct Row {
+    file: String,
+    format: String,
+    duration_s: f64,
+    mean_mbps: f64,
+}
 
 fn traces() -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
@@ -16,46 +26,37 @@ fn traces() -> Option<PathBuf> {
 #[test]
 fn every_shared_trace_reads_and_its_mean_is_that_of_the_index() {
     let Some(folder) = traces() else {
-        eprintln!(
-            "SKIPPED: no shared traces; set ISTHMUS_SHARED to the folder that holds data/traces"
+        // Past the test's capture, so that it is seen.
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED every_shared_trace_reads_and_its_mean_is_that_of_the_index: no shared traces; \
+             set ISTHMUS_SHARED to the folder that holds data/traces"
         );
         return;
     };
-    let index = fs::read_to_string(folder.join("index.csv")).expect("index.csv");
-    let mut lines = index.lines();
-    let head: Vec<&str> = lines.next().expect("a head").split(',').collect();
-    let column = |name| head.iter().position(|&column| column == name).expect(name);
-    let [file, format, seconds, mbps] = ["file", "format", "duration_s", "mean_mbps"].map(column);
+    let mut index = csv::Reader::from_path(folder.join("index.csv")).expect("index.csv");
     let mut count = 0;
-    for line in lines {
-        let fields: Vec<&str> = line.split(',').collect();
-        let path = folder.join(fields[file]);
-        let columns = Columns {
-            rate: (fields[format] == "ucc_csv").then(|| "DL_bitrate_kbps".to_owned()),
-            ..Columns::default()
-        };
-        let trace = Trace::read(&path, &columns).expect(fields[file]);
-        let number = |at: usize| fields[at].parse::<f64>().expect("a number");
+    for row in index.deserialize() {
+        let Row { file, format, duration_s, mean_mbps } = row.expect("a row");
+        let path = folder.join(&file);
+        let rows = format == "ucc_csv";
+        let rate = rows.then(|| "DL_bitrate_kbps".to_owned());
+        let trace = Trace::read(&path, &Columns { rate, ..Columns::default() }).expect(&file);
         let (duration, mean) =
             (trace.duration().as_secs_f64(), trace.mean_rate().as_bps() as f64 / 1e6);
         // The index adds a mean step for the last sample, up to 5 s; of CSV files it counts rows.
-        let rows = fields[format] == "ucc_csv";
-        assert!(
-            rows || (duration - number(seconds)).abs() <= 6.0,
-            "{}: {duration} s",
-            fields[file]
-        );
+        assert!(rows || (duration - duration_s).abs() <= 6.0, "{file}: {duration} s");
         // The index takes the mean over samples, whatever their spacing: only of mahimahi's and
         // JSON's equal steps is it the same.
-        if matches!(fields[format], "mahimahi" | "alphartc_json") {
-            let off = (mean - number(mbps)).abs();
-            assert!(off <= 0.01 * number(mbps) + 0.002, "{}: {mean} Mbit/s", fields[file]);
+        if matches!(format.as_str(), "mahimahi" | "alphartc_json") {
+            let off = (mean - mean_mbps).abs();
+            assert!(off <= 0.01 * mean_mbps + 0.002, "{file}: {mean} Mbit/s");
         }
         let mut text = Vec::new();
         trace.write(Format::Csv, &mut text).expect("memory takes everything");
         let text = String::from_utf8(text).expect("text");
         let again = Trace::parse(&text, &Columns::default(), &path).expect("our own");
-        assert_eq!(again, trace, "{}", fields[file]);
+        assert_eq!(again, trace, "{file}");
         count += 1;
     }
     assert!(count > 0, "the index is empty");

@@ -57,16 +57,7 @@ pub(super) fn face(sign: Sign) -> Vec<Mark> {
             [triangle(), at(figure(BLACK), -0.2, 0.2, 0.8), at(figure(BLACK), 0.2, 0.28, 0.65)]
                 .concat()
         }
-        Sign::Crossing => [
-            vec![
-                fill(WHITE, "M -.92 -.92 L .92 -.92 L .92 .92 L -.92 .92 Z"),
-                fill(BLUE, "M -.87 -.87 L .87 -.87 L .87 .87 L -.87 .87 Z"),
-                fill(WHITE, "M 0 -.74 L .78 .66 L -.78 .66 Z"),
-                line(BLACK, 0.09, "M -.5 .56 L -.3 .56 M -.15 .56 L .05 .56 M .2 .56 L .4 .56"),
-            ],
-            at(figure(BLACK), 0.0, 0.08, 0.92),
-        ]
-        .concat(),
+        Sign::Crossing => crossing(),
         Sign::CurveLeft => [triangle(), placed(curve(), Transform::from_scale(-1.0, 1.0))].concat(),
         Sign::CurveRight => [triangle(), curve()].concat(),
         Sign::KeepRight => [
@@ -133,6 +124,17 @@ pub(super) fn face(sign: Sign) -> Vec<Mark> {
         ],
     };
     marks.into_iter().flatten().collect()
+}
+
+/// A pedestrian crossing: a figure on stripes in a triangle.
+fn crossing() -> Marks {
+    let board = vec![
+        fill(WHITE, "M -.92 -.92 L .92 -.92 L .92 .92 L -.92 .92 Z"),
+        fill(BLUE, "M -.87 -.87 L .87 -.87 L .87 .87 L -.87 .87 Z"),
+        fill(WHITE, "M 0 -.74 L .78 .66 L -.78 .66 Z"),
+        line(BLACK, 0.09, "M -.5 .56 L -.3 .56 M -.15 .56 L .05 .56 M .2 .56 L .4 .56"),
+    ];
+    [board, at(figure(BLACK), 0.0, 0.08, 0.92)].concat()
 }
 
 fn at(marks: Marks, x: f32, y: f32, scale: f32) -> Marks {

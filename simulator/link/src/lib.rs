@@ -14,6 +14,7 @@
 
 pub mod chance;
 mod channel;
+pub mod duration;
 mod link;
 #[allow(clippy::disallowed_methods)]
 pub mod profile;

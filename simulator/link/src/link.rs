@@ -89,7 +89,7 @@ impl Tally {
     }
 }
 
-/// What became of the packets; `offered + duplicated = delivered + dropped + lost + inside`, in
+/// Counters of a link's packets; `offered + duplicated = delivered + dropped + lost + inside`, in
 /// packets as in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinkCounters {
@@ -103,7 +103,7 @@ pub struct LinkCounters {
     pub corrupted: Tally,
     /// Dropped by the queue.
     pub dropped: Tally,
-    /// Sent, and lost on the way.
+    /// Sent, and lost on the path.
     pub lost: Tally,
 }
 
@@ -309,7 +309,7 @@ impl<T: Clone> Link<T> {
         self.schedule.rate_at(at)
     }
 
-    /// What became of the packets so far.
+    /// The counters so far.
     pub fn counters(&self) -> LinkCounters {
         self.counters
     }
@@ -334,7 +334,7 @@ impl<T: Clone> Link<T> {
         self.send(now, packet.size, packet.content);
     }
 
-    /// Sends what is left of a packet, and decides what becomes of it.
+    /// Sends what is left of a packet, and decides how it arrives.
     fn send(&mut self, now: Timestamp, size: DataSize, content: T) {
         self.serving_since = now;
         let departure = self.schedule.time_to_send(now, self.serving_rest).unwrap_or(NEVER);

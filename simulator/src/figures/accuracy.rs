@@ -9,7 +9,7 @@ use isthmus_proto::wire::Detail;
 use super::Measurement;
 use super::lab::{Lab, Talk};
 
-/// What the best point may lose against the uncut network.
+/// What the best point may lose against the full network.
 const LOSS: f64 = 0.02;
 /// Frames unanswered at a time, so that head and tails are busy at once.
 const IN_FLIGHT: usize = 8;
@@ -18,19 +18,19 @@ pub(super) fn full_top1(lab: &Lab) -> anyhow::Result<Measurement> {
     if lab.images().is_none() {
         return Ok(needs_pictures());
     }
-    let uncut = lab.once(Uncut::measure)?;
-    let Uncut { right, pictures } = *uncut;
-    let detail = format!("the uncut network is right about {right} of {pictures} pictures");
-    Ok(Measurement::of(uncut.share(), detail))
+    let measured = lab.once(FullNetwork::measure)?;
+    let FullNetwork { right, pictures } = *measured;
+    let detail = format!("the full network is right about {right} of {pictures} pictures");
+    Ok(Measurement::of(measured.accuracy(), detail))
 }
 
 pub(super) fn best_point_top1(lab: &Lab) -> anyhow::Result<Measurement> {
     if lab.images().is_none() {
         return Ok(needs_pictures());
     }
-    let (full, best) = (lab.once(Uncut::measure)?.share(), lab.once(BestPoint::measure)?);
+    let (full, best) = (lab.once(FullNetwork::measure)?.accuracy(), lab.once(BestPoint::measure)?);
     let detail = format!(
-        "{}, cut and sent over QUIC, {} pictures; {full:.4} uncut",
+        "{}, split and sent over QUIC, {} pictures; {full:.4} full",
         best.name, best.pictures
     );
     Ok(Measurement::of(best.accuracy, detail).against(full - LOSS))
@@ -52,14 +52,14 @@ pub(super) fn needs_pictures() -> Measurement {
     Measurement::skipped("needs pictures of the bundle's classes: --images DIR")
 }
 
-/// The uncut network's answers.
-struct Uncut {
+/// The full network's answers.
+struct FullNetwork {
     right: usize,
     pictures: usize,
 }
 
-impl Uncut {
-    fn measure(lab: &Lab) -> anyhow::Result<Uncut> {
+impl FullNetwork {
+    fn measure(lab: &Lab) -> anyhow::Result<FullNetwork> {
         let full = lab.full()?;
         let bundle = full.bundle();
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
@@ -69,10 +69,10 @@ impl Uncut {
             Ok(is_right(bundle, &full.run(&[&input])?[0], truth))
         })?;
         let pictures = right.len();
-        Ok(Uncut { right: right.into_iter().filter(|&right| right).count(), pictures })
+        Ok(FullNetwork { right: right.into_iter().filter(|&right| right).count(), pictures })
     }
 
-    fn share(&self) -> f64 {
+    fn accuracy(&self) -> f64 {
         self.right as f64 / self.pictures as f64
     }
 }

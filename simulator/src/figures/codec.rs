@@ -8,6 +8,7 @@ use isthmus_proto::{FeatureCodec, OperatingPoint};
 
 use super::Measurement;
 use super::lab::Lab;
+use crate::link::statistics::median;
 
 /// Times that each frame is coded.
 const ROUNDS: usize = 8;
@@ -29,7 +30,7 @@ pub(super) fn symbols_per_second(lab: &Lab) -> anyhow::Result<Measurement> {
             ensure!(decoded == *symbols, "the codec does not decode what it encodes");
         }
     }
-    let (encode, decode) = (median(encode), median(decode));
+    let (encode, decode) = (median(&encode), median(&decode));
     let detail = format!(
         "one core, median of {} frames of {} symbols at {}, layers marked; decoding {decode:.3e} \
          symbols/s",
@@ -43,8 +44,8 @@ pub(super) fn symbols_per_second(lab: &Lab) -> anyhow::Result<Measurement> {
 pub(super) fn over_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
     let frames = lab.once(Symbols::collect)?;
     let (coded, ideal) = sizes(codec_of(lab, frames.point)?, &frames.symbols)?;
-    let trials = lab.once(trials)?;
-    let (worst, ratio) = worst(lab, &trials, |trial| trial.coded as f64 / trial.ideal);
+    let points = lab.once(coded_points)?;
+    let (worst, ratio) = worst(lab, &points, |coded| coded.coded as f64 / coded.ideal);
     let detail = format!(
         "{coded} bytes over Σ −log₂ p = {ideal:.0} bytes, {} {} at {}; of all points \
          the worst is {worst} with {ratio:.4}",
@@ -56,13 +57,13 @@ pub(super) fn over_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn over_conditional_entropy(lab: &Lab) -> anyhow::Result<Measurement> {
-    let trials = lab.once(trials)?;
-    let coded = trials.iter().map(|trial| trial.coded).sum::<usize>();
-    let ideal = trials.iter().map(|trial| trial.ideal).sum::<f64>();
+    let points = lab.once(coded_points)?;
+    let coded = points.iter().map(|coded| coded.coded).sum::<usize>();
+    let ideal = points.iter().map(|coded| coded.ideal).sum::<f64>();
     let detail = format!(
         "{coded} bytes over Σ −log₂ p = {ideal:.0} bytes under the tables that their contexts \
          choose, at all {} points of {PICTURES_PER_POINT} {}",
-        trials.len(),
+        points.len(),
         lab.origin(),
     );
     Ok(Measurement::of(coded as f64 / ideal, detail))
@@ -119,8 +120,8 @@ fn sizes(codec: &FeatureCodec, frames: &[Vec<u8>]) -> anyhow::Result<(usize, f64
     Ok((coded, ideal))
 }
 
-/// How an operating point codes some pictures.
-struct Trial {
+/// Sizes of some pictures, coded at one operating point.
+struct CodedPoint {
     point: OperatingPoint,
     /// Bytes of the streams.
     coded: usize,
@@ -130,9 +131,9 @@ struct Trial {
     by_channel: usize,
 }
 
-/// Tries every operating point.
-fn trials(lab: &Lab) -> anyhow::Result<Vec<Trial>> {
-    let (mut trials, mut run) = (Vec::new(), None);
+/// Codes pictures at every operating point.
+fn coded_points(lab: &Lab) -> anyhow::Result<Vec<CodedPoint>> {
+    let (mut all, mut run) = (Vec::new(), None);
     let mut points = lab.shuffled_points();
     points.sort_unstable();
     for point in points {
@@ -147,38 +148,32 @@ fn trials(lab: &Lab) -> anyhow::Result<Vec<Trial>> {
         let symbols = latents.iter().map(|latents| codec.quantise(latents, point.layers.into()));
         let symbols = symbols.collect::<Result<Vec<_>, _>>()?;
         let (coded, ideal) = sizes(codec, &symbols)?;
-        trials.push(Trial { point, coded, ideal, by_channel: sizes(&plain, &symbols)?.0 });
+        all.push(CodedPoint { point, coded, ideal, by_channel: sizes(&plain, &symbols)?.0 });
         run = Some((head, latents));
     }
-    Ok(trials)
+    Ok(all)
 }
 
-/// The trial with the highest `ratio`, by name.
-fn worst(lab: &Lab, trials: &[Trial], ratio: impl Fn(&Trial) -> f64) -> (String, f64) {
-    let ratios = trials.iter().map(|trial| (trial.point, ratio(trial)));
+/// The point with the highest `ratio`, by name.
+fn worst(lab: &Lab, points: &[CodedPoint], ratio: impl Fn(&CodedPoint) -> f64) -> (String, f64) {
+    let ratios = points.iter().map(|coded| (coded.point, ratio(coded)));
     let worst = ratios.max_by(|a, b| a.1.total_cmp(&b.1));
     let name = |(point, ratio)| (lab.bundle().describe_point(point).to_string(), ratio);
     worst.map_or_else(Default::default, name)
 }
 
 pub(super) fn context_gain(lab: &Lab) -> anyhow::Result<Measurement> {
-    let trials = lab.once(trials)?;
-    let sum = |of: fn(&Trial) -> usize| trials.iter().map(of).sum::<usize>();
-    let (coded, by_channel) = (sum(|trial| trial.coded), sum(|trial| trial.by_channel));
-    let left = |trial: &Trial| trial.coded as f64 / trial.by_channel as f64;
-    let (worst, most) = worst(lab, &trials, left);
+    let points = lab.once(coded_points)?;
+    let sum = |of: fn(&CodedPoint) -> usize| points.iter().map(of).sum::<usize>();
+    let (coded, by_channel) = (sum(|coded| coded.coded), sum(|coded| coded.by_channel));
+    let left = |coded: &CodedPoint| coded.coded as f64 / coded.by_channel as f64;
+    let (worst, most) = worst(lab, &points, left);
     let detail = format!(
         "{coded} bytes of streams with contexts, {by_channel} with one table a channel, at all {} \
          points of {PICTURES_PER_POINT} {}; least at {worst}, {:.4}",
-        trials.len(),
+        points.len(),
         lab.origin(),
         1.0 - most,
     );
     Ok(Measurement::of(1.0 - coded as f64 / by_channel as f64, detail))
-}
-
-/// 0 of none.
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -11,15 +11,16 @@ use constriction::stream::{Decode, Encode};
 use isthmus_proto::{Coded, FeatureCodec};
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::codec::{Symbols, codec_of, median};
+use super::codec::{Symbols, codec_of};
 use super::lab::Lab;
+use crate::link::statistics::median;
 
-/// Times that each frame is coded in each way.
+/// Times that each frame is coded by each coder.
 const ROUNDS: usize = 4;
 
 /// A row for constriction's range coder with words of a type, on the same frequencies.
 macro_rules! constriction {
-    ($word:ty, $name:literal, $trial:expr, $frequencies:expr, $plane:expr) => {{
+    ($word:ty, $name:literal, $frames:expr, $frequencies:expr, $plane:expr) => {{
         type Model = ContiguousCategoricalEntropyModel<$word, Vec<$word>, 16>;
         let mut models = Vec::new();
         for table in $frequencies.iter() {
@@ -27,7 +28,7 @@ macro_rules! constriction {
             let model = Model::from_nonzero_fixed_point_probabilities(table, false);
             models.push(model.map_err(|()| anyhow!("constriction refuses a table"))?);
         }
-        $trial.row(
+        $frames.row(
             $name,
             |symbols| {
                 let mut encoder = RangeEncoder::<$word, u64>::new();
@@ -54,7 +55,7 @@ macro_rules! constriction {
 
 /// A Markdown table of sizes and speeds, on the symbols of the bundle's best point.
 ///
-/// Each frame is coded by itself, as on the wire, and each way's decoder has to give the symbols
+/// Each frame is coded by itself, as on the wire, and each coder's decoder has to give the symbols
 /// back.
 pub fn table(lab: &Lab) -> anyhow::Result<String> {
     let frames = Symbols::collect(lab)?;
@@ -62,11 +63,11 @@ pub fn table(lab: &Lab) -> anyhow::Result<String> {
     let (bits, layers) = (point.bits, usize::from(point.layers));
     let frequencies = frequencies(lab, &frames)?;
     let plane = codec.shape().plane();
-    let trial = Trial { frames: &frames.symbols };
+    let coded = Frames { symbols: &frames.symbols };
     let by_channel = lab.bundle().codec_by_channel(point.split, point.width, bits)?;
     let by_channel = by_channel.with_context(|| format!("no tables for {point}"))?;
     let own = |name: &str, codec: &FeatureCodec| {
-        trial.row(
+        coded.row(
             name,
             |symbols| Ok(codec.encode(symbols)?),
             |coded: &Coded| coded.stream.len(),
@@ -76,11 +77,11 @@ pub fn table(lab: &Lab) -> anyhow::Result<String> {
     let rows = [
         own("Isthmus, as the bundle codes", codec)?,
         own("Isthmus, one table a channel", &by_channel)?,
-        constriction!(u32, "constriction range coder, 32-bit words", trial, frequencies, plane),
-        constriction!(u16, "constriction range coder, 16-bit words", trial, frequencies, plane),
-        zstd(&trial, 3)?,
-        zstd(&trial, 19)?,
-        trial.row("bit packing", |s| Ok(pack(s, bits)), Vec::len, |p, n| Ok(unpack(p, n, bits)))?,
+        constriction!(u32, "constriction range coder, 32-bit words", coded, frequencies, plane),
+        constriction!(u16, "constriction range coder, 16-bit words", coded, frequencies, plane),
+        zstd(&coded, 3)?,
+        zstd(&coded, 19)?,
+        coded.row("bit packing", |s| Ok(pack(s, bits)), Vec::len, |p, n| Ok(unpack(p, n, bits)))?,
     ];
     let ideal = frames.symbols.iter().map(|symbols| by_channel.ideal_bits(symbols) / 8.0);
     let ideal: f64 = ideal.sum();
@@ -106,7 +107,7 @@ pub fn table(lab: &Lab) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// One way to code.
+/// A coder.
 struct Row {
     name: String,
     /// Of all frames.
@@ -116,11 +117,12 @@ struct Row {
     decode: f64,
 }
 
-struct Trial<'a> {
-    frames: &'a [Vec<u8>],
+/// Frames of symbols, each of which is coded by itself.
+struct Frames<'a> {
+    symbols: &'a [Vec<u8>],
 }
 
-impl Trial<'_> {
+impl Frames<'_> {
     fn row<C>(
         &self,
         name: impl Into<String>,
@@ -132,7 +134,7 @@ impl Trial<'_> {
         let (mut encode_rates, mut decode_rates, mut size) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
             size = 0;
-            for symbols in self.frames {
+            for symbols in self.symbols {
                 let rate =
                     |start: Instant| symbols.len() as f64 / 1e6 / start.elapsed().as_secs_f64();
                 let start = Instant::now();
@@ -145,16 +147,16 @@ impl Trial<'_> {
                 ensure!(decoded == *symbols, "{name} does not decode what it encodes");
             }
         }
-        let (encode, decode) = (median(encode_rates), median(decode_rates));
+        let (encode, decode) = (median(&encode_rates), median(&decode_rates));
         Ok(Row { name, bytes: size, encode, decode })
     }
 }
 
 /// Frames as zstd takes them: one byte a symbol.
-fn zstd(trial: &Trial<'_>, level: i32) -> anyhow::Result<Row> {
+fn zstd(coded: &Frames<'_>, level: i32) -> anyhow::Result<Row> {
     let compressor = RefCell::new(Compressor::new(level)?);
     let decompressor = RefCell::new(Decompressor::new()?);
-    trial.row(
+    coded.row(
         format!("zstd, level {level}"),
         |symbols| Ok(compressor.borrow_mut().compress(symbols)?),
         Vec::len,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use isthmus_head_client::{
     Controller, Fixed, HeadDecision, HeadView, Ladder, Mpc, MpcConfig, NetworkSample,
     NetworkTimeout, Run, SendDecision, SendView, Sending,
@@ -12,10 +12,10 @@ use isthmus_models::{OUTCOMES, Outcomes};
 use isthmus_proto::{Bitrate, DataSize, FrameId, Timestamp};
 
 use super::Measurement;
+use super::experiment::Experiment;
 use super::lab::Lab;
 use crate::Trace;
-use crate::link::{AtEnd, Jitter, Playback, Rate};
-use crate::trials::Trial;
+use crate::link::{AtEnd, Jitter, Playback, Rate, statistics};
 use crate::world::{self, Macs, Record, RunResult, WorldConfig, on_the_wire};
 
 /// Runs of which the quickest counts: whatever else a machine does only slows one down.
@@ -50,11 +50,10 @@ pub(super) fn virtual_speed_mpc(lab: &Lab) -> anyhow::Result<Measurement> {
 pub(super) fn decide_us(lab: &Lab) -> anyhow::Result<Measurement> {
     let (config, record) = one_camera(lab)?;
     let events = observed(&config, &record);
-    let mut took: Vec<Duration> = events.iter().filter_map(Event::took).collect();
-    took.sort_unstable();
-    let micros = |place: usize| took.get(place).map(|took| took.as_secs_f64() * 1e6);
-    let median = micros(took.len() / 2).context("nothing was decided")?;
-    let tail = micros(took.len() * 99 / 100).unwrap_or(median);
+    let took = events.iter().filter_map(Event::took).map(|took| took.as_secs_f64() * 1e6);
+    let took: Vec<f64> = took.collect();
+    ensure!(!took.is_empty(), "nothing was decided");
+    let (median, tail) = (statistics::median(&took), statistics::quantile(&took, 0.99));
     let detail = format!(
         "median of {} frames, both decisions, {} rungs; 99th percentile {tail:.1}",
         took.len(),
@@ -95,9 +94,9 @@ pub(super) fn record(lab: &Lab) -> anyhow::Result<Record> {
 pub(super) fn one_camera(lab: &Lab) -> anyhow::Result<(WorldConfig, Record)> {
     let bundle = lab.bundle();
     let record = record(lab)?;
-    let trial = Trial::of_one_camera(bundle.dir())?;
-    let seed = trial.scenario.seeds.first().copied().unwrap_or_default();
-    let config = trial.scenario.prepare("one camera".as_ref())?.world(seed)?;
+    let Experiment { scenario, .. } = Experiment::of_scenario("ten-minutes", bundle.dir())?;
+    let seed = scenario.seeds.first().copied().unwrap_or_default();
+    let config = scenario.prepare("ten-minutes".as_ref())?.world(seed)?;
     Ok((config, record))
 }
 
@@ -172,8 +171,10 @@ fn rise(events: &[Event]) -> Option<Duration> {
     let mut usual: Vec<f64> =
         sent().filter(|(at, _)| *at < fall).map(|(_, accuracy)| accuracy).collect();
     usual.drain(..usual.len() / 2);
-    usual.sort_unstable_by(f64::total_cmp);
-    let median = *usual.get(usual.len() / 2)?;
+    if usual.is_empty() {
+        return None;
+    }
+    let median = statistics::median(&usual);
     let back = sent().find(|&(at, accuracy)| at >= rise && accuracy >= median - AS_ACCURATE);
     back.map(|(at, _)| at.saturating_since(rise))
 }

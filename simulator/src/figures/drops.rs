@@ -13,8 +13,8 @@ pub(super) fn bytes_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
     let choice = drop(&curve, points)
         .and_then(|drop| drop.smallest.iter().find(|(family, _)| *family == Family::Split));
     let Some((_, choice)) = choice else {
-        let best = curve.ways.iter().filter(|way| way.family == Family::Split);
-        let best = best.map(|way| way.accuracy).fold(0.0, f64::max);
+        let best = curve.schemes.iter().filter(|scheme| scheme.family == Family::Split);
+        let best = best.map(|scheme| scheme.accuracy).fold(0.0, f64::max);
         let full = curve.full;
         let reason = format!("no point within {points} points of {full:.4}; the best is {best:.4}");
         return Ok(Measurement::skipped(reason));
@@ -35,11 +35,11 @@ pub(super) fn ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
     }
     let curve = lab.once(measure)?;
     let drop = drop(&curve, points);
-    let told = drop.into_iter().flat_map(|drop| &drop.smallest);
-    let told: Vec<String> = told
+    let choices = drop.into_iter().flat_map(|drop| &drop.smallest);
+    let choices: Vec<String> = choices
         .map(|(family, choice)| format!("{} {} {:.0} B", family.name(), choice.name, choice.bytes))
         .collect();
-    let detail = format!("within {points} points: {}", told.join(", "));
+    let detail = format!("within {points} points: {}", choices.join(", "));
     Ok(match drop.and_then(|drop| drop.ratio) {
         Some(ratio) => Measurement::of(ratio, detail),
         None => Measurement::skipped(format!("nothing to compare {detail}")),

@@ -13,16 +13,16 @@ pub(super) fn symbol_mismatch(lab: &Lab) -> anyhow::Result<Measurement> {
     if goldens == 0 {
         return Ok(Measurement::skipped("the bundle has no goldens"));
     }
-    let share = |count: u64| count as f64 / symbols as f64;
+    let fraction = |count: u64| count as f64 / symbols as f64;
     let broken = furthest > 1;
     let verdict = if broken { "FAILURE: symbols" } else { "symbols" };
     let detail = format!(
         "{differing} of {symbols} {verdict} differ over {goldens} goldens, by at most {furthest}, \
          heads in tract against ONNX Runtime on the exporter's inputs; {:.2e} with Rust's own \
          preprocessing of the pictures",
-        share(from_pictures),
+        fraction(from_pictures),
     );
-    Ok(Measurement { broken, ..Measurement::of(share(differing), detail) })
+    Ok(Measurement { broken, ..Measurement::of(fraction(differing), detail) })
 }
 
 pub(super) fn top1(lab: &Lab) -> anyhow::Result<Measurement> {
@@ -38,7 +38,7 @@ pub(super) fn top1(lab: &Lab) -> anyhow::Result<Measurement> {
     Ok(Measurement::of(same as f64 / goldens as f64, detail))
 }
 
-/// What became of the goldens.
+/// The goldens, compared.
 #[derive(Default)]
 struct Export {
     goldens: u64,

@@ -119,7 +119,7 @@ pub(super) fn status_field(status: &str, name: &str) -> anyhow::Result<u64> {
     let mut words = line.with_context(|| format!("no {name}"))?.split_whitespace();
     match (words.next().and_then(|number| number.parse::<u64>().ok()), words.next()) {
         (Some(kibibytes), Some("kB")) => Ok(kibibytes * 1024),
-        _ => bail!("{name} is no size"),
+        _ => bail!("{name} is not a size"),
     }
 }
 

@@ -9,10 +9,9 @@ use isthmus_models::{EngineKind, Head, Preprocessor, SplitSpec};
 
 use super::Measurement;
 use super::accuracy::{is_right, needs_pictures};
-use super::codec::median;
 use super::footprint::status_field;
 use super::lab::Lab;
-use super::overhead::quantile;
+use crate::link::statistics::{median, quantile};
 
 /// Sides (pixels) of the input at which heads are compared.
 const SIDE: f64 = 160.0;
@@ -61,7 +60,7 @@ pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
     let (ours, theirs) = (lab.head()?, Head::load(lab.bundle().clone(), &*installed)?);
     let manifest = lab.bundle().manifest();
     let input = vec![0.1; 3 * manifest.input.width as usize * manifest.input.height as usize];
-    let (mut worst, mut told) = (0.0, Vec::new());
+    let (mut worst, mut parts) = (0.0, Vec::new());
     for (split, spec) in (0..).zip(&manifest.splits) {
         for (at, width) in (0..).zip(&spec.widths) {
             let mut times = [Vec::new(), Vec::new()];
@@ -72,12 +71,12 @@ pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
                     times.push(start.elapsed().as_secs_f64() * 1e3);
                 }
             }
-            let [ours, theirs] = times.map(median);
+            let [ours, theirs] = times.map(|times| median(&times));
             worst = f64::max(worst, ours / theirs);
-            told.push(format!("{}/{} {ours:.2} ms over {theirs:.2} ms", spec.name, width.name));
+            parts.push(format!("{}/{} {ours:.2} ms over {theirs:.2} ms", spec.name, width.name));
         }
     }
-    let detail = format!("the worst of: {}; one thread, medians of {RUNS}", told.join(", "));
+    let detail = format!("the worst of: {}; one thread, medians of {RUNS}", parts.join(", "));
     Ok(Measurement::of(worst, detail))
 }
 
@@ -100,14 +99,14 @@ pub(super) fn exit_top1(lab: &Lab) -> anyhow::Result<Measurement> {
         };
         exits.iter().map(right).collect::<anyhow::Result<Vec<bool>>>()
     })?;
-    let share = |at: usize| rows.iter().filter(|row| row[at]).count() as f64 / rows.len() as f64;
-    let told: Vec<String> = exits
+    let accuracy = |at: usize| rows.iter().filter(|row| row[at]).count() as f64 / rows.len() as f64;
+    let parts: Vec<String> = exits
         .iter()
         .enumerate()
-        .map(|(at, &width)| format!("{} {:.4}", widths[width].name, share(at)))
+        .map(|(at, &width)| format!("{} {:.4}", widths[width].name, accuracy(at)))
         .collect();
-    let detail = format!("of the widest head, {} pictures; {}", rows.len(), told.join(", "));
-    Ok(Measurement::of(share(exits.len() - 1), detail))
+    let detail = format!("of the widest head, {} pictures; {}", rows.len(), parts.join(", "));
+    Ok(Measurement::of(accuracy(exits.len() - 1), detail))
 }
 
 pub(super) fn switch_p99_ms(lab: &Lab) -> anyhow::Result<Measurement> {
@@ -135,11 +134,8 @@ pub(super) fn switch_p99_ms(lab: &Lab) -> anyhow::Result<Measurement> {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let mut slower: Vec<f64> = first.iter().zip(&next).map(|(first, next)| first - next).collect();
-    for values in [&mut slower, &mut first, &mut next] {
-        values.sort_by(f64::total_cmp);
-    }
-    let (pairs, median) = (quantile(&slower, 0.99), quantile(&slower, 0.5));
+    let slower: Vec<f64> = first.iter().zip(&next).map(|(first, next)| first - next).collect();
+    let (pairs, median) = (quantile(&slower, 0.99), median(&slower));
     // Each pair's difference holds what else the machine did in between; at the same percentile of
     // both that cancels.
     let (first, next) = (quantile(&first, 0.99), quantile(&next, 0.99));

@@ -64,8 +64,8 @@ impl Lab {
         Lab { bundle, engine, images, limit, traces, dedicated, kept: RefCell::default() }
     }
 
-    /// The same with a folder of recorded traces: controllers are run in every cell on one trace of
-    /// each group, or on all of them if `full`.
+    /// The same with a folder of recorded traces: controllers are run under every condition on one
+    /// trace of each group, or on all of them if `full`.
     #[must_use]
     pub fn with_traces(self, folder: PathBuf, full: bool) -> Self {
         Lab { traces: Some((folder, full)), ..self }
@@ -126,7 +126,7 @@ impl Lab {
         self.once(load).map(|model| Arc::clone(&model))
     }
 
-    /// The uncut network.
+    /// The full network.
     pub(super) fn full(&self) -> anyhow::Result<Full> {
         Ok(Full::load(Arc::clone(&self.bundle), &*self.engine)?)
     }

@@ -39,13 +39,13 @@ pub(super) fn engine_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> 
     }
     own_tail.push(Direct::new(bundle, &split.trunk, split.features_shape(), &features)?);
 
-    let (head_ratio, head_told) =
+    let (head_ratio, head_detail) =
         direct::compare(&mut own_head, || head.run(0, at, &input).map(drop))?;
     let item = TailItem { split: 0, width: at, latents: &latents };
-    let (tail_ratio, tail_told) = direct::compare(&mut own_tail, || tail.run(&[item]).map(drop))?;
+    let (tail_ratio, tail_detail) = direct::compare(&mut own_tail, || tail.run(&[item]).map(drop))?;
     let detail = format!(
-        "the worse of head and tail at {}, one picture, one thread: head {head_told}, tail \
-         {tail_told}; medians of {}, turn by turn with the same graphs in sessions of their own",
+        "the worse of head and tail at {}, one picture, one thread: head {head_detail}, tail \
+         {tail_detail}; medians of {}, turn by turn with the same graphs in sessions of their own",
         width.name,
         direct::RUNS,
     );
@@ -61,7 +61,7 @@ mod direct {
     use ort::session::{Session, SessionInputValue};
     use ort::value::Tensor;
 
-    use crate::figures::codec::median;
+    use crate::link::statistics::median;
 
     /// Timed runs of each way, turn by turn, after some that are not.
     pub(super) const RUNS: usize = 300;
@@ -118,7 +118,7 @@ mod direct {
                 own_times.push((end - middle).as_secs_f64() * 1e3);
             }
         }
-        let (ours, own) = (median(our_times), median(own_times));
+        let (ours, own) = (median(&our_times), median(&own_times));
         Ok((ours / own, format!("{ours:.3} ms over {own:.3} ms")))
     }
 }

@@ -14,6 +14,7 @@ use isthmus_tail_server::model::{BundleModel, Model};
 
 use super::Measurement;
 use super::lab::{Lab, Talk, frames_of};
+use crate::link::statistics::quantile;
 
 /// Claim for medians, or [`P50_SLACK`] if that is more.
 pub(super) const P50: f64 = 1.05;
@@ -52,7 +53,7 @@ impl Grpc {
     }
 }
 
-/// Times of the same pictures by both ways, sorted (milliseconds).
+/// Times of the same pictures, over the wire and in process (milliseconds).
 struct Overhead {
     wire: Vec<f64>,
     local: Vec<f64>,
@@ -64,8 +65,8 @@ impl Overhead {
         let pictures = lab.pictures()?;
         let mut local = Local::new(lab)?;
         let (mut wire_times, mut local_times, mut outside) = (Vec::new(), Vec::new(), Vec::new());
-        // While the client tells one frame's outcome nothing else runs, so each picture takes both
-        // ways right after one another and the machine's other work hits both alike.
+        // While the client reports one frame's outcome nothing else runs, so each picture takes both
+        // paths right after one another and the machine's other work hits both alike.
         let compare = |report: &FrameReport| {
             let wire = report.capture_to_output_ms.context("a frame without an answer")?;
             let frame = report.frame as usize;
@@ -87,9 +88,6 @@ impl Overhead {
         };
         let source = frames_of(&pictures, WARM_UP + FRAMES);
         let summary = lab.serve()?.answer(lab.head()?, talk, source, compare)?;
-        wire_times.sort_by(f64::total_cmp);
-        local_times.sort_by(f64::total_cmp);
-        outside.sort_by(f64::total_cmp);
         let stages = stages(&summary, quantile(&outside, 0.5));
         Ok(Overhead { wire: wire_times, local: local_times, stages })
     }
@@ -165,12 +163,6 @@ fn stages(summary: &Summary, outside: f64) -> String {
     let names = ["device_wait", "head", "encode", "network", "queue", "decode", "tail"];
     let stages = names.into_iter().filter_map(stage).collect::<Vec<_>>().join(", ");
     format!("{outside:.3} ms outside head, codec and tail; stages {stages} ms")
-}
-
-/// By nearest rank; 0 of none.
-pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let rank = ((q * sorted.len() as f64).ceil() as usize).max(1);
-    sorted.get(rank - 1).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use isthmus_proto::{Envelope, OperatingPoint, write_packet};
 use super::Measurement;
 use super::codec::codec_of;
 use super::lab::Lab;
-use super::overhead::quantile;
 use crate::camera::{Camera, CameraConfig};
+use crate::link::statistics::{median, quantile};
 
 /// The camera's frames (pixels).
 const SIZE: (u32, u32) = (640, 480);
@@ -61,15 +61,11 @@ pub(super) fn client_own_work_ms(lab: &Lab) -> anyhow::Result<Measurement> {
         parts.iter().zip(&mut times).for_each(|(part, times)| times.push(*part));
         sums.push(parts.iter().sum::<f64>());
     }
-    let middle_and_p99 = |times: &mut Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        (quantile(times, 0.5), quantile(times, 0.99))
-    };
-    let (median, p99) = middle_and_p99(&mut sums);
+    let p99 = quantile(&sums, 0.99);
     let parts: Vec<String> = PARTS
         .iter()
-        .zip(&mut times)
-        .map(|(part, times)| format!("{part} {:.3}", middle_and_p99(times).0))
+        .zip(&times)
+        .map(|(part, times)| format!("{part} {:.3}", median(times)))
         .collect();
     let input = &lab.bundle().manifest().input;
     let detail = format!(
@@ -82,7 +78,7 @@ pub(super) fn client_own_work_ms(lab: &Lab) -> anyhow::Result<Measurement> {
         lab.bundle().describe_point(point),
         parts.join(", "),
     );
-    Ok(Measurement::of(median, detail))
+    Ok(Measurement::of(median(&sums), detail))
 }
 
 /// What `work` gives, and how long it took (milliseconds).

@@ -1,12 +1,11 @@
 //! Accuracy against bytes: every operating point through the real codec and networks, and image
-//! codecs through the same uncut network, on the same pictures.
+//! codecs through the same full network, on the same pictures.
 
 mod curve;
 mod images;
 mod plot;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ use serde::Serialize;
 use self::curve::{Choice, bd_rate, choose, pareto};
 use super::accuracy::is_right;
 use super::lab::Lab;
-use super::{Format, Subject};
 
 pub(crate) use self::images::settings as image_settings;
 pub use self::plot::plot;
@@ -34,29 +32,6 @@ const RUNGS: usize = 12;
 /// Time left in the envelopes, the default deadline.
 const TIME_LEFT: Duration = Duration::from_millis(300);
 
-/// What to measure, and how to tell it.
-#[derive(Clone, Debug, clap::Args)]
-pub struct RateAccuracyArgs {
-    #[command(flatten)]
-    subject: Subject,
-    /// Every operating point; the bundle's ladder by default.
-    #[arg(long)]
-    pub all_points: bool,
-    /// Write the curve as an SVG picture.
-    #[arg(long, value_name = "FILE")]
-    pub plot: Option<PathBuf>,
-    /// How to write the results.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
-}
-
-impl RateAccuracyArgs {
-    /// What to measure on.
-    pub fn subject(&self) -> &Subject {
-        &self.subject
-    }
-}
-
 /// What the command measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct RateAccuracy {
@@ -64,10 +39,11 @@ pub struct RateAccuracy {
     pub bundle: String,
     /// Pictures measured on.
     pub pictures: usize,
-    /// Share that the uncut network gets right.
+    /// Fraction that the full network gets right.
     pub full: f64,
-    /// Every way that was tried, in order of size.
-    pub ways: Vec<Way>,
+    /// Every scheme that was tried, in order of size.
+    #[serde(rename = "ways")]
+    pub schemes: Vec<Scheme>,
     /// Bytes at losses of accuracy.
     pub drops: Vec<Drop>,
     /// Bytes saved at equal accuracy (percent; negative is less), against each image codec whose
@@ -75,11 +51,11 @@ pub struct RateAccuracy {
     pub bd_rate: Vec<(Family, f64)>,
 }
 
-/// Kinds of ways to send a picture.
+/// Kinds of schemes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// The cut network.
+    /// The split network.
     Split,
     /// JPEG, progressive, with Huffman tables made for each picture.
     Jpeg,
@@ -89,26 +65,26 @@ pub enum Family {
     Avif,
 }
 
-/// One way to send pictures.
+/// A scheme to send pictures: an operating point, or an image codec with its settings.
 #[derive(Clone, Debug, Serialize)]
-pub struct Way {
+pub struct Scheme {
     /// Its kind.
     pub family: Family,
     /// The operating point, or the codec's picture size (pixels) and quality.
     pub name: String,
     /// Mean size (bytes): of a packet and its envelope, or of the file.
     pub bytes: f64,
-    /// Share of pictures that are right.
+    /// Fraction of pictures that are right.
     pub accuracy: f64,
-    /// Whether no way of its family is both smaller and at least as accurate.
+    /// Whether no scheme of its family is both smaller and at least as accurate.
     pub pareto: bool,
     #[serde(skip)]
-    trials: Vec<Trial>,
+    pictures: Vec<Sent>,
 }
 
 /// How one picture went.
 #[derive(Clone, Copy, Debug, Default)]
-struct Trial {
+struct Sent {
     bytes: u32,
     right: bool,
 }
@@ -118,31 +94,31 @@ struct Trial {
 pub struct Drop {
     /// The loss (points).
     pub points: f64,
-    /// Of each family the smallest way within it, if any is.
+    /// Of each family the smallest scheme within it, if any is.
     pub smallest: Vec<(Family, Choice)>,
-    /// The cut network's bytes over the best image codec's, if both have a way.
+    /// The split network's bytes over the best image codec's, if both have a scheme.
     pub ratio: Option<f64>,
 }
 
-/// Sends every labelled picture of `lab` in every way; of operating points the ladder's, or all.
+/// Sends every labelled picture of `lab` by every scheme; of operating points the ladder's, or all.
 pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     let bench = Bench::new(lab, all_points)?;
     let rows = lab.each_labelled(|picture, truth| bench.row(picture, truth))?;
-    let (full, rows): (Vec<bool>, Vec<Vec<Trial>>) = rows.into_iter().unzip();
-    let way = |(at, Candidate { family, name, .. }): (usize, &Candidate)| {
-        Way::new(*family, name.clone(), rows.iter().map(|row| row[at]).collect())
+    let (full, rows): (Vec<bool>, Vec<Vec<Sent>>) = rows.into_iter().unzip();
+    let scheme = |(at, Candidate { family, name, .. }): (usize, &Candidate)| {
+        Scheme::new(*family, name.clone(), rows.iter().map(|row| row[at]).collect())
     };
-    let mut ways: Vec<Way> = bench.candidates.iter().enumerate().map(way).collect();
-    ways.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then_with(|| a.name.cmp(&b.name)));
+    let mut schemes: Vec<Scheme> = bench.candidates.iter().enumerate().map(scheme).collect();
+    schemes.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then_with(|| a.name.cmp(&b.name)));
     let (mut drops, mut rates) = (Vec::new(), Vec::new());
     let families = [Family::Split, Family::Jpeg, Family::Webp, Family::Avif];
     for family in families {
-        pareto(&mut ways, family);
+        pareto(&mut schemes, family);
     }
     for points in DROPS {
         let smallest: Vec<(Family, Choice)> = families
             .iter()
-            .filter_map(|&family| Some((family, choose(&ways, family, &full, points)?)))
+            .filter_map(|&family| Some((family, choose(&schemes, family, &full, points)?)))
             .collect();
         let bytes = |split: bool| {
             let those = smallest.iter().filter(|it| (it.0 == Family::Split) == split);
@@ -152,32 +128,32 @@ pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
         drops.push(Drop { points, smallest, ratio });
     }
     for family in &families[1..] {
-        rates.extend(bd_rate(&ways, *family).map(|rate| (*family, rate)));
+        rates.extend(bd_rate(&schemes, *family).map(|rate| (*family, rate)));
     }
     Ok(RateAccuracy {
         bundle: format!("{} {}", lab.bundle().name(), lab.bundle().manifest().version),
         pictures: full.len(),
-        full: share(&full),
-        ways,
+        full: fraction(&full),
+        schemes,
         drops,
         bd_rate: rates,
     })
 }
 
-impl Way {
-    fn new(family: Family, name: String, trials: Vec<Trial>) -> Way {
-        let count = trials.len().max(1) as f64;
-        let bytes = trials.iter().map(|trial| f64::from(trial.bytes)).sum::<f64>() / count;
-        let accuracy = trials.iter().filter(|trial| trial.right).count() as f64 / count;
-        Way { family, name, bytes, accuracy, pareto: false, trials }
+impl Scheme {
+    fn new(family: Family, name: String, pictures: Vec<Sent>) -> Scheme {
+        let count = pictures.len().max(1) as f64;
+        let bytes = pictures.iter().map(|sent| f64::from(sent.bytes)).sum::<f64>() / count;
+        let accuracy = pictures.iter().filter(|sent| sent.right).count() as f64 / count;
+        Scheme { family, name, bytes, accuracy, pareto: false, pictures }
     }
 }
 
-fn share(right: &[bool]) -> f64 {
+fn fraction(right: &[bool]) -> f64 {
     right.iter().filter(|&&right| right).count() as f64 / right.len().max(1) as f64
 }
 
-/// A way before it is tried.
+/// A scheme before it is tried.
 struct Candidate {
     family: Family,
     name: String,
@@ -189,7 +165,7 @@ enum How {
     Image(Box<ImageEncoder>),
 }
 
-/// The networks, and the ways that each picture is sent in.
+/// The networks, and the schemes that each picture is sent by.
 struct Bench {
     bundle: Arc<Bundle>,
     head: Arc<Head>,
@@ -232,13 +208,13 @@ impl Bench {
         })
     }
 
-    /// Whether the uncut network is right about a picture, and how each candidate goes.
-    fn row(&self, picture: &Picture, truth: &str) -> anyhow::Result<(bool, Vec<Trial>)> {
+    /// Whether the full network is right about a picture, and how each candidate goes.
+    fn row(&self, picture: &Picture, truth: &str) -> anyhow::Result<(bool, Vec<Sent>)> {
         let is_right = |logits: &[f32]| is_right(&self.bundle, logits, truth);
         let mut input = Vec::new();
         self.preprocessor.run(picture, &mut input);
         let right = is_right(&self.full.run(&[&input])?[0]);
-        let mut trials = vec![Trial::default(); self.candidates.len()];
+        let mut results = vec![Sent::default(); self.candidates.len()];
 
         let (mut latents, mut sent) = (None, Vec::new());
         for (at, candidate) in self.candidates.iter().enumerate() {
@@ -254,7 +230,7 @@ impl Bench {
             let mut frame = Vec::new();
             Envelope { frame: 0, time_left: TIME_LEFT, probe: false }.write(&mut frame);
             write_packet(&mut frame, 0, &self.bundle.digest(), point, &coded);
-            trials[at].bytes = frame.len() as u32;
+            results[at].bytes = frame.len() as u32;
             sent.push((at, point, self.model.decode(point, &coded.stream, layers.into())?));
         }
         // Of one split, so that its trunk runs once.
@@ -268,20 +244,20 @@ impl Bench {
                 })
                 .collect();
             for ((at, ..), logits) in sent.iter().zip(self.model.infer(&items)?) {
-                trials[*at].right = is_right(&logits);
+                results[*at].right = is_right(&logits);
             }
         }
 
         for (at, candidate) in self.candidates.iter().enumerate() {
             let How::Image(encoder) = &candidate.how else { continue };
             let bytes = encoder.encode(picture)?;
-            trials[at].bytes = bytes.len() as u32;
+            results[at].bytes = bytes.len() as u32;
             let most = max_image_pixels(&self.bundle.manifest().input);
             let picture = decode_image(encoder.spec().format, &bytes, most)?;
             self.preprocessor.run(&picture, &mut input);
-            trials[at].right = is_right(&self.full.run(&[&input])?[0]);
+            results[at].right = is_right(&self.full.run(&[&input])?[0]);
         }
-        Ok((right, trials))
+        Ok((right, results))
     }
 }
 
@@ -308,29 +284,29 @@ impl RateAccuracy {
     /// The results as a person reads them.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "{}, {} pictures; the uncut network is right about {:.2}%\n\n\
+            "{}, {} pictures; the full network is right about {:.2}%\n\n\
              {:<6} {:<22} {:>9} {:>9} {:>7}\n",
             self.bundle,
             self.pictures,
             100.0 * self.full,
             "",
-            "way",
+            "scheme",
             "bytes",
             "right %",
             "drop"
         );
-        for way in self.ways.iter().filter(|way| way.pareto) {
+        for scheme in self.schemes.iter().filter(|scheme| scheme.pareto) {
             let _ = writeln!(
                 text,
                 "{:<6} {:<22} {:>9.1} {:>9.2} {:>7.2}",
-                way.family.name(),
-                way.name,
-                way.bytes,
-                100.0 * way.accuracy,
-                100.0 * (self.full - way.accuracy),
+                scheme.family.name(),
+                scheme.name,
+                scheme.bytes,
+                100.0 * scheme.accuracy,
+                100.0 * (self.full - scheme.accuracy),
             );
         }
-        text += "\nOnly ways that none of their kind beats are shown. Smallest way within a loss, \
+        text += "\nOnly schemes that none of their kind beats are shown. Smallest scheme within a loss, \
                  chosen on every other picture and measured on the rest (95% interval of the loss, \
                  paired bootstrap):\n";
         for Drop { points, smallest, ratio } in &self.drops {

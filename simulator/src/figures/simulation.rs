@@ -8,11 +8,11 @@ use isthmus_head_client::{Fixed, Histogram};
 use isthmus_proto::OperatingPoint;
 
 use super::Measurement;
+use super::charged;
 use super::decisions::{one_camera, record, speed};
+use super::experiment::Experiment;
 use super::footprint::status_field;
 use super::lab::Lab;
-use crate::charged;
-use crate::trials::Trial;
 use crate::world::{self, Record, RunResult, TransportKind, WorldConfig};
 
 /// Frames that both clocks are compared over, and time between them.
@@ -57,7 +57,7 @@ pub(super) fn real_time_fidelity_p95(lab: &Lab) -> anyhow::Result<Measurement> {
 
 pub(super) fn fleet_seconds(lab: &Lab) -> anyhow::Result<Measurement> {
     let record = record(lab)?;
-    let scenario = Trial::of_fleet(lab.bundle().dir())?.scenario;
+    let Experiment { scenario, .. } = Experiment::of_scenario("fleet", lab.bundle().dir())?;
     let seed = scenario.seeds.first().copied().unwrap_or_default();
     let config = scenario.prepare("fleet".as_ref())?.world(seed)?;
     let point = best(&record)?;
@@ -114,7 +114,7 @@ fn best(record: &Record) -> anyhow::Result<OperatingPoint> {
     record.largest_point().context("the ladder has no operating point")
 }
 
-/// The most memory that this process has held (bytes), where the system tells.
+/// The most memory that this process has held (bytes), where the system says so.
 fn peak_resident_bytes() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     Some(status_field(&status, "VmHWM").ok()? as f64)

@@ -20,7 +20,7 @@ pub(super) fn penalty(lab: &Lab) -> anyhow::Result<Measurement> {
         return Ok(needs_pictures());
     }
     let slimmable = Network::load(lab, Arc::clone(lab.bundle()))?;
-    let (mut worst, mut told) = (f64::NEG_INFINITY, Vec::new());
+    let (mut worst, mut parts) = (f64::NEG_INFINITY, Vec::new());
     for folder in bundles {
         let dedicated = Network::load(lab, Arc::new(Bundle::open(folder)?))?;
         let pairs = pairs(lab.bundle(), &dedicated.bundle, folder)?;
@@ -37,17 +37,17 @@ pub(super) fn penalty(lab: &Lab) -> anyhow::Result<Measurement> {
             };
             pairs.iter().map(pair).collect::<anyhow::Result<Vec<_>>>()
         })?;
-        let share = |at: usize, of: usize| {
+        let accuracy = |at: usize, of: usize| {
             rows.iter().filter(|row| row[at][of]).count() as f64 / rows.len() as f64
         };
-        let lost: f64 = (0..pairs.len()).map(|at| share(at, 1) - share(at, 0)).sum();
+        let lost: f64 = (0..pairs.len()).map(|at| accuracy(at, 1) - accuracy(at, 0)).sum();
         worst = f64::max(worst, lost / pairs.len() as f64 * 100.0);
         for (at, [point, _]) in pairs.iter().enumerate() {
             let name = lab.bundle().describe_point(*point);
-            told.push(format!("{name} {:.4}, dedicated {:.4}", share(at, 0), share(at, 1)));
+            parts.push(format!("{name} {:.4}, dedicated {:.4}", accuracy(at, 0), accuracy(at, 1)));
         }
     }
-    let detail = format!("the worst of the bundles' means over {}", told.join("; "));
+    let detail = format!("the worst of the bundles' means over {}", parts.join("; "));
     Ok(Measurement::of(worst, detail))
 }
 

@@ -51,9 +51,9 @@ enum Refusal {
     Body(serde_json::Error),
     #[error("proxies are named on the command line and cannot be created, moved or deleted")]
     Fixed,
-    #[error("no such endpoint: {0}")]
+    #[error("unknown endpoint {0}")]
     Unknown(String),
-    #[error("no browser may use this")]
+    #[error("requests from web browsers (User-Agent Mozilla/…) are refused")]
     Browser,
 }
 

@@ -79,12 +79,12 @@ impl Driver {
         Timestamp::ZERO + self.zero.elapsed()
     }
 
-    pub(super) fn datagram(&self, way: Stream, size: DataSize, parcel: Parcel) {
-        self.change(way, |lane, now| lane.handle_datagram(now, size, parcel));
+    pub(super) fn datagram(&self, direction: Stream, size: DataSize, parcel: Parcel) {
+        self.change(direction, |lane, now| lane.handle_datagram(now, size, parcel));
     }
 
-    pub(super) fn segment(&self, way: Stream, stream: u64, size: DataSize, parcel: Parcel) {
-        self.change(way, |lane, now| lane.handle_segment(now, stream, size, parcel));
+    pub(super) fn segment(&self, direction: Stream, stream: u64, size: DataSize, parcel: Parcel) {
+        self.change(direction, |lane, now| lane.handle_segment(now, stream, size, parcel));
     }
 
     pub(super) fn forget(&self, stream: u64) {
@@ -99,16 +99,16 @@ impl Driver {
         self.change(Stream::Downstream, |lane, now| lane.reconfigure(now, downlink, there));
     }
 
-    /// What became of the packets of uplink and downlink.
+    /// Counters of uplink and downlink.
     pub(super) fn counters(&self) -> (LaneCounters, LaneCounters) {
         let state = self.lock();
         (state.uplink.counters(), state.downlink.counters())
     }
 
     /// Does something to a lane, and wakes the thread if that changes what is due next.
-    fn change(&self, way: Stream, change: impl FnOnce(&mut Lane<Parcel>, Timestamp)) {
+    fn change(&self, direction: Stream, change: impl FnOnce(&mut Lane<Parcel>, Timestamp)) {
         let mut state = self.lock();
-        let lane = match way {
+        let lane = match direction {
             Stream::Upstream => &mut state.uplink,
             Stream::Downstream => &mut state.downlink,
         };

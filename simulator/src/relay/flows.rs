@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isthmus_proto::Timestamp;
 
-/// Flows with what belongs to each. Pure: it is told the time.
+/// Flows with what belongs to each. Pure: the time is an argument.
 #[derive(Debug)]
 pub(super) struct FlowTable<V> {
     flows: BTreeMap<SocketAddr, (Timestamp, V)>,
@@ -42,7 +42,7 @@ impl<V> FlowTable<V> {
         });
     }
 
-    /// Removes what has been idle for too long, and tells how many flows that were.
+    /// Removes what has been idle for too long, and returns how many flows that were.
     pub(super) fn expire(&mut self, now: Timestamp) -> u64 {
         let before = self.flows.len();
         let idle = self.idle;

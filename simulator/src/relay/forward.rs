@@ -32,7 +32,7 @@ pub enum ForwardError {
     #[error("{0:?} is nowhere to listen: IP:PORT or PORT is expected, such as 127.0.0.1:5000")]
     Listen(String),
     /// What is behind it.
-    #[error("{0:?} is no upstream: HOST:PORT is expected, such as 192.0.2.7:4433")]
+    #[error("{0:?} is not an upstream; expected HOST:PORT, such as 192.0.2.7:4433")]
     Upstream(String),
 }
 
@@ -81,7 +81,7 @@ mod tests {
         assert!(error("localhost:1=a:2").contains("\"localhost:1\" is nowhere to listen"));
         for upstream in ["a", "a:", "a:0", ":1", "a:99999"] {
             let said = error(&format!("1={upstream}"));
-            assert!(said.contains(&format!("{upstream:?} is no upstream")), "{said}");
+            assert!(said.contains(&format!("{upstream:?} is not an upstream")), "{said}");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::link::{Delivered, Link, LinkConfig, LinkCounters, Tally};
 /// What a sender waits beyond a round trip, on a path without delay too.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// What became of what entered one direction.
+/// Counters of what entered one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LaneCounters {
     /// In the link, segments sent again counted each time.
@@ -39,7 +39,7 @@ pub(super) struct Lane<T> {
     streams: BTreeMap<u64, Stream<T>>,
     /// Streams with segments that wait.
     turns: VecDeque<u64>,
-    /// Segments to send again, by when; the number tells those of one instant apart.
+    /// Segments to send again, by when; the number orders those of one instant.
     again: BTreeMap<(Timestamp, u64), Packet<T>>,
     missed: u64,
     arrived: VecDeque<T>,

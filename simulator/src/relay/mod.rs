@@ -1,8 +1,8 @@
 //! The link in real time, between real programs: a relay of datagrams and streams through one
 //! [`Link`](crate::Link) in each direction.
 //!
-//! All proxies of a relay share its two links, as what passes one bottleneck does. What is pure of
-//! it is told the time, as links are; one thread and the tasks of the sockets drive that.
+//! All proxies of a relay share its two links, as what passes one bottleneck does. Its pure part
+//! takes the time as an argument, as links do; one thread and the tasks of the sockets drive that.
 
 pub mod api;
 mod driver;
@@ -137,7 +137,7 @@ pub struct ProxyState {
     pub toxics: Vec<Toxic>,
 }
 
-/// What became of what entered a relay.
+/// Counters of everything that entered a relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// From clients to upstreams.
@@ -189,7 +189,14 @@ impl Relay {
                 address: forward.listen,
                 cause,
             })?;
-            relay.push(name, listen, forward.upstream, Socket::Udp(proxy), counts, task);
+            relay.push(Proxy {
+                name,
+                listen,
+                upstream: forward.upstream,
+                socket: Socket::Udp(proxy),
+                counts,
+                task: tokio::sync::Mutex::new(Some(task)),
+            });
         }
         for (at, forward) in tcp.into_iter().enumerate() {
             let name = format!("tcp-{}", at + 1);
@@ -205,22 +212,20 @@ impl Relay {
                 cause,
             })?;
             let task = proxy.run(listener);
-            relay.push(name, listen, forward.upstream, Socket::Tcp(proxy), counts, task);
+            relay.push(Proxy {
+                name,
+                listen,
+                upstream: forward.upstream,
+                socket: Socket::Tcp(proxy),
+                counts,
+                task: tokio::sync::Mutex::new(Some(task)),
+            });
         }
         Ok(relay)
     }
 
-    fn push(
-        &mut self,
-        name: String,
-        listen: SocketAddr,
-        upstream: String,
-        socket: Socket,
-        counts: Arc<FlowCounts>,
-        task: Task,
-    ) {
-        let task = tokio::sync::Mutex::new(Some(task));
-        self.proxies.push(Proxy { name, listen, upstream, socket, counts, task });
+    fn push(&mut self, proxy: Proxy) {
+        self.proxies.push(proxy);
         self.lock_toxics().push(Vec::new());
     }
 
@@ -301,7 +306,7 @@ impl Relay {
         Ok(ProxyState { name, listen: *listen, upstream, enabled, toxics })
     }
 
-    /// What became of what entered so far.
+    /// The counters so far.
     pub fn counters(&self) -> Counters {
         let (uplink, downlink) = self.driver.counters();
         let flows = self.proxies.iter().map(|proxy| (proxy.name.clone(), proxy.counts.flows()));

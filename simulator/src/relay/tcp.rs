@@ -68,15 +68,15 @@ impl TcpProxy {
 
     /// Relays one connection until both directions have ended, or either fails.
     async fn relay(&self, client: TcpStream) -> io::Result<()> {
-        let way = Way { driver: Arc::clone(&self.driver), stream: next_stream() };
+        let connection = Connection { driver: Arc::clone(&self.driver), stream: next_stream() };
         let (up, mut from_up) = mpsc::unbounded_channel();
         let (down, mut from_down) = mpsc::unbounded_channel();
         // The handshake takes its round trip on the link, too.
         let headers = header(self.upstream) + TCP_HEADER;
-        way.send(Stream::Upstream, headers, Piece::Start, &up);
+        connection.send(Stream::Upstream, headers, Piece::Start, &up);
         from_up.recv().await;
         let upstream = TcpStream::connect(self.upstream).await?;
-        way.send(Stream::Downstream, headers, Piece::Start, &down);
+        connection.send(Stream::Downstream, headers, Piece::Start, &down);
         from_down.recv().await;
 
         client.set_nodelay(true)?;
@@ -84,26 +84,26 @@ impl TcpProxy {
         let (client_read, client_write) = client.into_split();
         let (upstream_read, upstream_write) = upstream.into_split();
         tokio::try_join!(
-            way.read(client_read, Stream::Upstream, headers, up),
+            connection.read(client_read, Stream::Upstream, headers, up),
             write(from_up, upstream_write),
-            way.read(upstream_read, Stream::Downstream, headers, down),
+            connection.read(upstream_read, Stream::Downstream, headers, down),
             write(from_down, client_write),
         )?;
         Ok(())
     }
 }
 
-/// One connection's way over the link, which forgets it at the end.
-struct Way {
+/// One connection's use of the link, which forgets it at the end.
+struct Connection {
     driver: Arc<Driver>,
     stream: u64,
 }
 
-impl Way {
+impl Connection {
     async fn read(
         &self,
         mut socket: OwnedReadHalf,
-        way: Stream,
+        direction: Stream,
         headers: usize,
         writer: mpsc::UnboundedSender<Piece>,
     ) -> io::Result<()> {
@@ -116,21 +116,27 @@ impl Way {
                 let permits = Arc::clone(&room).acquire_many_owned(length as u32).await;
                 let room = Arc::new(permits.map_err(io::Error::other)?);
                 let piece = Piece::Bytes { bytes, _room: room };
-                self.send(way, headers + length, piece, &writer);
+                self.send(direction, headers + length, piece, &writer);
             }
             buffer.reserve(READ);
         }
-        self.send(way, headers, Piece::End, &writer);
+        self.send(direction, headers, Piece::End, &writer);
         Ok(())
     }
 
-    fn send(&self, way: Stream, size: usize, piece: Piece, writer: &mpsc::UnboundedSender<Piece>) {
+    fn send(
+        &self,
+        direction: Stream,
+        size: usize,
+        piece: Piece,
+        writer: &mpsc::UnboundedSender<Piece>,
+    ) {
         let parcel = Parcel::Piece { piece, writer: writer.clone() };
-        self.driver.segment(way, self.stream, DataSize::from_bytes(size as u64), parcel);
+        self.driver.segment(direction, self.stream, DataSize::from_bytes(size as u64), parcel);
     }
 }
 
-impl Drop for Way {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.forget(self.stream);
     }

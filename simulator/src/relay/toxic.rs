@@ -16,9 +16,9 @@ const LONGEST: u64 = 3_600_000;
 pub struct Toxic {
     /// By which it is changed and removed.
     pub name: String,
-    /// Which way it works.
+    /// The direction that it works in.
     pub stream: Stream,
-    /// Share of connections that it works on; always 1.
+    /// Fraction of connections that it works on; always 1.
     pub toxicity: f64,
     /// What it does.
     #[serde(flatten)]

@@ -194,7 +194,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket)
 }
 
-/// A closed peer may be told as an error on the socket; it must not become a busy loop.
+/// A closed peer may show as an error on the socket; it must not become a busy loop.
 async fn breathe() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }

@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use isthmus_head_client::Histogram;
 
+use super::timeline::timeline;
 use super::{Field, figure, page, table};
 use crate::plot::{Axis, Colour, Mark, Plot, Series, escape};
-use crate::results::{AnswerArm, Comparison, Played, Standing, Timeline};
-use crate::scenario::ORACLE;
+use crate::results::{Comparison, Summary};
+use crate::scenario::Role;
 
 /// Most controllers whose latencies and time lines are drawn.
 const MOST_DRAWN: usize = 5;
@@ -30,78 +31,80 @@ pub fn comparisons(all: &[Comparison], command: &str) -> String {
 }
 
 fn section(comparison: &Comparison) -> String {
-    let standings = comparison.standings();
-    let drawn = drawn(&standings);
+    let summaries = comparison.summaries();
+    let drawn = drawn(&summaries);
     let deadline = comparison.scenario.deadline_us as f64 / 1e3;
     let mut html = format!("<h2>{}</h2>", escape(&comparison.scenario.description()));
-    let seeds = standings.iter().map(|standing| standing.seeds.len()).max().unwrap_or(0);
+    let seeds = summaries.iter().map(|summary| summary.seeds.len()).max().unwrap_or(0);
     let _ = write!(
         html,
         "<p class=\"faint\">{}: {} frames, {seeds} {}, deadline {deadline} ms</p><p>{}</p>",
         escape(&comparison.scenario.name),
         comparison.scenario.frames,
         if seeds == 1 { "seed" } else { "seeds" },
-        escape(&finding(&standings))
+        escape(&finding(&summaries))
     );
-    html += &ranking(&standings, &drawn);
-    html += "<p class=\"faint\"><b>On-time accuracy</b>: right and in time, over all frames, as it \
-             could be expected of the answers given, without luck with pictures; <b>as it came</b> \
-             with it. <b>Missed</b>: of the frames sent, those whose network answer did not come in \
+    html += &ranking(&summaries, &drawn);
+    html += "<p class=\"faint\"><b>On-time accuracy</b>: right and in time, over all frames, in \
+             expectation, with a control variate for the pictures that came up; <b>observed</b>: \
+             counted. <b>Missed</b>: of the frames sent, those whose network answer did not come in \
              time, whatever the exit said.</p>";
-    html += &figure("What accuracy costs", &costs(&standings, &drawn).svg());
-    html += &figure("From capture to output: share of answers within a time", &{
+    html += &figure("What accuracy costs", &costs(&summaries, &drawn).svg());
+    html += &figure("From capture to output: fraction of answers within a time", &{
         distributions(&drawn, deadline).svg()
     });
     html += &figure(
         "How frames ended (% of all frames)",
-        &endings(&standings, |standing| {
-            let result = &standing.played.as_ref()?.result;
+        &endings(&summaries, |summary| {
+            let result = &summary.run.as_ref()?.result;
             Some((result.reasons.clone(), result.frames))
         }),
     );
-    let missed = standings.iter().any(|it| it.played.as_ref().is_some_and(|p| p.result.missed > 0));
+    let missed = summaries.iter().any(|it| it.run.as_ref().is_some_and(|p| p.result.missed > 0));
     if missed {
         html += &figure(
             "Misses by cause (% of frames sent)",
-            &endings(&standings, |standing| {
-                let played = standing.played.as_ref()?;
-                Some((played.misses.clone(), played.result.sent))
+            &endings(&summaries, |summary| {
+                let run = summary.run.as_ref()?;
+                Some((run.misses.clone(), run.result.sent))
             }),
         );
     } else {
         html += "<p>No frame that was sent missed its deadline.</p>";
     }
-    for standing in &drawn {
-        if let Some((seed, played)) = comparison.first_run(&standing.line.controller) {
-            html += &course(&standing.line.controller, seed, played, deadline);
+    for summary in &drawn {
+        if let Some((seed, run)) = comparison.first_run(&summary.line.controller) {
+            html += &timeline(&summary.line.controller, seed, run, deadline);
         }
     }
-    html + &provenance(comparison, &standings)
+    html + &provenance(comparison, &summaries)
 }
 
 /// Those that adapt, and the best that does not, the most accurate first.
-fn drawn(standings: &[Standing]) -> Vec<&Standing> {
-    let is_fixed = |standing: &&&Standing| standing.line.controller.starts_with("fixed ");
-    let accuracy = |standing: &Standing| standing.line.expected_accuracy;
-    let runs: Vec<&Standing> = standings.iter().filter(|it| it.played.is_some()).collect();
+fn drawn(summaries: &[Summary]) -> Vec<&Summary> {
+    let is_fixed = |summary: &&&Summary| summary.line.role == Role::Fixed;
+    let accuracy = |summary: &Summary| summary.line.expected_accuracy;
+    let runs: Vec<&Summary> = summaries.iter().filter(|it| it.run.is_some()).collect();
     let best = runs.iter().filter(is_fixed).max_by(|a, b| accuracy(a).total_cmp(&accuracy(b)));
-    let mut drawn: Vec<&Standing> = runs.iter().filter(|it| !is_fixed(it)).copied().collect();
+    let mut drawn: Vec<&Summary> = runs.iter().filter(|it| !is_fixed(it)).copied().collect();
     drawn.sort_by(|a, b| accuracy(b).total_cmp(&accuracy(a)));
     drawn.truncate(MOST_DRAWN - 1);
     drawn.extend(best);
     drawn
 }
 
-fn finding(standings: &[Standing]) -> String {
-    let accuracy = |name: &str| {
-        let found = standings.iter().find(|it| it.line.controller == name);
-        found.map(|it| it.line.expected_accuracy)
-    };
-    let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+/// The oracle's expected accuracy, if it was computed.
+fn oracle(summaries: &[Summary]) -> Option<f64> {
+    let oracle = summaries.iter().find(|it| it.line.role == Role::Oracle);
+    oracle.map(|it| it.line.expected_accuracy)
+}
+
+fn finding(summaries: &[Summary]) -> String {
+    let percent = |fraction: f64| format!("{:.1}%", 100.0 * fraction);
     let mut text = String::new();
-    let oracle = accuracy(ORACLE).filter(|oracle| *oracle > 0.0);
-    for standing in drawn(standings) {
-        let line = &standing.line;
+    let oracle = oracle(summaries).filter(|oracle| *oracle > 0.0);
+    for summary in drawn(summaries) {
+        let line = &summary.line;
         let _ = write!(text, "{} is right and in time for {}", line.controller, {
             percent(line.expected_accuracy)
         });
@@ -113,19 +116,17 @@ fn finding(standings: &[Standing]) -> String {
     text
 }
 
-fn ranking(standings: &[Standing], drawn: &[&Standing]) -> String {
-    let most =
-        |of: fn(&Standing) -> f64| standings.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+fn ranking(summaries: &[Summary], drawn: &[&Summary]) -> String {
+    let most = |of: fn(&Summary) -> f64| summaries.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
     let (bytes, switches) = (most(|it| it.line.bytes), most(|it| it.line.switches));
-    let oracle = standings.iter().find(|it| it.line.controller == ORACLE);
-    let oracle = oracle.map(|it| it.line.expected_accuracy).filter(|oracle| *oracle > 0.0);
-    let mut ranked: Vec<&Standing> = standings.iter().collect();
+    let oracle = oracle(summaries).filter(|oracle| *oracle > 0.0);
+    let mut ranked: Vec<&Summary> = summaries.iter().collect();
     ranked.sort_by(|a, b| b.line.expected_accuracy.total_cmp(&a.line.expected_accuracy));
     let ms = |ms: Option<f64>| ms.map_or_else(|| "–".into(), |ms| format!("{ms:.0}"));
-    let rows = ranked.iter().map(|standing| {
-        let line = &standing.line;
-        let run = standing.played.is_some();
-        let percent = |share: f64, digits: usize| format!("{:.digits$}", 100.0 * share);
+    let rows = ranked.iter().map(|summary| {
+        let line = &summary.line;
+        let run = summary.run.is_some();
+        let percent = |fraction: f64, digits: usize| format!("{:.digits$}", 100.0 * fraction);
         let of_oracle = oracle.map(|oracle| percent(line.expected_accuracy / oracle, 1));
         let leads = drawn.iter().any(|it| it.line.controller == line.controller);
         let fields = vec![
@@ -152,7 +153,7 @@ fn ranking(standings: &[Standing], drawn: &[&Standing]) -> String {
         "controller",
         "on-time accuracy %",
         "of the oracle’s %",
-        "as it came %",
+        "observed %",
         "missed %",
         "sent %",
         "bytes a frame",
@@ -163,22 +164,19 @@ fn ranking(standings: &[Standing], drawn: &[&Standing]) -> String {
     table(&head, &rows.collect::<Vec<_>>())
 }
 
-fn costs(standings: &[Standing], drawn: &[&Standing]) -> Plot {
+fn costs(summaries: &[Summary], drawn: &[&Summary]) -> Plot {
     let mut plot = Plot::new(
         Axis::linear("bytes a frame, over all frames").covering(&[0.0]),
         Axis::linear("on-time accuracy (%)"),
     );
     plot.size.1 = 300.0;
-    let point =
-        |standing: &Standing| (standing.line.bytes, 100.0 * standing.line.expected_accuracy);
-    let title = |standing: &Standing| {
-        let (bytes, accuracy) = point(standing);
-        format!("{}: {accuracy:.2}%, {bytes:.0} B a frame", standing.line.controller)
+    let point = |summary: &Summary| (summary.line.bytes, 100.0 * summary.line.expected_accuracy);
+    let title = |summary: &Summary| {
+        let (bytes, accuracy) = point(summary);
+        format!("{}: {accuracy:.2}%, {bytes:.0} B a frame", summary.line.controller)
     };
-    let others: Vec<&Standing> = standings
-        .iter()
-        .filter(|it| it.played.is_some() && it.line.controller.starts_with("fixed "))
-        .collect();
+    let others: Vec<&Summary> =
+        summaries.iter().filter(|it| it.run.is_some() && it.line.role == Role::Fixed).collect();
     plot.series.push(Series {
         titles: others.iter().map(|it| title(it)).collect(),
         ..Series::new(
@@ -188,30 +186,30 @@ fn costs(standings: &[Standing], drawn: &[&Standing]) -> Plot {
             others.iter().map(|it| point(it)).collect(),
         )
     });
-    for (at, standing) in drawn.iter().enumerate() {
-        let series = Series::new(&standing.line.controller, Colour::nth(at), Mark::Dot, {
-            vec![point(standing)]
+    for (at, summary) in drawn.iter().enumerate() {
+        let series = Series::new(&summary.line.controller, Colour::nth(at), Mark::Dot, {
+            vec![point(summary)]
         });
-        plot.series.push(Series { titles: vec![title(standing)], ..series });
+        plot.series.push(Series { titles: vec![title(summary)], ..series });
     }
-    if let Some(oracle) = standings.iter().find(|it| it.line.controller == ORACLE) {
-        plot.rules.push((100.0 * oracle.line.expected_accuracy, "oracle".into()));
+    if let Some(oracle) = oracle(summaries) {
+        plot.rules.push((100.0 * oracle, "oracle".into()));
     }
     plot
 }
 
-fn distributions(drawn: &[&Standing], deadline: f64) -> Plot {
+fn distributions(drawn: &[&Summary], deadline: f64) -> Plot {
     let mut plot = Plot::new(
         Axis::linear("ms from capture to output").covering(&[0.0, deadline]),
         Axis::linear("% of answers").covering(&[0.0, 100.0]),
     );
     plot.size.1 = 300.0;
     plot.uprights.push((deadline, "deadline".into()));
-    for (at, standing) in drawn.iter().enumerate() {
-        let Some(played) = &standing.played else { continue };
-        let points = distribution(&played.result.latency);
+    for (at, summary) in drawn.iter().enumerate() {
+        let Some(run) = &summary.run else { continue };
+        let points = distribution(&run.result.latency);
         plot.series.push(Series::new(
-            &standing.line.controller,
+            &summary.line.controller,
             Colour::nth(at),
             Mark::Step,
             points,
@@ -223,16 +221,16 @@ fn distributions(drawn: &[&Standing], deadline: f64) -> Plot {
 /// Milliseconds, and the percentage of values that are at most as large.
 fn distribution(histogram: &Histogram) -> Vec<(f64, f64)> {
     let all = histogram.count().max(1) as f64;
-    let (mut points, mut seen, mut told) = (Vec::new(), 0, -1.0);
+    let (mut points, mut seen, mut last) = (Vec::new(), 0, -1.0);
     for (micros, count) in histogram.buckets() {
         if points.is_empty() {
             points.push((micros as f64 / 1e3, 0.0));
         }
         seen += count;
-        let share = seen as f64 / all;
-        if (share - told) * CURVE >= 1.0 || seen == histogram.count() {
-            points.push((micros as f64 / 1e3, 100.0 * share));
-            told = share;
+        let fraction = seen as f64 / all;
+        if (fraction - last) * CURVE >= 1.0 || seen == histogram.count() {
+            points.push((micros as f64 / 1e3, 100.0 * fraction));
+            last = fraction;
         }
     }
     points
@@ -240,10 +238,10 @@ fn distribution(histogram: &Histogram) -> Vec<(f64, f64)> {
 
 /// Bars of how many frames had which end, most frequent ends first.
 fn endings(
-    standings: &[Standing],
-    of: impl Fn(&Standing) -> Option<(BTreeMap<String, u64>, u64)>,
+    summaries: &[Summary],
+    of: impl Fn(&Summary) -> Option<(BTreeMap<String, u64>, u64)>,
 ) -> String {
-    let mut ranked: Vec<&Standing> = standings.iter().collect();
+    let mut ranked: Vec<&Summary> = summaries.iter().collect();
     ranked.sort_by(|a, b| b.line.expected_accuracy.total_cmp(&a.line.expected_accuracy));
     let rows: Vec<_> =
         ranked.into_iter().filter_map(|it| Some((&it.line.controller, of(it)?))).collect();
@@ -262,147 +260,17 @@ fn endings(
         let mut series = Series::new(name, Colour::nth(at), Mark::Bar, Vec::new());
         for (number, (controller, (ends, all))) in rows.iter().enumerate() {
             let Some(count) = ends.get(*name) else { continue };
-            let share = 100.0 * *count as f64 / (*all).max(1) as f64;
-            series.points.push((share, row(number)));
-            series.titles.push(format!("{controller}: {name}, {count} frames, {share:.2}%"));
+            let percent = 100.0 * *count as f64 / (*all).max(1) as f64;
+            series.points.push((percent, row(number)));
+            series.titles.push(format!("{controller}: {name}, {count} frames, {percent:.2}%"));
         }
         plot.series.push(series);
     }
     plot.svg()
 }
 
-/// Link, choices and latencies of one run over time.
-fn course(controller: &str, seed: u64, played: &Played, deadline: f64) -> String {
-    let line = &played.timeline;
-    if line.is_empty() {
-        return String::new();
-    }
-    let rows = || 0..line.len();
-    let mut of: Vec<f64> = rows().map(|row| line.captured_ms[row] / 1e3).collect();
-    of.sort_by(f64::total_cmp);
-    let ends = [0.0, of.last().copied().unwrap_or(1.0).ceil()];
-    let over_time = || Axis::linear("s").covering(&ends);
-    let seconds = |row: usize| (line.ended_ms[row] / 1e3).min(ends[1]);
-
-    let mut rates = Plot::new(over_time(), Axis::linear("kbit/s").covering(&[0.0]));
-    let capacity = rows().map(|row| (seconds(row), line.capacity_kbits[row])).collect();
-    rates.series.push(Series::new("the link can carry", Colour::SKY, Mark::Area, capacity));
-    // An estimate may be far off; the link itself has to be seen.
-    let most = 1.5 * line.capacity_kbits.iter().copied().fold(0.0, f64::max);
-    let estimates = || line.estimate_kbits.iter().flatten();
-    if estimates().next().is_some() {
-        let name = match estimates().any(|kbits| *kbits > most) {
-            true => format!("the controller’s estimate, up to {most:.0}"),
-            false => "the controller’s estimate".to_owned(),
-        };
-        let points = rows().map(|row| {
-            (seconds(row), line.estimate_kbits[row].map_or(f64::NAN, |kbits| kbits.min(most)))
-        });
-        rates.series.push(Series::new(&name, Colour::ORANGE, Mark::Step, points.collect()));
-    }
-
-    let names = by_size(line);
-    let mut points = Plot::new(over_time(), Axis::names("sent, or run", names.clone()));
-    points.size.1 = 96.0 + 17.0 * names.len() as f64;
-    let latest = Axis::linear("ms from capture to output").covering(&[0.0, deadline]);
-    let mut latencies = Plot::new(over_time(), latest);
-    latencies.rules.push((deadline, "deadline".into()));
-    for (name, colour, is) in ENDS {
-        let rows: Vec<usize> = rows().filter(|&row| is(line, row)).collect();
-        let at = |row: usize| line.captured_ms[row] / 1e3;
-        let title = |&row: &usize| title(line, row);
-        let of_points: Vec<usize> =
-            rows.iter().copied().filter(|&row| line.point[row].is_some()).collect();
-        let place = |row: usize| {
-            let name = line.point[row].map(|point| &line.points[point]);
-            let place = names.iter().position(|known| Some(known) == name);
-            (at(row), place.map_or(f64::NAN, |place| place as f64))
-        };
-        points.series.push(Series {
-            titles: of_points.iter().map(title).collect(),
-            ..Series::new(
-                name,
-                colour,
-                Mark::Dot,
-                of_points.iter().map(|&row| place(row)).collect(),
-            )
-        });
-        let answered: Vec<usize> =
-            rows.into_iter().filter(|&row| line.arm[row].is_some()).collect();
-        let latency = |&row: &usize| (at(row), line.latency_ms(row).unwrap_or(f64::NAN));
-        latencies.series.push(Series {
-            titles: answered.iter().map(title).collect(),
-            ..Series::new(name, colour, Mark::Dot, answered.iter().map(latency).collect())
-        });
-    }
-    latencies.series.retain(|series| !series.points.is_empty());
-    points.series.retain(|series| !series.points.is_empty());
-    let thinned = match line.every {
-        1 => String::new(),
-        every => format!(", one frame of {every}"),
-    };
-    let waits = rows().any(|row| line.backlog_bytes[row] > 0);
-    let mut html = format!("<h3>{} over time (seed {seed}{thinned})</h3>", escape(controller));
-    let mut plots = vec![rates, points, latencies];
-    if waits {
-        let mut backlog =
-            Plot::new(over_time(), Axis::linear("bytes waiting before the link").covering(&[0.0]));
-        backlog.size.1 = 150.0;
-        let waiting = rows().map(|row| (seconds(row), line.backlog_bytes[row] as f64)).collect();
-        backlog.series.push(Series::new("", Colour::VIOLET, Mark::Area, waiting));
-        plots.push(backlog);
-    }
-    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    for mut plot in plots {
-        plot.margin = 14.0 + 6.6 * longest as f64;
-        let _ = write!(html, "<figure>{}</figure>", plot.svg());
-    }
-    html
-}
-
-/// Ends of frames that are told apart, each with its colour.
-type End = (&'static str, Colour, fn(&Timeline, usize) -> bool);
-const ENDS: [End; 4] = [
-    ("network in time", Colour::BLUE, |line, row| {
-        line.arm[row].is_some_and(AnswerArm::is_remote) && !line.missed[row]
-    }),
-    ("on the device", Colour::GREY, |line, row| {
-        line.arm[row].is_some_and(|arm| !arm.is_remote()) && !line.missed[row]
-    }),
-    ("missed", Colour::RED, |line, row| line.missed[row]),
-    ("no answer", Colour::INK, |line, row| line.arm[row].is_none() && !line.missed[row]),
-];
-
-/// Names of the points, the one whose frames are smallest first.
-fn by_size(line: &Timeline) -> Vec<String> {
-    let mut sizes = vec![(0u64, 0u64); line.points.len()];
-    for (point, &bytes) in line.point.iter().zip(&line.bytes) {
-        if let Some(point) = *point {
-            sizes[point].0 += u64::from(bytes);
-            sizes[point].1 += 1;
-        }
-    }
-    let mean = |at: &usize| sizes[*at].0 as f64 / sizes[*at].1.max(1) as f64;
-    let mut order: Vec<usize> = (0..sizes.len()).collect();
-    order.sort_by(|a, b| mean(a).total_cmp(&mean(b)));
-    order.into_iter().map(|at| line.points[at].clone()).collect()
-}
-
-fn title(line: &Timeline, row: usize) -> String {
-    let point = line.point[row].map_or("nothing", |point| &line.points[point]);
-    let mut text = format!("frame {}", line.frame[row]);
-    if line.camera.iter().any(|&camera| camera > 0) {
-        let _ = write!(text, " of camera {}", line.camera[row]);
-    }
-    let _ = write!(text, ": {point}, {} B, {}", line.bytes[row], line.reasons[line.reason[row]]);
-    if let Some(ms) = line.latency_ms(row) {
-        let _ = write!(text, ", {ms:.1} ms");
-    }
-    text
-}
-
-fn provenance(comparison: &Comparison, standings: &[Standing]) -> String {
-    let mut seeds: Vec<u64> = standings.iter().flat_map(|it| it.seeds.clone()).collect();
+fn provenance(comparison: &Comparison, summaries: &[Summary]) -> String {
+    let mut seeds: Vec<u64> = summaries.iter().flat_map(|it| it.seeds.clone()).collect();
     seeds.sort_unstable();
     seeds.dedup();
     let list = |items: &[String]| {

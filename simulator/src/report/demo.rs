@@ -8,6 +8,7 @@ use isthmus_proto::Arm;
 use super::{Field, figure, page, table};
 use crate::demo::{DemoConfig, DemoResult, DemoRun, rows};
 use crate::link::Schedule;
+use crate::link::statistics::median;
 use crate::plot::{Axis, Colour, Mark, Plot, Series, escape};
 
 /// The stages, in the order in which a frame passes them.
@@ -65,8 +66,8 @@ pub fn demo(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
 
 fn summary(result: &DemoResult) -> String {
     let most = rows(result).map(|row| row.bytes).fold(f64::MIN_POSITIVE, f64::max);
-    let percent = |share: Option<f64>| match share {
-        Some(share) => Field::Bar(format!("{:.1}", 100.0 * share), share),
+    let percent = |fraction: Option<f64>| match fraction {
+        Some(fraction) => Field::Bar(format!("{:.1}", 100.0 * fraction), fraction),
         None => Field::Text("–".into()),
     };
     let ms = |ms: Option<f64>| Field::Text(ms.map_or_else(|| "–".into(), |ms| format!("{ms:.0}")));
@@ -98,81 +99,102 @@ fn summary(result: &DemoResult) -> String {
 
 /// Link, sizes and latencies of one run over time.
 fn course(config: &DemoConfig, result: &DemoResult, run: &DemoRun) -> String {
-    let second = |frame: &FrameReport| run.start.as_secs_f64() + frame.frame as f64 / config.rate;
-    let end = config.duration.as_secs_f64() + run.start.as_secs_f64();
-    let over_time = || Axis::linear("s").covering(&[0.0, end]);
-    let schedule = Schedule::new(result.uplink.rate.clone(), &result.uplink.outages);
-    let mut rates = Plot::new(over_time(), Axis::log("kbit/s").covering(&[10.0]));
-    rates.size.1 = 190.0;
-    let capacity = (0..=(end * 20.0) as u64).map(|at| {
-        let at = at as f64 / 20.0;
-        let now = isthmus_proto::Timestamp::from_micros((at * 1e6) as u64);
-        (at, schedule.rate_at(now).as_bps() as f64 / 1e3)
-    });
-    rates.series.push(Series::new(
-        "the link can carry",
-        Colour::SKY,
-        Mark::Area,
-        capacity.collect(),
-    ));
-    let estimate = run.frames.iter().map(|frame| {
-        let kbits = frame.estimate.map(|link| link.rate.as_bps() as f64 / 1e3);
-        (second(frame), kbits.map_or(f64::NAN, |kbits| kbits.clamp(10.0, 1e5)))
-    });
-    let estimate: Vec<(f64, f64)> = estimate.collect();
-    if estimate.iter().any(|point| point.1.is_finite()) {
-        rates.series.push(Series::new(
-            "the controller’s estimate",
-            Colour::ORANGE,
-            Mark::Step,
-            estimate,
-        ));
-    }
-
-    let deadline = config.deadline.as_secs_f64() * 1e3;
-    let latest = Axis::linear("ms from capture to output").covering(&[0.0, deadline]);
-    let mut latencies = Plot::new(over_time(), latest);
-    latencies.size.1 = 190.0;
-    latencies.rules.push((deadline, "deadline".into()));
-    let mut sizes = Plot::new(over_time(), Axis::log("bytes sent, by frame").covering(&[20.0]));
-    sizes.size.1 = 190.0;
-    type End = (&'static str, Colour, Mark, fn(&FrameReport) -> bool);
-    let ends: [End; 5] = [
-        ("network, right", Colour::BLUE, Mark::Dot, |it| by_network(it) && is_right(it)),
-        ("network, wrong", Colour::BLUE, Mark::Ring, |it| by_network(it) && !is_right(it)),
-        ("exit by choice", Colour::GREY, Mark::Dot, |it| {
-            it.arm == Some(Arm::Exit) && !it.is_missed()
-        }),
-        ("missed, exit answers", Colour::RED, Mark::Dot, |it| it.is_missed() && it.arm.is_some()),
-        ("no answer", Colour::RED, Mark::Ring, |it| it.arm.is_none()),
-    ];
-    for (name, colour, mark, is) in ends {
-        let of: Vec<&FrameReport> = run.frames.iter().filter(|frame| is(frame)).collect();
-        if of.is_empty() {
-            continue;
-        }
-        let titles: Vec<String> =
-            of.iter().map(|frame| text::frame(frame).trim().to_owned()).collect();
-        // Without an answer the deadline is when that was certain.
-        let points =
-            of.iter().map(|frame| (second(frame), frame.capture_to_output_ms.unwrap_or(deadline)));
-        let series = Series::new(name, colour, mark, points.collect());
-        latencies.series.push(Series { titles: titles.clone(), ..series });
-        let sent = of
-            .iter()
-            .zip(titles)
-            .filter_map(|(frame, title)| Some(((second(frame), frame.bytes? as f64), title)));
-        let (points, titles): (Vec<_>, Vec<_>) = sent.unzip();
-        if !points.is_empty() {
-            sizes.series.push(Series { titles, ..Series::new(name, colour, mark, points) });
-        }
-    }
+    let course = Course { config, result, run };
+    let (sizes, latencies) = course.frames();
     let mut html = format!("<h2>{}</h2>", escape(&run.name));
-    for mut plot in [rates, sizes, latencies] {
+    for mut plot in [course.rates(), sizes, latencies] {
         plot.margin = 54.0;
+        plot.size.1 = 190.0;
         let _ = write!(html, "<figure>{}</figure>", plot.svg());
     }
     html
+}
+
+/// A run with what its plots have in common.
+struct Course<'a> {
+    config: &'a DemoConfig,
+    result: &'a DemoResult,
+    run: &'a DemoRun,
+}
+
+/// Final outcomes that are drawn apart.
+type End = (&'static str, Colour, Mark, fn(&FrameReport) -> bool);
+const ENDS: [End; 5] = [
+    ("network, right", Colour::BLUE, Mark::Dot, |it| by_network(it) && is_right(it)),
+    ("network, wrong", Colour::BLUE, Mark::Ring, |it| by_network(it) && !is_right(it)),
+    ("exit by choice", Colour::GREY, Mark::Dot, |it| it.arm == Some(Arm::Exit) && !it.is_missed()),
+    ("missed, exit answers", Colour::RED, Mark::Dot, |it| it.is_missed() && it.arm.is_some()),
+    ("no answer", Colour::RED, Mark::Ring, |it| it.arm.is_none()),
+];
+
+impl Course<'_> {
+    /// When a frame was captured, on the link's clock (s).
+    fn second(&self, frame: &FrameReport) -> f64 {
+        self.run.start.as_secs_f64() + frame.frame as f64 / self.config.rate
+    }
+
+    fn end(&self) -> f64 {
+        self.config.duration.as_secs_f64() + self.run.start.as_secs_f64()
+    }
+
+    fn over_time(&self) -> Axis {
+        Axis::linear("s").covering(&[0.0, self.end()])
+    }
+
+    /// What the link could carry, and the controller's estimate of it.
+    fn rates(&self) -> Plot {
+        let uplink = &self.result.uplink;
+        let schedule = Schedule::new(uplink.rate.clone(), &uplink.outages);
+        let mut rates = Plot::new(self.over_time(), Axis::log("kbit/s").covering(&[10.0]));
+        let capacity = (0..=(self.end() * 20.0) as u64).map(|at| {
+            let at = at as f64 / 20.0;
+            let now = isthmus_proto::Timestamp::from_micros((at * 1e6) as u64);
+            (at, schedule.rate_at(now).as_bps() as f64 / 1e3)
+        });
+        let (name, capacity) = ("the link can carry", capacity.collect());
+        rates.series.push(Series::new(name, Colour::SKY, Mark::Area, capacity));
+        let estimate = self.run.frames.iter().map(|frame| {
+            let kbits = frame.estimate.map(|link| link.rate.as_bps() as f64 / 1e3);
+            (self.second(frame), kbits.map_or(f64::NAN, |kbits| kbits.clamp(10.0, 1e5)))
+        });
+        let estimate: Vec<(f64, f64)> = estimate.collect();
+        if estimate.iter().any(|point| point.1.is_finite()) {
+            let name = "the controller’s estimate";
+            rates.series.push(Series::new(name, Colour::ORANGE, Mark::Step, estimate));
+        }
+        rates
+    }
+
+    /// Bytes sent, and how long answers took, frame by frame.
+    fn frames(&self) -> (Plot, Plot) {
+        let deadline = self.config.deadline.as_secs_f64() * 1e3;
+        let latest = Axis::linear("ms from capture to output").covering(&[0.0, deadline]);
+        let mut latencies = Plot::new(self.over_time(), latest);
+        latencies.rules.push((deadline, "deadline".into()));
+        let sent = Axis::log("bytes sent, by frame").covering(&[20.0]);
+        let mut sizes = Plot::new(self.over_time(), sent);
+        for (name, colour, mark, is) in ENDS {
+            let of: Vec<&FrameReport> = self.run.frames.iter().filter(|frame| is(frame)).collect();
+            if of.is_empty() {
+                continue;
+            }
+            let title = |frame: &FrameReport| text::frame(frame).trim().to_owned();
+            // Without an answer the deadline is when that was certain.
+            let latency = |frame: &FrameReport| frame.capture_to_output_ms.unwrap_or(deadline);
+            let points = of.iter().map(|frame| (self.second(frame), latency(frame)));
+            let series = Series::new(name, colour, mark, points.collect());
+            let titles = of.iter().map(|frame| title(frame)).collect();
+            latencies.series.push(Series { titles, ..series });
+            let sent = of.iter().filter_map(|frame| {
+                Some(((self.second(frame), frame.bytes? as f64), title(frame)))
+            });
+            let (points, titles): (Vec<_>, Vec<_>) = sent.unzip();
+            if !points.is_empty() {
+                sizes.series.push(Series { titles, ..Series::new(name, colour, mark, points) });
+            }
+        }
+        (sizes, latencies)
+    }
 }
 
 fn by_network(frame: &FrameReport) -> bool {
@@ -190,12 +212,8 @@ fn stages(result: &DemoResult) -> Plot {
     plot.size.1 = 90.0 + 26.0 * result.runs.len() as f64;
     for (name, colour) in STAGES {
         let medians = result.runs.iter().rev().map(|run| {
-            median(
-                run.frames
-                    .iter()
-                    .filter(|it| by_network(it))
-                    .filter_map(|it| stage(&it.stages, name)),
-            )
+            let frames = run.frames.iter().filter(|it| by_network(it));
+            median(&frames.filter_map(|it| stage(&it.stages, name)).collect::<Vec<f64>>())
         });
         let medians: Vec<f64> = medians.collect();
         let points = medians.iter().enumerate().map(|(row, &ms)| (ms, row as f64)).collect();
@@ -216,10 +234,4 @@ fn stage(stages: &Stages, name: &str) -> Option<f64> {
         "decode" => stages.decode,
         _ => stages.tail,
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 mod comparison;
 mod demo;
+mod timeline;
 
 use std::fmt::Write;
 
@@ -43,7 +44,7 @@ fn figure(caption: &str, svg: &str) -> String {
 enum Field {
     /// As it is.
     Text(String),
-    /// With a bar behind it: a share of the column, 0 to 1.
+    /// With a bar behind it: a fraction of the column, 0 to 1.
     Bar(String, f64),
 }
 

@@ -1,38 +1,48 @@
 //! Results as tables, for a spreadsheet or a data frame.
 
-use std::fmt::{Display, Write};
 use std::fs;
 use std::path::Path;
 
-use super::{Cell, Comparison, Outcome, Played, ResultsError};
-use crate::scenario::Line;
+use super::{Cell, Comparison, Outcome, ResultsError, SimulatedRun, Timeline};
+use crate::csv_table::CsvTable;
+use crate::scenario::COLUMNS;
 
-const RUNS: &str = "scenario,controller,seed,frames,on_time_accuracy,expected_accuracy,miss_rate,\
-                    sent,bytes,switches,p50_ms,p95_ms\n";
-const ENDS: &str = "scenario,controller,seed,of,cause,frames\n";
-const TIMELINES: &str = "scenario,controller,seed,camera,frame,captured_ms,ended_ms,capacity_kbits,\
-                         estimate_kbits,round_trip_ms,backlog_bytes,point,bytes,reason,arm,right,\
-                         missed\n";
+/// What every row begins with.
+const KEY: [&str; 3] = ["scenario", "controller", "seed"];
+const ENDS: [&str; 3] = ["of", "cause", "frames"];
+const TIMELINES: [&str; 14] = [
+    "camera",
+    "frame",
+    "captured_ms",
+    "ended_ms",
+    "capacity_kbits",
+    "estimate_kbits",
+    "round_trip_ms",
+    "backlog_bytes",
+    "point",
+    "bytes",
+    "reason",
+    "arm",
+    "right",
+    "missed",
+];
 
 /// Writes `runs.csv` (a line for each controller and seed), `ends.csv` (how frames ended, and which
 /// missed) and `timelines.csv` into `folder`, which is made if it is not there.
 pub fn write(comparisons: &[Comparison], folder: &Path) -> Result<(), ResultsError> {
-    let (mut runs, mut ends, mut timelines) =
-        (RUNS.to_owned(), ENDS.to_owned(), TIMELINES.to_owned());
+    let mut runs = CsvTable::new(&[&KEY[..], &COLUMNS].concat());
+    let mut ends = CsvTable::new(&[&KEY[..], &ENDS].concat());
+    let mut timelines = CsvTable::new(&[&KEY[..], &TIMELINES].concat());
     for comparison in comparisons {
         for cell in comparison.cells() {
             let Cell { controller, seed, .. } = cell;
-            let key = [quoted(&comparison.scenario.name), quoted(controller), seed.to_string()];
-            let key = key.join(",");
-            run(&mut runs, &key, &comparison.line(cell));
-            if let Outcome::Run(played) = &cell.outcome {
-                let causes = played.result.reasons.iter().map(|end| ("all", end));
-                for (of, (cause, frames)) in
-                    causes.chain(played.misses.iter().map(|end| ("missed", end)))
-                {
-                    line(&mut ends, format_args!("{key},{of},{},{frames}", quoted(cause)));
+            let key = [comparison.scenario.name.clone(), controller.clone(), seed.to_string()];
+            runs.row(key.iter().cloned().chain(comparison.line(cell).fields()));
+            if let Outcome::Run(run) = &cell.outcome {
+                write_ends(&mut ends, &key, run);
+                for row in 0..run.timeline.len() {
+                    timelines.row(key.iter().cloned().chain(frame(&run.timeline, row)));
                 }
-                timeline(&mut timelines, &key, played);
             }
         }
     }
@@ -41,70 +51,41 @@ pub fn write(comparisons: &[Comparison], folder: &Path) -> Result<(), ResultsErr
         move |cause| ResultsError::Io { file, cause }
     };
     fs::create_dir_all(folder).map_err(failed(folder))?;
-    for (name, text) in [("runs.csv", runs), ("ends.csv", ends), ("timelines.csv", timelines)] {
+    for (name, table) in [("runs.csv", runs), ("ends.csv", ends), ("timelines.csv", timelines)] {
         let file = folder.join(name);
-        fs::write(&file, text).map_err(failed(&file))?;
+        fs::write(&file, table.into_text()).map_err(failed(&file))?;
     }
     Ok(())
 }
 
-fn run(text: &mut String, key: &str, of: &Line) {
-    let Line { frames, on_time_accuracy, expected_accuracy, miss_rate, sent, .. } = of;
-    let Line { bytes, switches, p50_ms, p95_ms, .. } = of;
-    line(
-        text,
-        format_args!(
-            "{key},{frames},{on_time_accuracy},{expected_accuracy},{miss_rate},{sent},{bytes},\
-             {switches},{},{}",
-            or_empty(*p50_ms),
-            or_empty(*p95_ms)
-        ),
-    );
-}
-
-fn timeline(text: &mut String, key: &str, played: &Played) {
-    let of = &played.timeline;
-    for row in 0..of.len() {
-        let arm = of.arm[row].map_or("", |arm| arm.name());
-        let point = of.point[row].map_or("", |point| &of.points[point]);
-        line(
-            text,
-            format_args!(
-                "{key},{},{},{},{},{},{},{},{},{},{},{},{arm},{},{}",
-                of.camera[row],
-                of.frame[row],
-                of.captured_ms[row],
-                of.ended_ms[row],
-                of.capacity_kbits[row],
-                or_empty(of.estimate_kbits[row]),
-                or_empty(of.round_trip_ms[row]),
-                of.backlog_bytes[row],
-                quoted(point),
-                of.bytes[row],
-                quoted(&of.reasons[of.reason[row]]),
-                of.right[row],
-                of.missed[row]
-            ),
-        );
+fn write_ends(ends: &mut CsvTable, key: &[String; KEY.len()], run: &SimulatedRun) {
+    for (of, causes) in [("all", &run.result.reasons), ("missed", &run.misses)] {
+        for (cause, frames) in causes {
+            let fields = [of.to_owned(), cause.clone(), frames.to_string()];
+            ends.row(key.iter().cloned().chain(fields));
+        }
     }
 }
 
-fn line(text: &mut String, line: impl Display) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{line}");
-}
-
-fn or_empty(value: Option<f64>) -> String {
-    value.map_or_else(String::new, |value| value.to_string())
-}
-
-/// As RFC 4180 has it.
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
+/// A frame's fields by [`TIMELINES`].
+fn frame(of: &Timeline, row: usize) -> [String; TIMELINES.len()] {
+    let or_empty = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+    [
+        of.camera[row].to_string(),
+        of.frame[row].to_string(),
+        of.captured_ms[row].to_string(),
+        of.ended_ms[row].to_string(),
+        of.capacity_kbits[row].to_string(),
+        or_empty(of.estimate_kbits[row]),
+        or_empty(of.round_trip_ms[row]),
+        of.backlog_bytes[row].to_string(),
+        of.point[row].map_or_else(String::new, |point| of.points[point].clone()),
+        of.bytes[row].to_string(),
+        of.reasons[of.reason[row]].clone(),
+        of.arm[row].map_or_else(String::new, |arm| arm.name().to_owned()),
+        of.right[row].to_string(),
+        of.missed[row].to_string(),
+    ]
 }
 
 #[cfg(test)]
@@ -140,6 +121,5 @@ mod tests {
                 .sum()
         };
         assert_eq!(frames("mpc"), 400);
-        assert_eq!(quoted("a \"b\", c"), "\"a \"\"b\"\", c\"");
     }
 }

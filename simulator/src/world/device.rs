@@ -10,6 +10,8 @@ use isthmus_models::ImageSpec;
 use isthmus_proto::{ImageFormat, Timestamp};
 use serde::Deserialize;
 
+use crate::link::duration::{map_of_milliseconds, milliseconds, optional_milliseconds};
+
 /// The built-in devices, by name.
 pub const BUILT_IN: [(&str, &str); 4] = [
     ("pi4", include_str!("../../../configs/devices/pi4.toml")),
@@ -22,7 +24,7 @@ pub const BUILT_IN: [(&str, &str); 4] = [
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// Neither a built-in device nor a file.
-    #[error("{name}: no such device; there is {}, or the path of a TOML file", names())]
+    #[error("unknown device {name}; expected one of {}, or the path of a TOML file", names())]
     Unknown {
         /// What was asked for.
         name: String,
@@ -43,7 +45,7 @@ pub enum DeviceError {
         /// Where and what.
         cause: Box<toml::de::Error>,
     },
-    /// A value that cannot be meant.
+    /// A value out of its range.
     #[error("{0}")]
     Value(String),
     /// A head whose time is not known.
@@ -70,14 +72,22 @@ pub struct DeviceSpec {
     pub source: String,
     /// Time of a head (ms for each million multiply-accumulates).
     pub ms_per_mmac: Option<f64>,
-    /// Time of heads by name, such as `"s16/w100" = 12.5` (ms): it goes before `ms_per_mmac`.
-    #[serde(default)]
+    /// Time of heads by name, such as `"s16/w100" = "12.5ms"`: it goes before `ms_per_mmac`.
+    #[serde(default, deserialize_with = "map_of_milliseconds")]
     pub heads: BTreeMap<String, f64>,
-    /// Time of the uncut network on the device (ms): it goes before `ms_per_mmac`.
+    /// `full`: time of the full network on the device (ms): it goes before `ms_per_mmac`.
+    #[serde(
+        default,
+        rename = "full",
+        alias = "full_ms",
+        deserialize_with = "optional_milliseconds"
+    )]
     pub full_ms: Option<f64>,
-    /// Preprocessing (ms).
+    /// `preprocess`: preprocessing (ms).
+    #[serde(rename = "preprocess", alias = "preprocess_ms", deserialize_with = "milliseconds")]
     pub preprocess_ms: f64,
-    /// Quantising and coding (ms).
+    /// `encode`: quantising and coding (ms).
+    #[serde(rename = "encode", alias = "encode_ms", deserialize_with = "milliseconds")]
     pub encode_ms: f64,
     /// Cropping, resizing and compressing a picture, by codec (ms for each million pixels of the
     /// compressed picture).
@@ -105,7 +115,7 @@ impl DeviceSpec {
         })
     }
 
-    /// Time of preprocessing and the uncut network (ms), if it has so many multiply-accumulates; `None`
+    /// Time of preprocessing and the full network (ms), if it has so many multiply-accumulates; `None`
     /// where nothing is known.
     pub fn full_time(&self, macs: u64) -> Option<f64> {
         let of_size = |per_mmac| (macs > 0).then_some(per_mmac * macs as f64 / 1e6);
@@ -114,7 +124,7 @@ impl DeviceSpec {
     }
 
     /// The device for `heads`, by split and width, each with its name and, where known, its
-    /// multiply-accumulates, for an uncut network of so many, 0 where that is not known, and for
+    /// multiply-accumulates, for an full network of so many, 0 where that is not known, and for
     /// pictures of so many pixels.
     pub fn to_device(
         &self,
@@ -124,7 +134,8 @@ impl DeviceSpec {
         slowdowns: Vec<(Timestamp, f64)>,
     ) -> Result<Device, DeviceError> {
         let ms = |name: &str, ms: f64| {
-            let bad = || DeviceError::Value(format!("{name}: {ms} is no time of 0 ms or more"));
+            let bad =
+                || DeviceError::Value(format!("{name}: {ms} ms is not a duration of 0 or more"));
             if (0.0..1e7).contains(&ms) { Ok(ms) } else { Err(bad()) }
         };
         let spread = self.p95_over_p50;
@@ -169,7 +180,7 @@ fn names() -> String {
 pub struct Device {
     /// Preprocessing and head (ms), by split and width.
     heads: BTreeMap<(u8, u8), f64>,
-    /// Preprocessing and the uncut network (ms), where it is known.
+    /// Preprocessing and the full network (ms), where it is known.
     full: Option<f64>,
     /// ms.
     encode: f64,
@@ -183,10 +194,10 @@ pub struct Device {
 
 impl Device {
     /// Time of the networks that are run for `load`, and of coding: features, or the picture. Started
-    /// at `now`; `luck` is standard normal.
-    pub fn times(&self, now: Timestamp, load: Load, luck: f64) -> (Duration, Duration) {
+    /// at `now`; `noise` is standard normal.
+    pub fn times(&self, now: Timestamp, load: Load, noise: f64) -> (Duration, Duration) {
         let past = self.slowdowns.iter().rev().find(|(from, _)| *from <= now);
-        let factor = past.map_or(1.0, |(_, factor)| *factor) * (self.deviation * luck).exp();
+        let factor = past.map_or(1.0, |(_, factor)| *factor) * (self.deviation * noise).exp();
         let time = |ms: f64| Duration::from_micros((ms * factor * 1e3).round() as u64);
         let head = |head| self.heads.get(&head).copied().unwrap_or(0.0);
         let (network, coding) = match load {

@@ -8,7 +8,7 @@ const ENVELOPE: usize = 5;
 /// Bytes of a packet's header and first checksum, without the layers' lengths.
 const HEADER: usize = 3 + 2;
 
-/// Layers which, with envelope and header, end where `recorded` says; as told by
+/// Layers which, with envelope and header, end where `recorded` says, which is from
 /// [`Record::layer_ends`](super::Record::layer_ends). Their bytes are zero, but for the first few,
 /// which hold as much of `tag` as there is room for.
 pub(crate) fn coded(recorded: &[usize], tag: u64) -> Coded {
@@ -34,7 +34,7 @@ pub(crate) fn coded(recorded: &[usize], tag: u64) -> Coded {
     Coded { stream, layer_ends }
 }
 
-/// The tag that lies in such a stream, or what came of it.
+/// The tag that lies in such a stream, or what is left of it.
 pub(crate) fn tag_of(stream: &[u8]) -> u64 {
     let mut tag = [0; 8];
     tag.iter_mut().zip(stream).for_each(|(tag, &byte)| *tag = byte);

@@ -41,7 +41,7 @@ use transport::{Event as Carried, Exchange, Ideal, Key, Quic, Route, Transport, 
 
 pub use config::{ServerConfig, TransportKind, WorldConfig};
 pub use device::{Device, DeviceError, DeviceSpec};
-pub use record::{Luck, Macs, Record, RecordError};
+pub use record::{ControlVariate, Macs, Record, RecordError};
 pub use result::{FrameEnd, Observer, RunResult};
 
 use result::share;
@@ -55,14 +55,14 @@ pub const HEADERS: u32 = 60;
 /// The digest of the bundle that all simulated devices use.
 const DIGEST: BundleDigest = BundleDigest([0; 32]);
 
-/// Which picture of a record a camera's frame is, the same whoever plays it.
+/// Which picture of a record a camera's frame is, the same for every controller.
 pub(crate) fn picture(seed: u64, camera: u32, frame: u64, played: usize) -> usize {
     let place = scattered(seed ^ scattered(u64::from(camera) << 40 | frame));
     (place % played as u64) as usize
 }
 
-/// The device's luck with a frame, standard normal, the same whatever it runs.
-pub(crate) fn luck(seed: u64, camera: u32, frame: u64) -> f64 {
+/// The noise of the device's speed with a frame, standard normal, the same whatever it runs.
+pub(crate) fn device_noise(seed: u64, camera: u32, frame: u64) -> f64 {
     Chance::new(seed ^ scattered(u64::from(camera) << 40 | frame), 0x6c_75_63_6b).normal()
 }
 
@@ -280,10 +280,11 @@ impl<'a, 'o> World<'a, 'o> {
         while let Some(output) = self.devices[camera as usize].session.poll_output() {
             match output {
                 Output::RunHead { frame, run } => {
-                    let luck = luck(self.config.seed, camera, frame.0);
-                    let (network, coding) = self.config.device.times(now, run.load(), luck);
-                    let luck = self.record.luck(run.load(), self.picture(camera, frame.0));
-                    self.result.luck = self.result.luck.plus(luck);
+                    let noise = device_noise(self.config.seed, camera, frame.0);
+                    let (network, coding) = self.config.device.times(now, run.load(), noise);
+                    let picture = self.picture(camera, frame.0);
+                    let chance = self.record.control_variate(run.load(), picture);
+                    self.result.control_variate = self.result.control_variate.plus(chance);
                     self.devices[camera as usize].run = Some(run);
                     let frame = frame.0;
                     let done = Event::RunDone { camera, frame, run, network, coding };

@@ -6,7 +6,7 @@ use isthmus_head_client::{FrameOutcome, Histogram, LinkEstimate};
 use isthmus_proto::{Bitrate, DataSize};
 use serde::{Deserialize, Serialize};
 
-use super::record::Luck;
+use super::record::ControlVariate;
 use crate::link::LinkCounters;
 
 /// The totals of a run.
@@ -19,8 +19,10 @@ pub struct RunResult {
     pub right_in_time: u64,
     /// How many of them could be expected, by what a record says of each answer in time.
     pub expected: f64,
-    /// The luck of every head that was run with its frame, which no controller can know before.
-    pub luck: Luck,
+    /// The control variate of every head that was run with its frame, which no controller can know
+    /// before.
+    #[serde(alias = "luck")]
+    pub control_variate: ControlVariate,
     /// Frames sent.
     pub sent: u64,
     /// Frames sent whose network answer did not arrive by the deadline.
@@ -49,12 +51,12 @@ impl RunResult {
         share(self.right_in_time, self.frames)
     }
 
-    /// The same run without the luck of its frames, at the `level`-th of luck's prices. Heads are chosen
-    /// before anything is known about the frame, so what is subtracted is zero in the mean, whoever
-    /// chooses and whatever the price (a control variate).
+    /// The same run less its control variate, at the `level`-th price of a byte. Heads are chosen before
+    /// anything is known about the frame, so what is subtracted is zero in the mean, whoever chooses and
+    /// whatever the price.
     #[must_use]
-    pub fn without_luck(mut self, level: usize) -> RunResult {
-        self.expected -= std::mem::take(&mut self.luck).of(level);
+    pub fn less_control_variate(mut self, level: usize) -> RunResult {
+        self.expected -= std::mem::take(&mut self.control_variate).of(level);
         self
     }
 
@@ -73,7 +75,7 @@ impl RunResult {
         self.frames += other.frames;
         self.right_in_time += other.right_in_time;
         self.expected += other.expected;
-        self.luck = self.luck.plus(other.luck);
+        self.control_variate = self.control_variate.plus(other.control_variate);
         self.sent += other.sent;
         self.missed += other.missed;
         self.bytes += other.bytes;

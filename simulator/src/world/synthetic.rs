@@ -21,11 +21,11 @@ pub fn csv(frames: usize, seed: u64) -> String {
     for frame in 0..frames {
         let label = (chance.uniform() * 10.0) as u32;
         let hardness = chance.normal();
-        let luck = chance.uniform();
+        let draw = chance.uniform();
         let size = (0.12 * chance.normal()).exp();
         let mut row = |point: &str, bytes: f64, skill: f64, noise: f64| {
             let p = normal_cdf(skill - hardness);
-            let right = u8::from(luck < p);
+            let right = u8::from(draw < p);
             let confidence = (0.1 + 0.9 * normal_cdf(skill - hardness + noise)).clamp(0.0, 1.0);
             // Writing to a string cannot fail.
             let _ = writeln!(
@@ -42,7 +42,7 @@ pub fn csv(frames: usize, seed: u64) -> String {
             row(&format!("image/{image}"), bytes * size, skill, 0.0);
         }
         for (width, lift) in [("w50", 0.0), ("w100", 0.25)] {
-            row(&format!("s16/{width}/exit"), 0.0, 0.5 + lift, 0.3 * (luck - 0.5));
+            row(&format!("s16/{width}/exit"), 0.0, 0.5 + lift, 0.3 * (draw - 0.5));
             for (channels, bytes, skill) in
                 [(4, 260.0, 1.0), (8, 480.0, 1.5), (16, 860.0, 1.9), (24, 1_250.0, 2.05)]
             {

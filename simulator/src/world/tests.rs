@@ -154,7 +154,7 @@ fn a_picture_takes_what_its_parts_take_and_the_uncut_network_answers() {
     assert_eq!(result.bytes, u64::from(bytes), "and what it takes");
     let known = record.expected(Run::Image(sent), 0).expect("recorded");
     assert!((result.expected - 300.0 * known).abs() < 1e-9);
-    assert_eq!(result.luck, Luck::default());
+    assert_eq!(result.control_variate, ControlVariate::default());
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn no_controller_can_be_expected_to_exceed_the_oracle() {
             results.push(super::run(&config, &record, |_| Box::new(Fixed::exit(run))));
         }
         for result in results {
-            let expected = result.clone().without_luck(known.luck_level).expected;
+            let expected = result.clone().less_control_variate(known.price_level).expected;
             assert!(expected <= known.value, "{expected} {result:?} {known:?}");
             assert!(result.right_in_time as f64 <= all.value, "{result:?} {all:?}");
         }
@@ -369,8 +369,8 @@ fn mpc_keeps_its_misses_to_the_target_and_stays_near_the_oracle() {
     for seed in 1..=6 {
         let config = varying(seed);
         let plan = plan(&config, &record, &runs, Knowledge::Expected);
-        all.merge(&mpc(&config, &record).without_luck(plan.luck_level));
-        others.merge(&greedy(&config, &record).without_luck(plan.luck_level));
+        all.merge(&mpc(&config, &record).less_control_variate(plan.price_level));
+        others.merge(&greedy(&config, &record).less_control_variate(plan.price_level));
         bound += plan.value;
     }
     let ratio = all.expected / bound;

@@ -48,7 +48,7 @@ pub enum TraceError {
         /// What the system says.
         cause: std::io::Error,
     },
-    /// A line that says nothing, or something impossible.
+    /// A line that cannot be read, or has an impossible value.
     #[error("{}:{line}: {problem}", file.display())]
     Line {
         /// The file.
@@ -58,7 +58,7 @@ pub enum TraceError {
         /// What was found and what was expected.
         problem: String,
     },
-    /// The file as a whole says nothing.
+    /// The file as a whole cannot be used.
     #[error("{}: {problem}", file.display())]
     Whole {
         /// The file.

@@ -22,11 +22,11 @@ pub struct Columns {
     /// Name of the column with the rate, ending in `bps`, `kbps`, `mbps` or `gbps`; by default the
     /// only such.
     pub rate: Option<String>,
-    /// Which way, where a file has both.
+    /// Which direction, where a file has both.
     pub direction: Direction,
 }
 
-/// Which way a rate is for.
+/// The direction that a rate is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -52,7 +52,7 @@ impl Trace {
             return Err(whole("has more than 256 MiB; no trace needs that"));
         }
         let text = String::from_utf8(bytes)
-            .map_err(|_| whole("is no text; a trace is mahimahi, Pensieve, CSV or JSON"))?;
+            .map_err(|_| whole("is not UTF-8 text; a trace is mahimahi, Pensieve, CSV or JSON"))?;
         Trace::parse(&text, columns, file)
     }
 
@@ -151,27 +151,37 @@ impl<'a> Input<'a> {
     }
 
     fn csv(&self, columns: &Columns) -> Result<Trace, TraceError> {
-        let mut lines = self.lines();
-        let Some((line, head)) = lines.next() else { return Err(self.whole("is empty")) };
-        let names: Vec<&str> = head.split(',').map(|name| name.trim().trim_matches('"')).collect();
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .trim(csv::Trim::All)
+            .from_reader(self.text.as_bytes());
+        // A line of blanks says nothing.
+        let rows = reader.records().filter(|row| !row.as_ref().is_ok_and(is_blank));
+        let mut rows = rows.map(|row| {
+            let row = row.map_err(|error| self.whole(&error.to_string()))?;
+            Ok((row.position().map_or(0, |position| position.line() as usize), row))
+        });
+        let (line, head) = rows.next().unwrap_or_else(|| Err(self.whole("is empty")))?;
+        let names: Vec<&str> = head.iter().collect();
         let time = self.time_column(line, &names, columns.time.as_deref())?;
         let rate = self.rate_column(line, &names, columns.rate.as_deref())?;
         let rate_unit = rate_unit(names[rate]).unwrap_or(1.0);
         let time_unit = time_unit(names[time]);
         let mut samples = Vec::new();
-        for (line, text) in lines {
-            let fields: Vec<&str> = text.split(',').map(str::trim).collect();
+        for row in rows {
+            let (line, fields) = row?;
             if fields.len() != names.len() {
                 let (found, expected) = (fields.len(), names.len());
                 return Err(self.at(line, format!("expected {expected} fields, found {found}")));
             }
             let number = |column: usize| {
                 fields[column].parse::<f64>().map_err(|_| {
-                    let (name, found) = (names[column], quoted(fields[column]));
+                    let (name, found) = (names[column], quoted(&fields[column]));
                     self.at(line, format!("expected a number in column {name}, found {found}"))
                 })
             };
-            let seconds = match calendar_seconds(fields[time]) {
+            let seconds = match calendar_seconds(&fields[time]) {
                 Some(seconds) => seconds,
                 None => number(time)? * time_unit,
             };
@@ -184,12 +194,12 @@ impl<'a> Input<'a> {
         let pattern: Pattern = serde_json::from_str(self.text).map_err(|error| {
             self.at(error.line(), format!("{error}; expected AlphaRTC's trace_pattern"))
         })?;
-        let (name, way) = match direction {
+        let (name, steps) = match direction {
             Direction::Uplink => ("uplink", pattern.uplink),
             Direction::Downlink => ("downlink", pattern.downlink),
         };
-        let way = way.and_then(|way| way.trace_pattern);
-        let steps = way.ok_or_else(|| self.whole(&format!("has no {name}.trace_pattern")))?;
+        let steps = steps.and_then(|steps| steps.trace_pattern);
+        let steps = steps.ok_or_else(|| self.whole(&format!("has no {name}.trace_pattern")))?;
         let mut pieces = Vec::with_capacity(steps.len());
         for (at, Step { duration, capacity }) in steps.into_iter().enumerate() {
             let place = || format!("{name}.trace_pattern[{at}]");
@@ -273,7 +283,10 @@ impl<'a> Input<'a> {
         });
         found.ok_or_else(|| {
             let expected = asked.map_or_else(|| KNOWN.join(", "), str::to_owned);
-            self.at(line, format!("expected a column {expected}; there is {}", names.join(", ")))
+            self.at(
+                line,
+                format!("expected a column {expected}; the file has {}", names.join(", ")),
+            )
         })
     }
 
@@ -291,14 +304,14 @@ impl<'a> Input<'a> {
             (_, Some(asked)) => Err(self.at(
                 line,
                 format!(
-                    "expected a column {asked} whose name ends in bps, kbps, mbps or gbps; there is {}",
+                    "expected a column {asked} whose name ends in bps, kbps, mbps or gbps; the file has {}",
                     names.join(", ")
                 ),
             )),
             ([], None) => Err(self.at(
                 line,
                 format!(
-                    "expected a column whose name ends in bps, kbps, mbps or gbps; there is {}",
+                    "expected a column whose name ends in bps, kbps, mbps or gbps; the file has {}",
                     names.join(", ")
                 ),
             )),
@@ -334,12 +347,12 @@ impl<'a> Input<'a> {
 /// AlphaRTC's form; loss, jitter and the rest of it are not the trace's.
 #[derive(Deserialize)]
 struct Pattern {
-    uplink: Option<Way>,
-    downlink: Option<Way>,
+    uplink: Option<Steps>,
+    downlink: Option<Steps>,
 }
 
 #[derive(Deserialize)]
-struct Way {
+struct Steps {
     trace_pattern: Option<Vec<Step>>,
 }
 
@@ -388,6 +401,10 @@ fn calendar_seconds(text: &str) -> Option<f64> {
     let era_day = year * 365 + year / 4 - year / 100 + year / 400;
     let days = era_day + (153 * month + 2) / 5 + day - 1 - 719_468;
     Some(((days * 24 + hour) * 60 + minute) as f64 * 60.0 + seconds)
+}
+
+fn is_blank(row: &csv::StringRecord) -> bool {
+    row.iter().all(str::is_empty) && row.len() <= 1
 }
 
 /// What was found, short enough for a message.

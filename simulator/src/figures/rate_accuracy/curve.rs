@@ -1,20 +1,20 @@
-//! What is read off the measured ways: the Pareto front, sizes at a loss, BD-rate.
+//! What is read off the measured schemes: the Pareto front, sizes at a loss, BD-rate.
 
 use rand::RngExt as _;
 use rand_pcg::Pcg32;
 use serde::Serialize;
 
-use super::{Family, Trial, Way, share};
+use super::{Family, Scheme, Sent, fraction};
 
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2000;
 /// Steps of the integral of a BD-rate.
 const STEPS: usize = 400;
 
-/// The smallest way within a loss of accuracy.
+/// The smallest scheme within a loss of accuracy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Choice {
-    /// The way.
+    /// The scheme.
     pub name: String,
     /// Its mean size (bytes) on the pictures that did not choose it.
     pub bytes: f64,
@@ -24,36 +24,41 @@ pub struct Choice {
     pub interval: (f64, f64),
 }
 
-/// Marks the ways of a family that none of it beats; `ways` are in order of size.
-pub(super) fn pareto(ways: &mut [Way], family: Family) {
+/// Marks the schemes of a family that none of it beats; `schemes` are in order of size.
+pub(super) fn pareto(schemes: &mut [Scheme], family: Family) {
     let mut best = f64::MIN;
-    for way in ways.iter_mut().filter(|way| way.family == family) {
-        way.pareto = way.accuracy > best;
-        best = best.max(way.accuracy);
+    for scheme in schemes.iter_mut().filter(|scheme| scheme.family == family) {
+        scheme.pareto = scheme.accuracy > best;
+        best = best.max(scheme.accuracy);
     }
 }
 
-/// The smallest way of `family` that on every other picture, from the first, loses at most `points`
-/// against the uncut network (`full`, right or not of each picture), as it does on the rest.
-pub(super) fn choose(ways: &[Way], family: Family, full: &[bool], points: f64) -> Option<Choice> {
-    let half = |way: &Way, odd: usize| -> (Vec<Trial>, Vec<bool>) {
-        let pairs = way.trials.iter().copied().zip(full.iter().copied());
+/// The smallest scheme of `family` that on every other picture, from the first, loses at most `points`
+/// against the full network (`full`, right or not of each picture), as it does on the rest.
+pub(super) fn choose(
+    schemes: &[Scheme],
+    family: Family,
+    full: &[bool],
+    points: f64,
+) -> Option<Choice> {
+    let half = |scheme: &Scheme, odd: usize| -> (Vec<Sent>, Vec<bool>) {
+        let pairs = scheme.pictures.iter().copied().zip(full.iter().copied());
         pairs.skip(odd).step_by(2).unzip()
     };
-    let of_half = |way: &Way, odd: usize| {
-        let (trials, full) = half(way, odd);
-        let half = Way::new(way.family, String::new(), trials);
-        (half.bytes, 100.0 * (share(&full) - half.accuracy))
+    let of_half = |scheme: &Scheme, odd: usize| {
+        let (sent, full) = half(scheme, odd);
+        let half = Scheme::new(scheme.family, String::new(), sent);
+        (half.bytes, 100.0 * (fraction(&full) - half.accuracy))
     };
-    let fits = ways.iter().filter(|way| way.family == family);
-    let fits = fits.filter(|way| of_half(way, 0).1 <= points + 1e-9);
+    let fits = schemes.iter().filter(|scheme| scheme.family == family);
+    let fits = fits.filter(|scheme| of_half(scheme, 0).1 <= points + 1e-9);
     let best = fits.min_by(|a, b| of_half(a, 0).0.total_cmp(&of_half(b, 0).0))?;
     let (bytes, drop) = of_half(best, 1);
-    let (trials, full) = half(best, 1);
-    let losses: Vec<f64> = trials
+    let (sent, full) = half(best, 1);
+    let losses: Vec<f64> = sent
         .iter()
         .zip(&full)
-        .map(|(trial, &full)| f64::from(u8::from(full)) - f64::from(u8::from(trial.right)))
+        .map(|(sent, &full)| f64::from(u8::from(full)) - f64::from(u8::from(sent.right)))
         .collect();
     Some(Choice { name: best.name.clone(), bytes, drop, interval: interval(&losses) })
 }
@@ -73,12 +78,12 @@ fn interval(losses: &[f64]) -> (f64, f64) {
     (means[RESAMPLES / 40], means[RESAMPLES - 1 - RESAMPLES / 40])
 }
 
-/// Bytes that the cut network needs more (percent) than `family` at equal accuracy, in the mean of
+/// Bytes that the split network needs more (percent) than `family` at equal accuracy, in the mean of
 /// log size over the accuracies that both reach; `None` where their fronts do not overlap.
-pub(super) fn bd_rate(ways: &[Way], family: Family) -> Option<f64> {
+pub(super) fn bd_rate(schemes: &[Scheme], family: Family) -> Option<f64> {
     let front = |family: Family| -> Vec<(f64, f64)> {
-        let front = ways.iter().filter(|way| way.family == family && way.pareto);
-        front.map(|way| (way.accuracy, way.bytes.max(1.0).ln())).collect()
+        let front = schemes.iter().filter(|scheme| scheme.family == family && scheme.pareto);
+        front.map(|scheme| (scheme.accuracy, scheme.bytes.max(1.0).ln())).collect()
     };
     let (ours, theirs) = (front(Family::Split), front(family));
     let low = ours.first()?.0.max(theirs.first()?.0);
@@ -108,8 +113,8 @@ impl Cubic {
             knots.windows(2).map(|k| (k[1].1 - k[0].1) / (k[1].0 - k[0].0)).collect();
         let slope = |at: usize| {
             let (before, after) = (rise[at.saturating_sub(1)], rise[at.min(rise.len() - 1)]);
-            let same_way = before * after > 0.0;
-            if same_way { 2.0 * before * after / (before + after) } else { 0.0 }
+            let same_sign = before * after > 0.0;
+            if same_sign { 2.0 * before * after / (before + after) } else { 0.0 }
         };
         let slopes = (0..knots.len()).map(slope).collect();
         Cubic { knots, slopes }
@@ -132,24 +137,24 @@ impl Cubic {
 mod tests {
     use super::*;
 
-    /// A way of 100 pictures of `bytes` each, the first `right` of them right.
-    fn way(family: Family, bytes: u32, right: usize) -> Way {
-        let trials = (0..100).map(|at| Trial { bytes, right: at < right }).collect();
-        Way::new(family, format!("{bytes}"), trials)
+    /// A scheme of 100 pictures of `bytes` each, the first `right` of them right.
+    fn scheme(family: Family, bytes: u32, right: usize) -> Scheme {
+        let trials = (0..100).map(|at| Sent { bytes, right: at < right }).collect();
+        Scheme::new(family, format!("{bytes}"), trials)
     }
 
-    fn ways(sizes: &[(u32, usize)], family: Family) -> Vec<Way> {
-        let mut ways: Vec<Way> =
-            sizes.iter().map(|&(bytes, right)| way(family, bytes, right)).collect();
-        pareto(&mut ways, family);
-        ways
+    fn schemes(sizes: &[(u32, usize)], family: Family) -> Vec<Scheme> {
+        let mut schemes: Vec<Scheme> =
+            sizes.iter().map(|&(bytes, right)| scheme(family, bytes, right)).collect();
+        pareto(&mut schemes, family);
+        schemes
     }
 
     #[test]
     fn what_is_larger_and_no_better_is_off_the_front() {
-        let ways = ways(&[(100, 50), (200, 45), (300, 50), (400, 60)], Family::Split);
+        let schemes = schemes(&[(100, 50), (200, 45), (300, 50), (400, 60)], Family::Split);
         assert_eq!(
-            ways.iter().map(|way| way.pareto).collect::<Vec<_>>(),
+            schemes.iter().map(|scheme| scheme.pareto).collect::<Vec<_>>(),
             [true, false, false, true]
         );
     }
@@ -158,25 +163,26 @@ mod tests {
     fn a_tenth_of_the_bytes_at_every_accuracy_is_a_rate_of_minus_ninety() {
         let points = [(1000, 50), (2000, 70), (4000, 80), (9000, 84)];
         let tenth: Vec<_> = points.iter().map(|&(bytes, right)| (bytes / 10, right)).collect();
-        let mut both = ways(&points, Family::Webp);
-        both.extend(ways(&tenth, Family::Split));
+        let mut both = schemes(&points, Family::Webp);
+        both.extend(schemes(&tenth, Family::Split));
         let rate = bd_rate(&both, Family::Webp).expect("they overlap");
         assert!((rate + 90.0).abs() < 1e-9, "{rate}");
         assert_eq!(bd_rate(&both, Family::Jpeg), None);
     }
 
     #[test]
-    fn the_smallest_way_within_a_loss_is_chosen_on_one_half_and_judged_on_the_other() {
+    fn the_smallest_scheme_within_a_loss_is_chosen_on_one_half_and_judged_on_the_other() {
         let full = vec![true; 100];
-        let ways = ways(&[(100, 90), (200, 98), (300, 100)], Family::Split);
-        let chosen = |points| choose(&ways, Family::Split, &full, points).map(|choice| choice.name);
+        let schemes = schemes(&[(100, 90), (200, 98), (300, 100)], Family::Split);
+        let chosen =
+            |points| choose(&schemes, Family::Split, &full, points).map(|choice| choice.name);
         assert_eq!(chosen(0.0), Some("300".into()));
         assert_eq!(chosen(2.0), Some("200".into()));
         assert_eq!(chosen(50.0), Some("100".into()));
-        let choice = choose(&ways, Family::Split, &full, 2.0).expect("one");
+        let choice = choose(&schemes, Family::Split, &full, 2.0).expect("one");
         assert!((choice.bytes - 200.0).abs() < 1e-9 && (choice.drop - 2.0).abs() < 1e-9);
         assert!(choice.interval.0 <= 2.0 && choice.interval.1 >= 2.0, "{choice:?}");
-        assert_eq!(choose(&ways, Family::Jpeg, &full, 3.0), None);
+        assert_eq!(choose(&schemes, Family::Jpeg, &full, 3.0), None);
     }
 
     #[test]

@@ -1,0 +1,336 @@
+//! Adds compressed pictures to a bundle's record of outcomes.
+//!
+//! The kit that trains a network records operating points and exits, without naming the pictures. What
+//! image codecs make of the same pictures is measured here, with the encoder of the client and the
+//! decoder and network of the server. The recorded frames are found again among the pictures by their
+//! class and by what the exits say to them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use isthmus_models::{
+    Bundle, Engine, Full, Head, ImageEncoder, ImageSpec, OUTCOMES, Outcome, Outcomes, Photo,
+    Preprocessor, RecordedPoint, decode_image, find_photos, max_image_pixels, on_all_cores, top_k,
+};
+use isthmus_proto::{Envelope, write_image_packet};
+
+use super::rate_accuracy::image_settings;
+
+/// Time left in the envelopes, the default deadline.
+const TIME_LEFT: Duration = Duration::from_millis(300);
+
+/// Schemes of one codec that are recorded unless they are named: the most accurate of its convex hull.
+const MOST_OF_A_CODEC: usize = 5;
+
+/// By how much the confidences of one picture may differ in sum, between two decoders of JPEG and two
+/// engines. Those of different pictures differ by more.
+const SAME: f64 = 0.25;
+
+/// What recognises a frame: its class, and the answers of what the record and the device both run.
+#[derive(Clone, Debug, PartialEq)]
+struct Mark {
+    label: u32,
+    /// Right or not, and confidence.
+    answers: Vec<(bool, f32)>,
+}
+
+/// One scheme to send pictures, as it was recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedScheme {
+    /// The scheme: format, longer side and quality.
+    pub image: ImageSpec,
+    /// Mean of envelope and packet (bytes).
+    pub bytes: f64,
+    /// Fraction of frames that are right.
+    pub accuracy: f64,
+}
+
+/// Records what the full network makes of the record's frames when they are sent by each scheme of
+/// `images`, or, if there is none, in those on each codec's hull of accuracy over size. The record's
+/// pictures have to be among those below `folder`, in the order of their paths. The bundle gets
+/// `version`, as its digest changes.
+pub fn record_images(
+    bundle: &Arc<Bundle>,
+    engine: &dyn Engine,
+    folder: &Path,
+    images: &[ImageSpec],
+    version: &str,
+) -> anyhow::Result<Vec<RecordedScheme>> {
+    let mut outcomes = Outcomes::unpack(&bundle.read(OUTCOMES)?).context(OUTCOMES)?;
+    let mut photos = find_photos(folder, bundle.labels())?;
+    photos.retain(|photo| photo.class.is_some());
+    let bench = Bench {
+        head: Head::load(Arc::clone(bundle), engine)?,
+        full: Full::load(Arc::clone(bundle), engine)?,
+        preprocessor: Preprocessor::new(&bundle.manifest().input),
+        bundle,
+    };
+    let (recorded, asked) = bench.recorded(&outcomes)?;
+    let marks = on_all_cores(photos.iter(), |photo| bench.mark(photo, &asked))?;
+    let places = align(&recorded, &marks).with_context(|| {
+        format!("the record's frames are not among the pictures in {}", folder.display())
+    })?;
+
+    let input = &bundle.manifest().input;
+    let settings = match images {
+        [] => image_settings(input),
+        named => named.to_vec(),
+    };
+    let encoders: Vec<_> = settings.iter().map(|&it| ImageEncoder::new(it, input)).collect();
+    let frames = places.iter().map(|&place| &photos[place]);
+    let rows = on_all_cores(frames, |photo| bench.send(photo, &encoders))?;
+    let columns: Vec<Vec<Outcome>> =
+        (0..settings.len()).map(|at| rows.iter().map(|row| row[at]).collect()).collect();
+    let schemes =
+        settings.iter().zip(&columns).map(|(&image, frames)| scheme(image, frames.iter()));
+    let schemes: Vec<RecordedScheme> = schemes.collect();
+
+    let chosen = match images {
+        // Chosen by the frames that controllers may know.
+        [] => hulls(&settings.iter().zip(&columns).map(even).collect::<Vec<_>>()),
+        named => (0..named.len()).collect(),
+    };
+    outcomes.retain(|point| !matches!(point, RecordedPoint::Image(_)));
+    for &at in &chosen {
+        outcomes.record(RecordedPoint::Image(settings[at]), columns[at].clone())?;
+    }
+    bundle.replace(OUTCOMES, &outcomes.pack()?, version)?;
+    Ok(chosen.into_iter().map(|at| schemes[at].clone()).collect())
+}
+
+/// The schemes as a table for people.
+pub fn table(schemes: &[RecordedScheme]) -> String {
+    let mut text = format!("{:<22} {:>9} {:>9}\n", "picture", "bytes", "right %");
+    for RecordedScheme { image, bytes, accuracy } in schemes {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<22} {bytes:>9.1} {:>9.2}", image.to_string(), 100.0 * accuracy);
+    }
+    text
+}
+
+/// The networks, and what prepares pictures for them.
+struct Bench<'a> {
+    bundle: &'a Bundle,
+    head: Head,
+    full: Full,
+    preprocessor: Preprocessor,
+}
+
+/// What is run to recognise a frame.
+enum Asked {
+    Exit(u8, u8),
+    Full,
+}
+
+impl Bench<'_> {
+    /// The marks of the record's frames, and what gives the same ones: its exits or, without any, the
+    /// full network.
+    fn recorded(&self, outcomes: &Outcomes) -> anyhow::Result<(Vec<Mark>, Vec<Asked>)> {
+        let splits = &self.bundle.manifest().splits;
+        let exit = |split: &str, width: &str| {
+            let s = splits.iter().position(|it| it.name == split)?;
+            let w = splits[s].widths.iter().position(|it| it.name == width && it.exit)?;
+            Some(Asked::Exit(s as u8, w as u8))
+        };
+        let points = outcomes.points().iter();
+        let exits = points.clone().filter_map(|point| match &point.point {
+            RecordedPoint::Exit { split, width } => Some((exit(split, width)?, &point.frames)),
+            _ => None,
+        });
+        let full = points.filter(|point| point.point == RecordedPoint::Full);
+        let (mut asked, mut columns): (Vec<_>, Vec<_>) = exits.unzip();
+        if asked.is_empty() {
+            (asked, columns) = full.map(|point| (Asked::Full, &point.frames)).unzip();
+        }
+        ensure!(!asked.is_empty(), "the record has no exit, and no full network either");
+        let mark = |(frame, &label): (usize, &u32)| {
+            let answer = |frames: &&Vec<Outcome>| (frames[frame].right, frames[frame].confidence);
+            Mark { label, answers: columns.iter().map(answer).collect() }
+        };
+        Ok((outcomes.labels().iter().enumerate().map(mark).collect(), asked))
+    }
+
+    /// A picture's mark, or none if it cannot be read, as the kit leaves such pictures out.
+    fn mark(&self, photo: &Photo, asked: &[Asked]) -> anyhow::Result<Option<Mark>> {
+        let class = photo.class.context("a picture without a class")?;
+        let Ok(picture) = photo.read() else { return Ok(None) };
+        let mut input = Vec::new();
+        self.preprocessor.run(&picture, &mut input);
+        let answer = |asked: &Asked| {
+            let logits = match *asked {
+                Asked::Exit(split, width) => self.head.run(split, width, &input)?.exit,
+                Asked::Full => self.full.run(&[&input])?.pop(),
+            };
+            Ok(answer(&logits.unwrap_or_default(), class))
+        };
+        let answers = asked.iter().map(answer).collect::<anyhow::Result<_>>()?;
+        Ok(Some(Mark { label: class as u32, answers }))
+    }
+
+    /// What comes of a picture by each scheme.
+    fn send(&self, photo: &Photo, encoders: &[ImageEncoder]) -> anyhow::Result<Vec<Outcome>> {
+        let class = photo.class.context("a picture without a class")?;
+        let named = |problem| anyhow!("{}: {problem}", photo.path.display());
+        let picture = photo.read().map_err(named)?;
+        let most = max_image_pixels(&self.bundle.manifest().input);
+        let mut input = Vec::new();
+        let outcome = |encoder: &ImageEncoder| {
+            let format = encoder.spec().format;
+            let file = encoder.encode(&picture)?;
+            let mut frame = Vec::new();
+            Envelope { frame: 0, time_left: TIME_LEFT, probe: false }.write(&mut frame);
+            write_image_packet(&mut frame, 0, &self.bundle.digest(), format, &file);
+            self.preprocessor.run(&decode_image(format, &file, most)?, &mut input);
+            let logits = self.full.run(&[&input])?.pop().unwrap_or_default();
+            let (right, confidence) = answer(&logits, class);
+            Ok(Outcome { bytes: frame.len() as u32, right, confidence })
+        };
+        encoders.iter().map(outcome).collect()
+    }
+}
+
+/// Whether logits are right, and how sure they are. What gives NaN is sure of nothing.
+fn answer(logits: &[f32], class: usize) -> (bool, f32) {
+    let (best, confidence) = top_k(logits, 1).first().copied().unwrap_or((usize::MAX, 0.0));
+    (best == class, if confidence.is_finite() { confidence } else { 0.0 })
+}
+
+/// The place among `marks` of each of `recorded`, which come in the same order: those that differ
+/// least in sum. An error if one has no place, or is unlike what is there.
+fn align(recorded: &[Mark], marks: &[Option<Mark>]) -> anyhow::Result<Vec<usize>> {
+    let count = marks.len();
+    // least[r][m]: of the first r recorded among the first m marks.
+    let mut least = vec![vec![f64::INFINITY; count + 1]; recorded.len() + 1];
+    least[0].fill(0.0);
+    for (r, mark) in recorded.iter().enumerate() {
+        for (m, other) in marks.iter().enumerate() {
+            let taken = least[r][m] + distance(mark, other.as_ref());
+            least[r + 1][m + 1] = taken.min(least[r + 1][m]);
+        }
+    }
+    ensure!(least[recorded.len()][count].is_finite(), "there are too few of some class");
+    let (mut places, mut m) = (vec![0; recorded.len()], count);
+    for r in (0..recorded.len()).rev() {
+        while least[r + 1][m] == least[r + 1][m - 1] {
+            m -= 1;
+        }
+        m -= 1;
+        let apart = distance(&recorded[r], marks[m].as_ref());
+        ensure!(apart <= SAME, "frame {r}: confidences are {apart:.2} apart in sum at the nearest");
+        places[r] = m;
+    }
+    Ok(places)
+}
+
+fn distance(recorded: &Mark, mark: Option<&Mark>) -> f64 {
+    match mark {
+        Some(mark) if mark.label == recorded.label => {
+            let pairs = recorded.answers.iter().zip(&mark.answers);
+            let apart = |((right, a), (other, b)): (&(bool, f32), &(bool, f32))| {
+                // An answer that tips over has about the same confidence on both sides.
+                f64::from((a - b).abs()) + if right == other { 0.0 } else { SAME / 4.0 }
+            };
+            pairs.map(apart).sum()
+        }
+        _ => f64::INFINITY,
+    }
+}
+
+fn scheme<'a>(image: ImageSpec, frames: impl Iterator<Item = &'a Outcome>) -> RecordedScheme {
+    let (mut count, mut bytes, mut right) = (0.0, 0.0, 0.0);
+    for outcome in frames {
+        count += 1.0;
+        bytes += f64::from(outcome.bytes);
+        right += if outcome.right { 1.0 } else { 0.0 };
+    }
+    RecordedScheme { image, bytes: bytes / count, accuracy: right / count }
+}
+
+fn even((image, frames): (&ImageSpec, &Vec<Outcome>)) -> RecordedScheme {
+    scheme(*image, frames.iter().step_by(2))
+}
+
+/// Positions of the schemes on each codec's upper hull of accuracy over size, the most accurate ones,
+/// in order of codec and size.
+fn hulls(schemes: &[RecordedScheme]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..schemes.len()).collect();
+    let key = |at: usize| (schemes[at].image.format, schemes[at].bytes);
+    order.sort_by(|&a, &b| {
+        let ((format, bytes), (other, others)) = (key(a), key(b));
+        format.cmp(&other).then(bytes.total_cmp(&others))
+    });
+    let mut chosen = Vec::new();
+    for codec in order.chunk_by(|&a, &b| key(a).0 == key(b).0) {
+        let mut hull: Vec<usize> = Vec::new();
+        let rise = |from: usize, to: usize| {
+            (schemes[to].accuracy - schemes[from].accuracy)
+                / (schemes[to].bytes - schemes[from].bytes)
+        };
+        for &at in codec {
+            if hull.last().is_some_and(|&last| schemes[at].accuracy <= schemes[last].accuracy) {
+                continue;
+            }
+            while let &[.., before, last] = hull.as_slice()
+                && rise(before, last) <= rise(last, at)
+            {
+                hull.pop();
+            }
+            hull.push(at);
+        }
+        chosen.extend(&hull[hull.len().saturating_sub(MOST_OF_A_CODEC)..]);
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isthmus_proto::ImageFormat;
+
+    fn mark(label: u32, confidence: f32) -> Mark {
+        Mark { label, answers: vec![(true, confidence)] }
+    }
+
+    #[test]
+    fn frames_are_found_in_order_although_confidences_differ_a_little() {
+        let marks = [
+            Some(mark(0, 0.20)),
+            None,
+            Some(mark(0, 0.50)),
+            Some(mark(0, 0.52)),
+            Some(mark(1, 0.50)),
+            Some(mark(1, 0.91)),
+        ];
+        let recorded = [mark(0, 0.51), mark(0, 0.53), mark(1, 0.9)];
+        assert_eq!(align(&recorded, &marks).expect("all are there"), [2, 3, 5]);
+        let too_many = [mark(1, 0.5), mark(1, 0.5), mark(1, 0.5)];
+        let error = align(&too_many, &marks).expect_err("two of class 1").to_string();
+        assert!(error.contains("too few"), "{error}");
+        let strange = [mark(0, 0.2), mark(1, 0.1)];
+        let error = align(&strange, &marks).expect_err("unlike").to_string();
+        assert!(error.contains("frame 1: confidences are 0.40 apart"), "{error}");
+    }
+
+    #[test]
+    fn of_each_codec_the_hull_is_kept() {
+        let scheme = |format, bytes, accuracy| RecordedScheme {
+            image: ImageSpec { format, side: 160, quality: 30 },
+            bytes,
+            accuracy,
+        };
+        let (jpeg, webp) = (ImageFormat::Jpeg, ImageFormat::Webp);
+        let schemes = [
+            scheme(webp, 900.0, 0.9),
+            scheme(jpeg, 1_000.0, 0.5),
+            scheme(jpeg, 3_000.0, 0.6), // below the line between its neighbours
+            scheme(jpeg, 2_000.0, 0.7),
+            scheme(jpeg, 4_000.0, 0.8),
+            scheme(jpeg, 5_000.0, 0.8),
+            scheme(webp, 500.0, 0.8),
+        ];
+        assert_eq!(hulls(&schemes), [1, 3, 4, 6, 0]);
+    }
+}

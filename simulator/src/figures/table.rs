@@ -1,0 +1,63 @@
+//! The table of all figures, each with its target.
+
+use super::Better::{Higher, Lower};
+use super::figure::Figure;
+use super::{
+    accuracy, codec, compress, controllers, decisions, drops, export, footprint, head, lab, ort,
+    overhead, own_work, parity, simulation, slimmable,
+};
+
+/// All figures, in the order in which they are measured.
+#[rustfmt::skip]
+pub const FIGURES: &[Figure] = &[
+    Figure { name: "parity_top1", unit: "fraction", target: Some(1.0), better: Higher, measure: parity::top1 },
+    Figure { name: "parity_logit_max", unit: "logit", target: Some(1e-4), better: Lower, measure: parity::logit_max },
+    Figure { name: "export_symbol_mismatch", unit: "fraction", target: Some(1e-3), better: Lower, measure: export::symbol_mismatch },
+    Figure { name: "export_top1", unit: "fraction", target: Some(0.999), better: Higher, measure: export::top1 },
+    Figure { name: "overhead_quic_p50", unit: "ratio", target: Some(overhead::P50), better: Lower, measure: overhead::quic_p50 },
+    Figure { name: "overhead_quic_p99", unit: "ratio", target: Some(overhead::P99), better: Lower, measure: overhead::quic_p99 },
+    Figure { name: "overhead_grpc_p50", unit: "ratio", target: Some(overhead::P50), better: Lower, measure: overhead::grpc_p50 },
+    Figure { name: "codec_symbols_per_second", unit: "symbols/s", target: Some(20e6), better: Higher, measure: codec::symbols_per_second },
+    Figure { name: "codec_over_entropy", unit: "ratio", target: Some(1.02), better: Lower, measure: codec::over_entropy },
+    Figure { name: "context_gain", unit: "fraction", target: Some(0.10), better: Higher, measure: codec::context_gain },
+    Figure { name: "coded_over_conditional_entropy", unit: "ratio", target: Some(1.01), better: Lower, measure: codec::over_conditional_entropy },
+    Figure { name: "head_macs", unit: "MACs", target: Some(45e6), better: Lower, measure: head::macs },
+    Figure { name: "head_parameters", unit: "count", target: Some(60e3), better: Lower, measure: head::parameters },
+    Figure { name: "head_time_over_onnxruntime", unit: "ratio", target: Some(1.6), better: Lower, measure: head::time_over_onnxruntime },
+    Figure { name: "engine_over_onnxruntime", unit: "ratio", target: Some(1.05), better: Lower, measure: ort::engine_over_onnxruntime },
+    Figure { name: "client_own_work_ms", unit: "ms", target: Some(1.0), better: Lower, measure: own_work::client_own_work_ms },
+    Figure { name: "jpeg_ms_per_megapixel", unit: "ms", target: None, better: Lower, measure: compress::jpeg_ms_per_megapixel },
+    Figure { name: "webp_ms_per_megapixel", unit: "ms", target: None, better: Lower, measure: compress::webp_ms_per_megapixel },
+    Figure { name: "avif_ms_per_megapixel", unit: "ms", target: None, better: Lower, measure: compress::avif_ms_per_megapixel },
+    Figure { name: "switch_p99_ms", unit: "ms", target: Some(1.0), better: Lower, measure: head::switch_p99_ms },
+    Figure { name: "points_resident_bytes", unit: "bytes", target: Some(10e6), better: Lower, measure: head::points_resident_bytes },
+    Figure { name: "exit_top1", unit: "fraction", target: None, better: Higher, measure: head::exit_top1 },
+    Figure { name: "slimmable_penalty", unit: "points", target: Some(1.0), better: Lower, measure: slimmable::penalty },
+    Figure { name: "full_top1", unit: "fraction", target: Some(0.95), better: Higher, measure: accuracy::full_top1 },
+    Figure { name: "best_point_top1", unit: "fraction", target: Some(0.90), better: Higher, measure: accuracy::best_point_top1 },
+    Figure { name: "best_point_bytes", unit: "bytes", target: Some(lab::BEST_POINT_BYTES), better: Lower, measure: accuracy::best_point_bytes },
+    Figure { name: "client_binary_bytes", unit: "bytes", target: Some(30e6), better: Lower, measure: footprint::binary_bytes },
+    Figure { name: "client_resident_bytes", unit: "bytes", target: Some(120e6), better: Lower, measure: footprint::resident_bytes },
+    Figure { name: "bytes_at_drop_0.6", unit: "bytes", target: Some(900.0), better: Lower, measure: |lab| drops::bytes_at(lab, 0.6) },
+    Figure { name: "bytes_at_drop_1", unit: "bytes", target: Some(600.0), better: Lower, measure: |lab| drops::bytes_at(lab, 1.0) },
+    Figure { name: "bytes_at_drop_3", unit: "bytes", target: Some(250.0), better: Lower, measure: |lab| drops::bytes_at(lab, 3.0) },
+    Figure { name: "codec_ratio_at_drop_0.6", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 0.6) },
+    Figure { name: "codec_ratio_at_drop_1", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 1.0) },
+    Figure { name: "codec_ratio_at_drop_3", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 3.0) },
+    Figure { name: "bd_rate_webp", unit: "%", target: None, better: Lower, measure: drops::bd_rate_webp },
+    Figure { name: "oracle_ratio", unit: "ratio", target: Some(0.99), better: Higher, measure: controllers::oracle_ratio },
+    Figure { name: "over_best_fixed", unit: "fraction", target: Some(-0.005), better: Higher, measure: controllers::over_best_fixed },
+    Figure { name: "over_greedy", unit: "fraction", target: Some(0.0), better: Higher, measure: controllers::over_greedy },
+    Figure { name: "gap_closed", unit: "ratio", target: Some(0.7), better: Higher, measure: controllers::gap_closed },
+    Figure { name: "miss_rate", unit: "fraction", target: Some(0.02), better: Lower, measure: controllers::miss_rate },
+    Figure { name: "bluetooth_miss_rate", unit: "fraction", target: Some(0.01), better: Lower, measure: controllers::bluetooth_miss_rate },
+    Figure { name: "bluetooth_oracle_ratio", unit: "ratio", target: Some(0.95), better: Higher, measure: controllers::bluetooth_oracle_ratio },
+    Figure { name: "recovery_frames", unit: "frames", target: Some(2.0), better: Lower, measure: decisions::recovery_frames },
+    Figure { name: "virtual_speed_fixed", unit: "ratio", target: Some(20e3), better: Higher, measure: decisions::virtual_speed_fixed },
+    Figure { name: "virtual_speed_mpc", unit: "ratio", target: Some(2e3), better: Higher, measure: decisions::virtual_speed_mpc },
+    Figure { name: "virtual_speed_quic", unit: "ratio", target: Some(50.0), better: Higher, measure: simulation::virtual_speed_quic },
+    Figure { name: "real_time_fidelity_p50", unit: "fraction", target: Some(0.03), better: Lower, measure: simulation::real_time_fidelity_p50 },
+    Figure { name: "real_time_fidelity_p95", unit: "fraction", target: Some(0.05), better: Lower, measure: simulation::real_time_fidelity_p95 },
+    Figure { name: "fleet_seconds", unit: "s", target: Some(120.0), better: Lower, measure: simulation::fleet_seconds },
+    Figure { name: "decide_us", unit: "µs", target: Some(50.0), better: Lower, measure: decisions::decide_us },
+];
