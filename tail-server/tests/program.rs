@@ -71,10 +71,6 @@ fn start(repository: &Path, tls: &Path) -> (Child, Vec<String>) {
 #[test]
 fn a_server_keeps_its_certificate_and_stops_on_sigterm() {
     let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/bundles");
-    if !repository.is_dir() {
-        eprintln!("SKIPPED: there are no trained bundles in {}", repository.display());
-        return;
-    }
     let tls = tempfile::tempdir().expect("a temporary folder");
     let mut certificates = Vec::new();
     for _ in 0..2 {

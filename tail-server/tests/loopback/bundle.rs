@@ -1,4 +1,4 @@
-//! Trained bundles, where there are some.
+//! The project's trained bundles.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +16,9 @@ const TOLERANCE: f32 = 1e-2;
 #[tokio::test]
 async fn goldens_are_answered_as_the_exporter_and_the_bare_tail_do() {
     let repository = repository();
-    if !repository.is_dir() {
-        eprintln!("SKIPPED: there are no trained bundles in {}", repository.display());
-        return;
-    }
     let engine: Arc<dyn Engine> = Arc::new(Tract);
     let registry = Registry::open(&repository, &engine).expect("the bundles are good");
-    let directories = std::fs::read_dir(&repository).expect("a folder");
+    let directories = std::fs::read_dir(&repository).expect("models/bundles, which is in git");
     let setup = start_with(registry, |_| {}).await;
     let mut checked = 0;
     for directory in directories {

@@ -1,5 +1,6 @@
 //! A network that is quick to make, a server for it, and a device that can misbehave.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use isthmus_tail_server::model::{Model, ModelError, Uncut};
 use isthmus_tail_server::{Counters, Registry, Server, ServerConfig, TlsConfig};
 use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -167,6 +168,16 @@ impl Setup {
 
     /// A connection without a hello.
     pub async fn connect(&self) -> (Endpoint, Connection) {
+        let address = self.server.quic_addr().expect("QUIC is offered");
+        let (endpoint, connection) = self.try_connect(address).await;
+        (endpoint, connection.expect("a connection"))
+    }
+
+    /// A connection, if there is one, to the server or to what stands at `address` before it.
+    pub async fn try_connect(
+        &self,
+        address: SocketAddr,
+    ) -> (Endpoint, Result<Connection, ConnectionError>) {
         let pem = self.certificate();
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
         let mut roots = RootCertStore::empty();
@@ -182,9 +193,8 @@ impl Setup {
         let config = ClientConfig::new(Arc::new(crypto));
         let endpoint = Endpoint::client("127.0.0.1:0".parse().expect("an address"));
         let endpoint = endpoint.expect("a socket");
-        let address = self.server.quic_addr().expect("QUIC is offered");
         let connecting = endpoint.connect_with(config, address, "localhost");
-        let connection = connecting.expect("a configuration").await.expect("a connection");
+        let connection = connecting.expect("a configuration").await;
         (endpoint, connection)
     }
 
@@ -196,12 +206,7 @@ impl Setup {
     /// A connection that is ready for frames.
     pub async fn device_for(&self, hello: Hello) -> Device {
         let (endpoint, connection) = self.connect().await;
-        let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
-        let mut bytes = Vec::new();
-        write_message(&mut bytes, &to_server(to_server::Message::Hello(hello)));
-        send.write_all(&bytes).await.expect("written");
-        let welcome = read_welcome(&mut recv).await;
-        Device { connection, welcome, _endpoint: endpoint, _control: (send, recv) }
+        Device::greet(endpoint, connection, hello).await
     }
 
     /// Waits until every frame has its verdict.
@@ -226,6 +231,16 @@ pub struct Device {
 }
 
 impl Device {
+    /// Says hello on a connection.
+    pub async fn greet(endpoint: Endpoint, connection: Connection, hello: Hello) -> Device {
+        let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, &to_server(to_server::Message::Hello(hello)));
+        send.write_all(&bytes).await.expect("written");
+        let welcome = read_welcome(&mut recv).await;
+        Device { connection, welcome, _endpoint: endpoint, _control: (send, recv) }
+    }
+
     /// Opens a stream, and sends `bytes` on it.
     pub async fn send(&self, bytes: &[u8]) -> (SendStream, RecvStream) {
         let (mut send, recv) = self.connection.open_bi().await.expect("a stream");

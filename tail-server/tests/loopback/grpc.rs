@@ -7,7 +7,7 @@ use isthmus_proto::wire::{Reason, Reply, ToDevice, ToServer, Welcome, to_device,
 use isthmus_tail_server::counters::Cause;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -18,12 +18,16 @@ use crate::device::{
     start, to_server, underway,
 };
 
-struct Call {
-    sender: mpsc::Sender<ToServer>,
-    receiver: Streaming<ToDevice>,
+pub struct Call {
+    pub sender: mpsc::Sender<ToServer>,
+    pub receiver: Streaming<ToDevice>,
 }
 
-async fn connect(setup: &Setup) -> Channel {
+pub async fn connect(setup: &Setup) -> Channel {
+    endpoint(setup).connect().await.expect("a connection")
+}
+
+pub fn endpoint(setup: &Setup) -> Endpoint {
     let address = setup.server.grpc_addr().expect("gRPC is offered");
     let certificate = Certificate::from_pem(setup.certificate());
     let tls = ClientTlsConfig::new().ca_certificate(certificate).domain_name("localhost");
@@ -31,50 +35,50 @@ async fn connect(setup: &Setup) -> Channel {
         .expect("an address")
         .tls_config(tls)
         .expect("a TLS configuration")
-        .connect()
-        .await
-        .expect("a connection")
 }
 
 impl Call {
-    async fn open(setup: &Setup) -> Call {
-        let channel = connect(setup).await;
-        let (sender, requests) = mpsc::channel(64);
-        let mut client = TailClient::new(channel);
-        let response = client.infer(ReceiverStream::new(requests)).await.expect("a call");
-        Call { sender, receiver: response.into_inner() }
+    pub async fn open(setup: &Setup) -> Call {
+        Call::try_open(connect(setup).await).await.expect("a call")
     }
 
-    async fn greeted(setup: &Setup) -> Call {
+    pub async fn try_open(channel: Channel) -> Result<Call, Status> {
+        let (sender, requests) = mpsc::channel(64);
+        let mut client = TailClient::new(channel);
+        let response = client.infer(ReceiverStream::new(requests)).await?;
+        Ok(Call { sender, receiver: response.into_inner() })
+    }
+
+    pub async fn greeted(setup: &Setup) -> Call {
         let mut call = Call::open(setup).await;
         call.send(to_server::Message::Hello(hello(DIGEST))).await;
         call.welcome().await;
         call
     }
 
-    async fn send(&self, message: to_server::Message) {
+    pub async fn send(&self, message: to_server::Message) {
         self.sender.send(to_server(message)).await.expect("an open call");
     }
 
-    async fn send_frame(&self, bytes: Vec<u8>) {
+    pub async fn send_frame(&self, bytes: Vec<u8>) {
         self.send(to_server::Message::Frame(bytes)).await;
     }
 
-    async fn welcome(&mut self) -> Welcome {
+    pub async fn welcome(&mut self) -> Welcome {
         match self.receiver.message().await {
             Ok(Some(ToDevice { message: Some(to_device::Message::Welcome(welcome)) })) => welcome,
             other => panic!("no welcome but {other:?}"),
         }
     }
 
-    async fn reply(&mut self) -> Reply {
+    pub async fn reply(&mut self) -> Reply {
         match self.receiver.message().await {
             Ok(Some(ToDevice { message: Some(to_device::Message::Reply(reply)) })) => reply,
             other => panic!("no reply but {other:?}"),
         }
     }
 
-    async fn status(&mut self) -> Status {
+    pub async fn status(&mut self) -> Status {
         self.receiver.message().await.expect_err("the call ends with a status")
     }
 }
