@@ -90,7 +90,7 @@ fn pictures_as(format: ImageFormat, exit: bool) -> Box<Fixed> {
 }
 
 #[tokio::test]
-async fn compressed_pictures_are_answered_by_the_uncut_network_over_both_transports() {
+async fn compressed_pictures_are_answered_by_the_full_network_over_both_transports() {
     let (_dir, bundle) = tiny::bundle();
     let server = tiny::server(&bundle, NO_TIME).await;
     let formats: Vec<ImageFormat> = image_formats().collect();
@@ -130,7 +130,7 @@ async fn compressed_pictures_are_answered_by_the_uncut_network_over_both_transpo
 }
 
 #[tokio::test]
-async fn the_uncut_network_answers_on_the_device_where_it_was_loaded() {
+async fn the_full_network_answers_on_the_device_where_it_was_loaded() {
     let (_dir, bundle) = tiny::bundle();
     let server = tiny::server(&bundle, NO_TIME).await;
     for loaded in [true, false] {

@@ -147,7 +147,7 @@ pub async fn run(
         // The full network is loaded with the first picture: now, so that no frame waits for it.
         let mut input = Vec::new();
         isthmus_models::Preprocessor::new(&bundle.manifest().input).run(&picture, &mut input);
-        model.uncut().context("the bundle has no full network")?.infer(&[&input])?;
+        model.full_network().context("the bundle has no full network")?.infer(&[&input])?;
     }
 
     let server = ServerConfig::new(config.bundle.clone(), TlsConfig::InMemory);

@@ -183,7 +183,7 @@ pub fn admit(
     let model = registry.model(bundle);
     match announced.content {
         Content::Features(point) => admit_point(model.as_ref(), point, announced.bytes)?,
-        Content::Image(_) if model.uncut().is_none() => {
+        Content::Image(_) if model.full_network().is_none() => {
             let detail = format!("{} takes no compressed pictures", model.name());
             return Err(Refused::new(Reason::UnknownPoint, detail));
         }

@@ -8,7 +8,7 @@ use isthmus_models::{
 };
 use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
 
-use crate::model::{Model, ModelError, Uncut};
+use crate::model::{FullNetwork, Model, ModelError};
 
 /// Most bits that one symbol can take: a frequency is at least 1 in 2^16.
 const MAX_SYMBOL_BITS: usize = 16;
@@ -17,7 +17,7 @@ const STREAM_SLACK: usize = 16;
 
 /// A verified bundle with its tail prepared.
 ///
-/// The uncut network is loaded with the first compressed picture, because most servers see none.
+/// The full network is loaded with the first compressed picture, because most servers see none.
 /// That picture waits for it, and from then on it takes several times its file's size in memory.
 pub struct BundleModel {
     bundle: Arc<Bundle>,
@@ -81,12 +81,12 @@ impl Model for BundleModel {
         self.tail.run(batch).map_err(ModelError::new)
     }
 
-    fn uncut(&self) -> Option<&dyn Uncut> {
+    fn full_network(&self) -> Option<&dyn FullNetwork> {
         Some(self)
     }
 }
 
-impl Uncut for BundleModel {
+impl FullNetwork for BundleModel {
     fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError> {
         let most = max_image_pixels(&self.bundle.manifest().input);
         let mut input = Vec::new();

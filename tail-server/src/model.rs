@@ -45,13 +45,13 @@ pub trait Model: Send + Sync {
     fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError>;
 
     /// The network in one piece, which answers compressed pictures; `None` if none are taken.
-    fn uncut(&self) -> Option<&dyn Uncut> {
+    fn full_network(&self) -> Option<&dyn FullNetwork> {
         None
     }
 }
 
 /// A network in one piece, for devices that send compressed pictures.
-pub trait Uncut: Send + Sync {
+pub trait FullNetwork: Send + Sync {
     /// The network's input (f32, `[3, H, W]`) from a file whose checksum was verified and which may
     /// hold anything. A picture of more pixels than are taken is refused by its header.
     fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError>;

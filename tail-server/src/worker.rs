@@ -13,7 +13,7 @@ use crate::batcher::{Batch, Lane};
 use crate::counters::Cause;
 use crate::exchange::{Computed, FrameKey, NoAnswer, TOP, Work};
 use crate::gate::{Gate, Orders};
-use crate::model::{Model, ModelError, Uncut};
+use crate::model::{FullNetwork, Model, ModelError};
 use crate::receiver::Received;
 
 /// Starts the threads; they end after [`Gate::stop_workers`].
@@ -84,7 +84,7 @@ fn decode(model: &dyn Model, received: &Received) -> Result<Vec<f32>, NoAnswer> 
         Content::Features(point) => {
             model.decode(point, stream, *layers).map_err(|error| failed(model, received, &error))
         }
-        Content::Image(format) => uncut(model)
+        Content::Image(format) => full_network(model)
             .map_err(|error| failed(model, received, &error))?
             .decode(format, stream)
             .map_err(|error| NoAnswer::Refused(error.into())),
@@ -97,7 +97,7 @@ fn infer(model: &dyn Model, lane: Lane, jobs: &[Prepared]) -> Result<Vec<Vec<f32
         Some(_) => model.infer(&jobs.iter().filter_map(item).collect::<Vec<_>>()),
         None => {
             let inputs: Vec<&[f32]> = jobs.iter().map(|(.., input)| input.as_slice()).collect();
-            uncut(model)?.infer(&inputs)
+            full_network(model)?.infer(&inputs)
         }
     }
 }
@@ -119,8 +119,8 @@ fn best(logits: &[f32]) -> Vec<Score> {
     top_k(logits, TOP).into_iter().map(score).collect()
 }
 
-fn uncut(model: &dyn Model) -> Result<&dyn Uncut, ModelError> {
-    model.uncut().ok_or_else(|| ModelError::new("it takes no compressed pictures"))
+fn full_network(model: &dyn Model) -> Result<&dyn FullNetwork, ModelError> {
+    model.full_network().ok_or_else(|| ModelError::new("it takes no compressed pictures"))
 }
 
 fn finish(gate: &Gate, frame: FrameKey, result: Result<Computed, NoAnswer>) {

@@ -1,5 +1,5 @@
 //! A bundle so small that it is made for every test, and an engine that runs it: the head gives a
-//! picture's brightness, the tail names its class, so does the uncut network, and the exit always
+//! picture's brightness, the tail names its class, so does the full network, and the exit always
 //! says `dark`.
 
 #![allow(dead_code)] // no test needs all of it
@@ -207,7 +207,7 @@ pub async fn client_with(
     Client::connect(config, Arc::new(head), controller).await
 }
 
-/// The uncut network.
+/// The full network.
 pub fn full(bundle: &Arc<Bundle>) -> Arc<Full> {
     Arc::new(Full::load(Arc::clone(bundle), &Lamp { tail: Duration::ZERO }).expect("a network"))
 }

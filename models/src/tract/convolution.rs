@@ -270,22 +270,27 @@ impl Direct {
                     if y < height {
                         planes.resize(end - columns + zeros, 0.0);
                         let from = pixels[y * width..][..width].get(x..).unwrap_or_default();
-                        let most = columns - zeros;
-                        match right {
-                            1 => planes.extend_from_slice(&from[..from.len().min(most)]),
-                            2 => {
-                                // Pairs, as vectors are shuffled.
-                                let (pairs, last) = from.as_chunks::<2>();
-                                planes.extend(pairs.iter().take(most).map(|pair| pair[0]));
-                                planes.extend(last.iter().take(most.saturating_sub(pairs.len())));
-                            }
-                            _ => planes.extend(from.iter().step_by(right).take(most)),
-                        }
+                        extend_by_step(planes, from, right, columns - zeros);
                     }
                     planes.resize(end, 0.0);
                 }
             }
         }
+    }
+}
+
+/// Adds every `step`-th of `pixels` to a plane, at most so many.
+#[inline(always)]
+fn extend_by_step(planes: &mut Vec<f32>, pixels: &[f32], step: usize, most: usize) {
+    match step {
+        1 => planes.extend_from_slice(&pixels[..pixels.len().min(most)]),
+        2 => {
+            // Pairs, as vectors are shuffled.
+            let (pairs, last) = pixels.as_chunks::<2>();
+            planes.extend(pairs.iter().take(most).map(|pair| pair[0]));
+            planes.extend(last.iter().take(most.saturating_sub(pairs.len())));
+        }
+        _ => planes.extend(pixels.iter().step_by(step).take(most)),
     }
 }
 

@@ -72,7 +72,7 @@ pub struct ServerConfig {
     pub tail_per_frame: Duration,
     /// Decompressing a picture and preparing it.
     pub decompress: Duration,
-    /// A run of the uncut network on pictures, whatever its batch.
+    /// A run of the full network on pictures, whatever its batch.
     pub full: Duration,
     /// What each picture of a batch adds.
     pub full_per_frame: Duration,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isthmus_models::{PictureError, TailItem};
 use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
 use isthmus_tail_server::Registry;
-use isthmus_tail_server::model::{Model, ModelError, Uncut};
+use isthmus_tail_server::model::{FullNetwork, Model, ModelError};
 
 use super::DIGEST;
 
@@ -45,12 +45,12 @@ impl Model for Recorded {
         never_run()
     }
 
-    fn uncut(&self) -> Option<&dyn Uncut> {
+    fn full_network(&self) -> Option<&dyn FullNetwork> {
         Some(self)
     }
 }
 
-impl Uncut for Recorded {
+impl FullNetwork for Recorded {
     fn decode(&self, _: ImageFormat, _: &[u8]) -> Result<Vec<f32>, PictureError> {
         Ok(Vec::new())
     }

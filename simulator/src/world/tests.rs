@@ -131,7 +131,7 @@ fn on_an_idle_link_a_frame_takes_what_its_parts_take() {
 }
 
 #[test]
-fn a_picture_takes_what_its_parts_take_and_the_uncut_network_answers() {
+fn a_picture_takes_what_its_parts_take_and_the_full_network_answers() {
     let record = record();
     let config = world(5_000, 30);
     let sent = image("jpeg/160/q30", None);

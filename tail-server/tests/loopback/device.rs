@@ -18,7 +18,7 @@ use isthmus_proto::{
     ALPN, BundleDigest, Coded, Envelope, Framer, ImageFormat, MAX_CONTROL_BYTES, OperatingPoint,
     PROTOCOL_VERSION, write_image_packet, write_packet, write_padding,
 };
-use isthmus_tail_server::model::{Model, ModelError, Uncut};
+use isthmus_tail_server::model::{FullNetwork, Model, ModelError};
 use isthmus_tail_server::{Counters, Registry, Server, ServerConfig, TlsConfig};
 use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -92,13 +92,13 @@ impl Model for Echo {
         Ok(batch.iter().map(|item| item.latents.to_vec()).collect())
     }
 
-    fn uncut(&self) -> Option<&dyn Uncut> {
+    fn full_network(&self) -> Option<&dyn FullNetwork> {
         Some(self)
     }
 }
 
 /// Its logits are the first pixels of the picture.
-impl Uncut for Echo {
+impl FullNetwork for Echo {
     fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError> {
         let picture = decode_image(format, file, MAX_PIXELS)?;
         Ok(picture.rgb()[..12].iter().map(|&level| level.into()).collect())

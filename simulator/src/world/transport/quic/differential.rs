@@ -61,9 +61,11 @@ enum Step {
     Stop(usize),
     /// Lets time pass.
     Wait(u64),
+    /// The server begins to shut down.
+    Drain,
 }
 
-use Step::{Control, Finish, Open, Reset, Stop, Wait, Write};
+use Step::{Control, Drain, Finish, Open, Reset, Stop, Wait, Write};
 
 /// What a device got for a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,19 +153,24 @@ fn probe(id: u16) -> Vec<u8> {
     bytes
 }
 
+type Script = (&'static str, Vec<Step>);
+
 /// Everything that a device may do to a frame or a connection, good or bad.
 fn scripts() -> BTreeMap<&'static str, Vec<Step>> {
-    let greeted = |steps: Vec<Step>| [vec![Control(hello()), Wait(100)], steps].concat();
-    let corrupt = |mut bytes: Vec<u8>| {
-        *bytes.last_mut().expect("not empty") ^= 1;
-        bytes
-    };
+    [good_frames(), bad_frames(), bad_hellos()].into_iter().flatten().collect()
+}
+
+/// After a hello.
+fn greeted(steps: Vec<Step>) -> Vec<Step> {
+    [vec![Control(hello()), Wait(100)], steps].concat()
+}
+
+fn good_frames() -> Vec<Script> {
     let mut short_urgent = urgent(1, 300);
     short_urgent.truncate(short_urgent.len() - LAYER);
     let mut no_layer = urgent(1, 200);
     no_layer.truncate(no_layer.len() - 3 * LAYER);
-    let other_point = OperatingPoint { bits: 7, ..POINT };
-    BTreeMap::from([
+    vec![
         ("all layers", greeted(vec![Open(frame(1)), Finish(0)])),
         ("all layers, byte by byte", {
             let mut steps = vec![Open(Vec::new())];
@@ -208,6 +215,39 @@ fn scripts() -> BTreeMap<&'static str, Vec<Step>> {
             greeted((0..5).flat_map(|id| [Open(frame(id)), Wait(50)]).collect())
         }),
         ("a batch", greeted(vec![Open(frame(0)), Wait(100), Open(frame(1)), Open(frame(2))])),
+        (
+            "refused while the server drains",
+            greeted(vec![
+                Open(frame(1)),
+                Finish(0),
+                Wait(100),
+                Drain,
+                Wait(50),
+                Open(frame(2)),
+                Finish(1),
+            ]),
+        ),
+        ("two frames of one id", greeted(vec![Open(frame(1)), Open(frame(1))])),
+        (
+            "probes beside a running frame",
+            greeted(vec![
+                Open(frame(1)),
+                Wait(50),
+                Open(probe(2)),
+                Open(probe(3)[..400].into()),
+                Finish(2),
+            ]),
+        ),
+    ]
+}
+
+fn bad_frames() -> Vec<Script> {
+    let corrupt = |mut bytes: Vec<u8>| {
+        *bytes.last_mut().expect("not empty") ^= 1;
+        bytes
+    };
+    let other_point = OperatingPoint { bits: 7, ..POINT };
+    vec![
         ("garbage", greeted(vec![Open(vec![0xff; 300]), Finish(0)])),
         ("announced too large", greeted(vec![Open(frame_of(1, LONG, POINT, 3_000)[..60].into())])),
         (
@@ -224,17 +264,11 @@ fn scripts() -> BTreeMap<&'static str, Vec<Step>> {
             "bytes after the last layer, later",
             greeted(vec![Open(frame(1)), Wait(100), Write(0, vec![0; 9]), Finish(0)]),
         ),
-        ("two frames of one id", greeted(vec![Open(frame(1)), Open(frame(1))])),
-        (
-            "probes beside a running frame",
-            greeted(vec![
-                Open(frame(1)),
-                Wait(50),
-                Open(probe(2)),
-                Open(probe(3)[..400].into()),
-                Finish(2),
-            ]),
-        ),
+    ]
+}
+
+fn bad_hellos() -> Vec<Script> {
+    vec![
         ("two hellos", greeted(vec![Control(hello()), Wait(50), Open(frame(1)), Finish(0)])),
         (
             "a cancel for a hello",
@@ -250,7 +284,7 @@ fn scripts() -> BTreeMap<&'static str, Vec<Step>> {
             vec![Control(control(to_server::Message::Hello(hello))), Wait(100), Open(frame(1))]
         }),
         ("half a hello, then nothing", vec![Control(hello()[..10].into()), Open(frame(1))]),
-    ])
+    ]
 }
 
 /// When everything has ended.
@@ -286,6 +320,7 @@ fn play_for_real(script: &[Step]) -> Ended {
         let connecting = endpoint.connect_with(config, address, HOST).expect("valid");
         let connection = connecting.await.expect("connected");
         let (mut control, _kept) = connection.open_bi().await.expect("a stream");
+        let (mut server, mut shutdown) = (Some(server), None);
         let mut sends = Vec::new();
         let mut replies = Vec::new();
         for step in script {
@@ -311,6 +346,7 @@ fn play_for_real(script: &[Step]) -> Ended {
                 Reset(frame) => drop(sends[*frame].0.reset(VarInt::from_u32(1))),
                 Stop(frame) => drop(sends[*frame].1.take().map(|stop| stop.send(()))),
                 Wait(millis) => tokio::time::sleep(Duration::from_millis(*millis)).await,
+                Drain => shutdown = server.take().map(|it| tokio::spawn(it.shutdown())),
             }
         }
         tokio::time::sleep(Duration::from_millis(SETTLED)).await;
@@ -320,7 +356,13 @@ fn play_for_real(script: &[Step]) -> Ended {
             }
             _ => None,
         };
-        let counters = server.counters();
+        // At its end the real server closes connections, too.
+        let closed = closed.filter(|&code| code != u64::from(code::DRAINING));
+        let counters = match (server, shutdown) {
+            (Some(server), _) => server.counters(),
+            (None, Some(shutdown)) => shutdown.await.expect("no panic"),
+            (None, None) => Counters::default(),
+        };
         let mut frames = Vec::new();
         connection.close(code::DONE.into(), b"");
         for reply in replies {
@@ -373,6 +415,7 @@ fn play_virtually(script: &[Step]) -> Ended {
             over = false;
             match step {
                 Wait(wait) => next_step = millis + wait,
+                Drain => exchange.handle_drain(),
                 step => device.take(step),
             }
         }
@@ -452,7 +495,7 @@ impl Bare {
                 let stream = self.frames[*frame].0;
                 let _ = self.connection.recv_stream(stream).stop(VarInt::from_u32(1));
             }
-            Wait(_) => {}
+            Wait(_) | Drain => {}
         }
     }
 
