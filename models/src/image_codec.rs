@@ -49,7 +49,7 @@ impl fmt::Display for ImageSpec {
     }
 }
 
-/// A text that says no way to compress a picture.
+/// A text that does not name a compressed picture.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a compressed picture is named by format, longer side and quality (1 to 100), as \
@@ -139,7 +139,7 @@ pub enum ImageEncodeError {
     },
 }
 
-/// Compresses pictures in one way.
+/// Compresses pictures to one format, size and quality.
 ///
 /// They are cropped as the network's input is, and resized to the compressed picture's size.
 #[cfg(feature = "image-encoders")]

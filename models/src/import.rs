@@ -1,31 +1,30 @@
 //! The import of a network from elsewhere: it is cut, calibrated, measured and written as a bundle.
 
 mod card;
+mod error;
 mod folder;
 mod measure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use isthmus_proto::{CodecError, OperatingPoint, QuantiserError};
+use isthmus_proto::OperatingPoint;
 
+pub use self::error::ImportError;
 use self::folder::Folder;
-use crate::bundle::{Bundle, BundleError, MANIFEST};
+use crate::bundle::Bundle;
 use crate::calibrate::Calibration;
-use crate::cut::{Cut, CutError, Parts, WholeModel};
-use crate::engine::{Engine, EngineError, TensorView};
+use crate::cut::{Cut, Parts, WholeModel};
+use crate::engine::{Engine, TensorView};
 use crate::manifest::{
-    FORMAT, FullSpec, InputSpec, Manifest, ManifestError, QuantiserSpec, SplitSpec, WidthSpec,
-    check_name,
+    FORMAT, FullSpec, InputSpec, Manifest, QuantiserSpec, SplitSpec, WidthSpec, check_name,
 };
 use crate::network::Network;
-use crate::outcomes::{OUTCOMES, OutcomesError};
+use crate::outcomes::OUTCOMES;
 use crate::photo::Photo;
-use crate::picture::PictureError;
-use crate::prepared::{LoadError, RunError};
+use crate::prepared::RunError;
 use crate::preprocess::Preprocessor;
 use crate::profile::test_picture;
 
@@ -34,61 +33,6 @@ const QUARTERS: [usize; 4] = [1, 2, 3, 4];
 
 /// Name of the only width of a model that was not trained to be slimmed.
 const WIDTH: &str = "w100";
-
-/// Why no bundle was written.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// Something is where the bundle should go.
-    #[error("{}: is there already", .0.display())]
-    Exists(PathBuf),
-    /// A file or folder that cannot be read or written.
-    #[error("{}: {source}", file.display())]
-    Io {
-        /// The file or folder.
-        file: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Pictures, but none to calibrate with.
-    #[error("none of the {0} pictures to calibrate with can be read")]
-    NothingToCalibrate(usize),
-    /// Depths or channel counts that no bundle can have.
-    #[error("{0}")]
-    Value(String),
-    /// The cut is not there.
-    #[error(transparent)]
-    Cut(#[from] CutError),
-    /// The head does not load or run.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A name or label that no manifest can have.
-    #[error("{MANIFEST}: {0}")]
-    Manifest(#[from] ManifestError),
-    /// The manifest has no form in TOML.
-    #[error("{MANIFEST}: {0}")]
-    Toml(#[from] toml::ser::Error),
-    /// Latents that no quantiser can take.
-    #[error("calibration: {0}")]
-    Quantiser(#[from] QuantiserError),
-    /// The written bundle does not open.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// One of its graphs does not load.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// One of its graphs does not run.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// Its codec does not take what its head gives.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    /// No picture for the reference values.
-    #[error(transparent)]
-    Picture(#[from] PictureError),
-    /// The measured outcomes make no record.
-    #[error("{OUTCOMES}: {0}")]
-    Outcomes(#[from] OutcomesError),
-}
 
 /// What a bundle is made with, besides the model and the cut.
 #[derive(Clone, Debug)]
@@ -228,7 +172,8 @@ impl Steps<'_> {
         }
         folder.write_manifest(&mut manifest)?;
         let frames = outcomes.map_or(0, |outcomes| outcomes.frames());
-        folder.write_card(&card::text(self.import, &manifest, self.cut, frames))
+        let Import { origin, calibration, .. } = self.import;
+        folder.write_card(&card::text(origin, calibration.len(), self.cut, &manifest, frames))
     }
 
     fn input(&self) -> InputSpec {

@@ -51,7 +51,7 @@ pub enum RecordedPoint {
         /// The width's name.
         width: String,
     },
-    /// A picture compressed in this way, and the full network.
+    /// A picture compressed like this, for the full network.
     Image(ImageSpec),
     /// The full network on the picture as it is.
     Full,

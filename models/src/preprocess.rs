@@ -67,7 +67,7 @@ impl Preprocessor {
     /// Crops and resizes `picture`, and gives `put` each pixel with its place, `y · width + x`.
     ///
     /// Of RGB columns first, then rows, each rounded to u8: step by step what Pillow does, because a
-    /// level more or less moves features across the quantiser's steps. YUYV has a way of its own.
+    /// level more or less moves features across the quantiser's steps. YUYV is resized differently.
     fn each_pixel(&self, picture: &Picture, mut put: impl FnMut(usize, [u8; 3])) {
         let (left, top, width, height) = self.crop(picture.width(), picture.height());
         let [left, top, width, height] = [left, top, width, height].map(|side| side as usize);

@@ -101,7 +101,7 @@ fn a_resize_to_sizes_computed_from_the_batch_runs_with_any_number_of_pictures() 
 }
 
 #[test]
-fn channels_that_are_merged_are_followed_behind_the_next_matrix() {
+fn channels_are_followed_where_they_are_merged() {
     let mut net = Builder::new(0, [16, 16], 7);
     net.conv(6, Window::square(3, 2));
     for (name, shape) in [("pairs", &[0, 4, 2, 4, 2, 6][..]), ("merged", &[0, 4, 4, 24])] {
@@ -111,12 +111,14 @@ fn channels_that_are_merged_are_followed_behind_the_next_matrix() {
     net.add("Reshape", &["pairs"], vec![]);
     net.add("Transpose", &[], vec![numbers("perm", &[0, 1, 3, 2, 4, 5])]);
     net.add("Reshape", &["merged"], vec![]);
+    let merged = net.last.clone();
     let matrix = net.constant(&[24, 10], 0.5);
     net.add("MatMul", &[&matrix], vec![]);
     let wide = net.last.clone();
     net.channels = 10;
     net.add("Transpose", &[], vec![numbers("perm", &[0, 3, 1, 2])]);
     let model = assert_cuts_hold(net.classify(0, 4));
+    assert_eq!(model.cut_at(&merged).expect("a cut").shape, [24, 4, 4]);
     assert_eq!(model.cut_at(&wide).expect("a cut").shape, [10, 4, 4]);
 }
 

@@ -32,7 +32,7 @@ fn conv(input: &str, weights: &str, output: &str, stride: i64) -> NodeProto {
     node("Conv", &[input, weights], output, attributes)
 }
 
-/// Convolution, rectifier, a residual block, pooling, a matrix; it tells which of red, green and
+/// Convolution, rectifier, a residual block, pooling, a matrix; it answers which of red, green and
 /// blue is the most, because its first three channels carry them through.
 fn network() -> GraphProto {
     let centre = |at: usize, inputs: usize| {

@@ -73,15 +73,15 @@ fn a_record_tells_machines_apart() {
     assert_eq!((same.coded_alike, same.differing, same.logit_difference), (FRAMES, 0, 0.0));
     assert!(same.machine.ends_with(", tract"), "{}", same.machine);
 
-    // Another head is told by its symbols; the codec, which sees the recorded features, is alike.
+    // Another head is known by its symbols; the codec, which sees the recorded features, is alike.
     let other = replay(Arc::clone(&street), &Drifting(0.5), &*record).expect("replayed");
     assert!(!other.holds(), "{other:?}");
     assert_eq!((other.coded_alike, other.decoded_alike), (FRAMES, FRAMES));
     assert!(other.differing * 1000 > other.symbols, "{other:?}");
 
     let photos = replay(bundle("photos"), &Tract, &*record).expect_err("another bundle");
-    let told = photos.to_string();
-    assert!(told.contains("recorded of street") && told.contains("photos"), "{told}");
+    let error = photos.to_string();
+    assert!(error.contains("recorded of street") && error.contains("photos"), "{error}");
     let cut = replay(Arc::clone(&street), &Tract, &record[..record.len() - 9]);
     assert!(matches!(cut, Err(ReplayError::Read(_))), "{cut:?}");
 }

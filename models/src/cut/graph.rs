@@ -8,7 +8,7 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
 };
 
-use super::CutError;
+use super::error::CutError;
 
 /// Refuses weights in other files, and control flow.
 pub(super) fn refuse_what_cannot_be_cut(graph: &GraphProto) -> Result<(), CutError> {

@@ -76,11 +76,19 @@ fn permutation(node: &NodeProto, rank: usize) -> Vec<usize> {
 }
 
 /// Where an axis of the shape `from` is in the shape `to` of the same values, if it still is one: with
-/// the same extent, and as many values within one of its places.
+/// the same extent, and as many values within one of its places; or merged with axes before it, both
+/// times as the last.
 fn reshaped(axis: usize, from: &[usize], to: &[usize]) -> Option<usize> {
-    let behind = |shape: &[usize], axis: usize| shape[axis + 1..].iter().product::<usize>();
+    let product = |sides: &[usize]| sides.iter().product::<usize>();
     let extent = *from.get(axis)?;
-    let same = |&at: &usize| to[at] == extent && behind(to, at) == behind(from, axis);
+    let same =
+        |&at: &usize| to[at] == extent && product(&to[at + 1..]) == product(&from[axis + 1..]);
     // Of several, one more has an extent of 1: the nearest is meant.
-    (0..to.len()).filter(same).min_by_key(|&at| at.abs_diff(axis))
+    let kept = (0..to.len()).filter(same).min_by_key(|&at| at.abs_diff(axis));
+    let merged = || {
+        let last = *to.last()?;
+        let whole = axis + 1 == from.len() && (0..axis).any(|at| product(&from[at..]) == last);
+        whole.then_some(to.len() - 1)
+    };
+    kept.or_else(merged)
 }

@@ -1,29 +1,32 @@
 //! The model card of an imported bundle: its origin, its cut and what was measured, for people.
 
-use super::Import;
 use crate::cut::Cut;
 use crate::manifest::{Manifest, PointSpec};
 
-/// The card in Markdown; `frames` pictures were measured.
-pub(super) fn text(import: &Import, manifest: &Manifest, cut: &Cut, frames: usize) -> String {
+/// The card in Markdown, of a network from `origin`; `calibrated` and `frames` pictures calibrated and
+/// measured it.
+pub(super) fn text(
+    origin: &str,
+    calibrated: usize,
+    cut: &Cut,
+    manifest: &Manifest,
+    frames: usize,
+) -> String {
     let Manifest { name, version, full, .. } = manifest;
     let Cut { tensor, op, head_macs, tail_macs, .. } = cut;
+    let [before, behind] = [head_macs, tail_macs].map(|macs| *macs as f64 / 1e6);
     let mut card = format!(
-        "# {name} {version}\n\n{}, cut at `{tensor}` ({op}): {:.1} MMAC before it, {:.1} MMAC \
-             behind it. Its weights are as they were; the quantiser was calibrated on {} pictures. \
-             The head has no early exit.\n",
-        import.origin,
-        *head_macs as f64 / 1e6,
-        *tail_macs as f64 / 1e6,
-        import.calibration.len(),
+        "# {name} {version}\n\n{origin}, cut at `{tensor}` ({op}): {before:.1} MMAC before it, \
+         {behind:.1} MMAC behind it. Its weights are as they were; the quantiser was calibrated on \
+         {calibrated} pictures. The head has no early exit.\n"
     );
     if frames == 0 {
         return card + "\nNothing was measured: no picture's class was known.\n";
     }
     card += &format!(
         "\n## Measured\n\nOn {frames} pictures, with the real codec; bytes with header and \
-             envelope. The full network is right on {:.2}%.\n\n\
-             | point | right % | mean bytes | p50 | p99 |\n|---|---|---|---|---|\n",
+         envelope. The full network is right on {:.2}%.\n\n\
+         | point | right % | mean bytes | p50 | p99 |\n|---|---|---|---|---|\n",
         100.0 * full.accuracy
     );
     for point in &manifest.points {

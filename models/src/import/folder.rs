@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use isthmus_proto::BundleDigest;
 use sha2::{Digest, Sha256};
 
-use super::ImportError;
+use super::error::ImportError;
 use crate::bundle::MANIFEST;
 use crate::manifest::{FileSpec, Manifest};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isthmus_proto::{Envelope, OperatingPoint, write_packet};
 
-use super::ImportError;
+use super::error::ImportError;
 use crate::classify::top_k;
 use crate::manifest::PointSpec;
 use crate::network::Network;

@@ -1,5 +1,7 @@
 //! The `bundle` program: inspects and checks bundles, and makes them of networks from elsewhere.
 
+#![forbid(unsafe_code)]
+
 mod cut;
 mod cuts;
 mod inspect;
