@@ -78,8 +78,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Numbers the record's names: splits, widths and bit depths in order of the number in their
-    /// name, channel counts as layers.
+    /// Numbers the record's names as their bundle does: splits as they come, widths and bit depths in
+    /// order of the number in their name, channel counts as layers.
     pub fn new(outcomes: &Outcomes, macs: &Macs) -> Result<Record, RecordError> {
         if outcomes.frames() < 64 {
             return Err(RecordError::Few(outcomes.frames()));

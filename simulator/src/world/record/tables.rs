@@ -11,11 +11,11 @@ use super::RecordError;
 /// Most bytes of a frame: 128 packets.
 pub(super) const MAX_FRAME: u32 = 128 * 1_200;
 
-/// The names of a record in order: splits, widths and bit depths by the number in their name, channel
-/// counts as layers.
+/// The names of a record in order: splits as they come, which is the bundle's order, widths and bit
+/// depths by the number in their name, channel counts as layers.
 #[derive(Default)]
 struct Numbering {
-    splits: BTreeSet<(u32, String)>,
+    splits: Vec<String>,
     widths: BTreeMap<String, BTreeSet<(u32, String)>>,
     channels: BTreeMap<String, BTreeSet<u16>>,
 }
@@ -42,13 +42,15 @@ impl Numbering {
             let digits: String = name.chars().filter(char::is_ascii_digit).collect();
             (digits.parse().unwrap_or(0), name.to_owned())
         };
-        self.splits.insert(number(split));
+        if !self.splits.iter().any(|known| known == split) {
+            self.splits.push(split.to_owned());
+        }
         self.widths.entry(split.to_owned()).or_default().insert(number(width));
     }
 
     /// A head by split and width.
     fn head(&self, split: &str, width: &str) -> Result<(u8, u8), RecordError> {
-        let at_split = self.splits.iter().position(|(_, name)| name == split);
+        let at_split = self.splits.iter().position(|name| name == split);
         let widths = self.widths.get(split);
         let at_width = widths.and_then(|widths| widths.iter().position(|(_, name)| name == width));
         Ok((number(at_split)?, number(at_width)?))
