@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::config::ServerConfig;
 use crate::gate::Gate;
-use crate::metrics;
-use crate::server::StartError;
+use crate::scrape;
+use crate::start_error::StartError;
 
 /// Server metadata; no extension of the protocol is spoken here.
 const METADATA: &str = concat!(
@@ -86,7 +86,7 @@ impl Status {
 
     fn metrics(&self, path: &str) -> Response<String> {
         match (path, self.gate.get()) {
-            ("/metrics", Some(gate)) => metrics::page(gate),
+            ("/metrics", Some(gate)) => scrape::page(gate),
             ("/metrics", None) => status(StatusCode::SERVICE_UNAVAILABLE),
             _ => status(StatusCode::NOT_FOUND),
         }

@@ -51,10 +51,14 @@ mod quic;
 #[allow(clippy::disallowed_methods)]
 mod repository;
 #[cfg(feature = "shell")]
+mod scrape;
+#[cfg(feature = "shell")]
 #[allow(clippy::disallowed_methods)]
 mod server;
 #[cfg(feature = "shell")]
 mod spans;
+#[cfg(feature = "shell")]
+mod start_error;
 #[cfg(feature = "shell")]
 #[allow(clippy::disallowed_methods)]
 pub mod tls;
@@ -72,6 +76,8 @@ pub use quic::transport_config;
 #[cfg(feature = "shell")]
 pub use repository::RegistryError;
 #[cfg(feature = "shell")]
-pub use server::{Server, StartError};
+pub use server::Server;
+#[cfg(feature = "shell")]
+pub use start_error::StartError;
 #[cfg(feature = "shell")]
 pub use tls::{Fingerprint, TlsConfig};

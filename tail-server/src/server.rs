@@ -1,67 +1,31 @@
 //! A running server.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use isthmus_models::{Engine, EngineKindError};
-use isthmus_telemetry::spans::{EndpointError, Spans};
+use isthmus_models::Engine;
+use isthmus_telemetry::spans::Spans;
 use quinn::Endpoint;
 use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::timeout;
 
 use crate::batcher::BatcherConfig;
-use crate::config::{ConfigError, ServerConfig};
+use crate::config::ServerConfig;
 use crate::counters::Counters;
 use crate::exchange::ExchangeConfig;
 use crate::gate::Gate;
 use crate::http::Http;
 use crate::receiver::ReceiverConfig;
 use crate::registry::Registry;
-use crate::repository::RegistryError;
-use crate::tls::{Fingerprint, Identity, TlsError};
+use crate::start_error::StartError;
+use crate::tls::{Fingerprint, Identity};
 use crate::{code, grpc, quic, worker};
 
 /// How long closing connections may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A value is missing or out of range.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// There is no such engine here.
-    #[error(transparent)]
-    Engine(#[from] EngineKindError),
-    /// A bundle is missing, bad or cannot be run.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// There is no usable certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// There is no such collector.
-    #[error(transparent)]
-    Collector(#[from] EndpointError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {transport} ({option} chooses another port)")]
-    Bind {
-        /// What for.
-        transport: &'static str,
-        /// The option that moves it.
-        option: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The system gives no threads.
-    #[error("worker threads cannot be started: {0}")]
-    Threads(io::Error),
-}
 
 /// A running server. It serves until [`shutdown`](Server::shutdown); one that is dropped instead
 /// closes its connections without answering what it accepted.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use isthmus_proto::FrameId;
 use isthmus_proto::wire::{Reason, ToDevice, ToServer, to_device, to_server};
 
-use super::outgoing::{Outgoing, wire_id};
-use super::reply::{Asked, Checked, Outcome, check};
+use super::outgoing::Outgoing;
+use super::reply::{Asked, Checked, Outcome, check, wire_id};
 
 /// A message that is no reply to a frame of this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,7 @@ use isthmus_proto::{
     write_padding,
 };
 
-use super::reply::Asked;
+use super::reply::{Asked, wire_id};
 
 /// The bundle's position in the hello: it is the only one.
 const BUNDLE: u8 = 0;
@@ -128,12 +128,6 @@ fn envelope(frame: FrameId, time_left: Duration, probe: bool, room: usize) -> Ve
     let frame = (wire_id(frame) & 0xffff) as u16;
     Envelope { frame, time_left, probe }.write(&mut bytes);
     bytes
-}
-
-/// How the wire names a frame: by the low 16 bits of its number. Far fewer frames are unanswered at a
-/// time, so they name one without doubt.
-pub(super) fn wire_id(frame: FrameId) -> u64 {
-    frame.0 & 0xffff
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::time::Duration;
 use isthmus_proto::wire::{self, reply};
 use isthmus_proto::{FrameId, MAX_CONTROL_BYTES};
 
-use super::outgoing::wire_id;
 use crate::outcome::Answer;
 use crate::session::ServerReply;
 
@@ -87,6 +86,12 @@ pub enum ReplyError {
 
 /// What the exchange of a frame comes to: a reply that can be used, or why there is none.
 pub type Outcome = Result<Checked, ReplyError>;
+
+/// How the wire names a frame: by the low 16 bits of its number. Far fewer frames are unanswered at a
+/// time, so they name one without doubt.
+pub(super) fn wire_id(frame: FrameId) -> u64 {
+    frame.0 & 0xffff
+}
 
 /// Checks a reply to `frame` against what was asked for.
 pub fn check(frame: FrameId, asked: Asked, reply: wire::Reply) -> Outcome {
