@@ -13,6 +13,7 @@ mod fixed;
 mod greedy;
 mod ladder;
 mod linucb;
+mod measured;
 mod mpc;
 mod objective;
 mod outage;
@@ -23,7 +24,7 @@ mod spec;
 mod statistics;
 mod transfer;
 
-pub use calibration::{Arms, Calibration, Measured, OutcomesLadderError};
+pub use calibration::Calibration;
 pub use conformal::Conformal;
 pub use decision::{
     Choice, Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample,
@@ -33,6 +34,7 @@ pub use fixed::Fixed;
 pub use greedy::Greedy;
 pub use ladder::{Ladder, LadderError, LadderRung};
 pub use linucb::LinUcb;
+pub use measured::{Arms, Measured, OutcomesLadderError};
 pub use mpc::{Mpc, MpcConfig};
 pub use objective::{EnergyModel, Objective};
 pub use run::{HeadRun, ImageRun, Load, Run};
