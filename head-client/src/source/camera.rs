@@ -170,12 +170,12 @@ fn start<D: Driver>(driver: &D, spec: &CameraSpec) -> Result<(Layout, D::Stream)
 mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
-    use std::path::Path;
     use std::rc::Rc;
 
     use isthmus_models::{ImageEncoder, ImageSpec, InputSpec};
     use isthmus_proto::ImageFormat;
 
+    use super::policy::tests::{spec, webcam};
     use super::*;
 
     /// What the fake camera does next.
@@ -257,22 +257,6 @@ mod tests {
                 _ => panic!("taken where no frame was"),
             }
         }
-    }
-
-    fn listed(fourcc: &[u8; 4], sizes: &[Size]) -> Offer {
-        Offer { fourcc: *fourcc, sizes: Sizes::Listed(sizes.to_vec()) }
-    }
-
-    fn webcam() -> Vec<Offer> {
-        vec![
-            listed(b"MJPG", &[(1920, 1080), (1280, 720), (640, 480)]),
-            listed(b"YUYV", &[(640, 480), (320, 240)]),
-            listed(b"H264", &[(800, 600)]),
-        ]
-    }
-
-    fn spec(input: &str) -> CameraSpec {
-        CameraSpec::parse(Path::new(input)).expect("a camera").expect("understood")
     }
 
     /// White, then black.

@@ -101,7 +101,7 @@ impl fmt::Display for Offer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
@@ -110,7 +110,7 @@ mod tests {
         Offer { fourcc: *fourcc, sizes: Sizes::Listed(sizes.to_vec()) }
     }
 
-    fn webcam() -> Vec<Offer> {
+    pub(in super::super) fn webcam() -> Vec<Offer> {
         vec![
             listed(b"MJPG", &[(1920, 1080), (1280, 720), (640, 480)]),
             listed(b"YUYV", &[(640, 480), (320, 240)]),
@@ -118,7 +118,7 @@ mod tests {
         ]
     }
 
-    fn spec(input: &str) -> CameraSpec {
+    pub(in super::super) fn spec(input: &str) -> CameraSpec {
         CameraSpec::parse(Path::new(input)).expect("a camera").expect("understood")
     }
 
