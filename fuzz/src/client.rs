@@ -1,10 +1,12 @@
 //! What a server may say to a device.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_head_client::exchange::{
     BoundBundle, Checked, Exchange, Handshake, Messages, Outcome, Outgoing,
 };
+use isthmus_models::{Answer, DecoderSpec, Decoders};
 use isthmus_proto::wire::{BundleRef, Hello, ToDevice};
 use isthmus_proto::{
     Coded, Content, FrameId, Framer, MAX_CONTROL_BYTES, OperatingPoint, Timestamp,
@@ -53,7 +55,9 @@ fn welcome(bytes: &[u8], step: u8) -> String {
 fn frame() -> Outgoing {
     let coded = Coded { stream: (0..60).collect(), layer_ends: vec![20, 60] };
     let content = Content::Features(OperatingPoint { split: 0, width: 0, layers: 2, bits: 6 });
-    let bundle = BoundBundle { digest: DIGEST, labels: LABELS };
+    let labels = (0..LABELS).map(|label| label.to_string());
+    let decoders = Decoders::new(&[DecoderSpec::classification(labels)]);
+    let bundle = BoundBundle { digest: DIGEST, decoders: Arc::new(decoders) };
     Outgoing::frame(&bundle, FRAME, content, &coded, Duration::from_secs(1), Timestamp::ZERO)
 }
 
@@ -72,10 +76,12 @@ fn outcome(outgoing: Outgoing, bytes: &[u8], step: u8) -> Outcome {
 
 /// An answer that passed names a class that there is, with a probability.
 fn usable(outcome: &Outcome) {
-    if let Ok(Checked::Reply { reply, .. }) = outcome
-        && let Ok((answer, _)) = &reply.outcome
+    if let Ok(Checked::Reply { reply, answers, .. }) = outcome
+        && let Ok((confidence, _)) = &reply.outcome
     {
-        assert!(answer.class < LABELS && (0.0..=1.0).contains(&answer.confidence), "{answer:?}");
+        let class = answers.first().and_then(Answer::class);
+        let known = class.is_some_and(|class| class < LABELS);
+        assert!(known && (0.0..=1.0).contains(confidence), "{answers:?}");
     }
 }
 

@@ -70,9 +70,14 @@ fn welcome() -> Vec<u8> {
 
 fn answer() -> Reply {
     let top = vec![Score { class: 3, probability: 0.75 }, Score { class: 0, probability: 0.125 }];
-    let answer = Answer { top, layers_used: 2, logits: vec![0.5; 4] };
+    let answer = Answer { top, layers_used: 2, logits: vec![0.5; 4], ..Answer::default() };
     let feedback = Feedback { queue_us: 7, batch_size: 2, ..Feedback::default() };
-    Reply { frame: 13, outcome: Some(reply::Outcome::Answer(answer)), feedback: Some(feedback) }
+    Reply {
+        frame: 13,
+        outcome: Some(reply::Outcome::Answer(answer)),
+        feedback: Some(feedback),
+        further: Vec::new(),
+    }
 }
 
 fn refusal() -> Reply {
@@ -82,7 +87,7 @@ fn refusal() -> Reply {
 }
 
 fn echo(frame: u64) -> Reply {
-    Reply { frame, outcome: Some(reply::Outcome::Echo(Echo {})), feedback: None }
+    Reply { frame, outcome: Some(reply::Outcome::Echo(Echo {})), ..Reply::default() }
 }
 
 /// A frame of three layers as it goes over the wire.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::TailItem;
-use isthmus_proto::wire::{Hello, Reason, Score};
+use isthmus_models::{Outputs, TailItem};
+use isthmus_proto::wire::{Answer, Hello, Reason};
 use isthmus_proto::{BundleDigest, OperatingPoint, Timestamp};
 use isthmus_tail_server::Registry;
 use isthmus_tail_server::admission::Refused;
@@ -59,7 +59,7 @@ impl Model for OnePoint {
     fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
         Err(ModelError::new("an exchange does not decode"))
     }
-    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         Err(ModelError::new("an exchange does not compute"))
     }
 }
@@ -212,9 +212,9 @@ impl Server {
         for (at, work) in batch.work.iter().enumerate() {
             assert!((1..=3).contains(&work.received.layers));
             assert!(work.received.stream.len() <= MAX_STREAM);
-            let top = vec![Score { class: 1, probability: 0.5 }];
+            let answers = vec![Answer::default()];
             let result = match (how >> (2 * at)) % 4 {
-                0 => Ok(Computed { top, layers: work.received.layers, ..Computed::default() }),
+                0 => Ok(Computed { answers, layers: work.received.layers, ..Computed::default() }),
                 1 => Err(NoAnswer::Dropped(Cause::Failed)),
                 2 => Err(NoAnswer::Refused(Refused::new(Reason::Malformed, "no picture"))),
                 _ => continue,

@@ -37,7 +37,7 @@ pub use controller::{
 pub use estimator::NetworkTime;
 pub use exchange::{FIRST_PAUSE, LONGEST_PAUSE};
 pub use histogram::Histogram;
-pub use outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
+pub use outcome::{DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 pub use session::{
     Counters, GUARD, HeadOutcome, Input, Output, Pace, ServerReply, Session, SessionConfig,
 };
@@ -70,7 +70,7 @@ pub mod text;
 mod transport;
 
 #[cfg(feature = "shell")]
-pub use client::{Client, Compute, ComputeError, Computed, RunError};
+pub use client::{Client, Compute, ComputeError, Computed, Here, RunError};
 #[cfg(feature = "shell")]
 pub use config::BundleLadderError;
 #[cfg(feature = "shell")]

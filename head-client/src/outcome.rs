@@ -9,15 +9,6 @@ use serde::{Serialize, Serializer};
 
 use crate::controller::{Choice, Run};
 
-/// A class and how sure its source is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Answer {
-    /// Position in the bundle's labels.
-    pub class: usize,
-    /// Softmax probability, 0 to 1.
-    pub confidence: f32,
-}
-
 /// The outcome of a captured frame, of which there is exactly one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameOutcome {
@@ -48,8 +39,9 @@ pub enum Verdict {
     Answered {
         /// Who answered.
         arm: Arm,
-        /// The answer.
-        answer: Answer,
+        /// How sure the answer is, 0 to 1: of a class its softmax probability, of other answers
+        /// [their own](isthmus_models::Answer::confidence).
+        confidence: f32,
         /// Why this arm.
         reason: Reason,
     },

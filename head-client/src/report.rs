@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use isthmus_models::{Answer, Bundle, View};
 use isthmus_proto::Arm;
 use serde::{Serialize, Serializer};
 
@@ -19,9 +20,9 @@ pub struct FrameReport {
     pub frame: u64,
     /// Where the picture came from: a path, or the source's name and a number.
     pub source: String,
-    /// The answer's class.
+    /// The first answer's class, where it is one.
     pub label: Option<String>,
-    /// Its softmax probability, 0 to 1.
+    /// How sure the first answer is, 0 to 1: of a class its softmax probability.
     pub confidence: Option<f32>,
     /// The true class, where the source knows it.
     pub truth: Option<String>,
@@ -53,9 +54,9 @@ pub struct FrameReport {
     /// What is wrong with a picture that could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The server's logits, one per class, if they were asked for; not part of the line.
+    /// The answer of each decoder that was answered, in the bundle's order; not part of the line.
     #[serde(skip)]
-    pub logits: Vec<f32>,
+    pub answers: Vec<Answer>,
     /// The part of `stages.queue` that passed on the device; not part of the line.
     #[serde(skip)]
     pub device_wait: Duration,
@@ -65,6 +66,27 @@ pub struct FrameReport {
 }
 
 impl FrameReport {
+    /// Takes in what was answered about a picture that the network saw so.
+    pub(crate) fn say(&mut self, bundle: &Bundle, answers: Vec<Answer>, _view: &View) {
+        let class = answers.first().and_then(Answer::class);
+        self.label = class.and_then(|class| bundle.labels().get(class).cloned());
+        self.answers = answers;
+    }
+
+    /// How good the answer is, 0 to 1, where the truth is known: of a class 1 if it is right, else 0.
+    pub fn quality(&self) -> Option<f32> {
+        let right = |truth: &String| if self.label.as_ref() == Some(truth) { 1.0 } else { 0.0 };
+        self.truth.as_ref().map(right)
+    }
+
+    /// Logits of the first answer, one per class, where it is a class and they were asked for.
+    pub fn logits(&self) -> &[f32] {
+        match self.answers.first() {
+            Some(Answer::Scores(scores)) => &scores.logits,
+            _ => &[],
+        }
+    }
+
     /// Whether it was sent, and no network answer came in time.
     pub fn is_missed(&self) -> bool {
         let is_remote = matches!(self.arm, Some(Arm::Split(_) | Arm::Image));

@@ -18,7 +18,7 @@ use crate::controller::{
     NetworkTimeout, Run, SendDecision, SendView, Sending,
 };
 use crate::estimator::NetworkTime;
-use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
+use crate::outcome::{DropCause, Fallback, FrameOutcome, Reason, Timing, Verdict};
 
 /// Follows every frame from capture to its one outcome.
 ///
@@ -31,7 +31,7 @@ use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, 
 /// ```
 /// use std::time::Duration;
 /// use isthmus_head_client::{
-///     Answer, Fixed, HeadOutcome, Input, Output, Pace, Session, SessionConfig, Verdict,
+///     Fixed, HeadOutcome, Input, Output, Pace, Session, SessionConfig, Verdict,
 /// };
 /// use isthmus_proto::{Arm, FrameId, OperatingPoint, Timestamp};
 ///
@@ -49,12 +49,12 @@ use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome, Reason, Timing, 
 /// assert!(matches!(session.poll_output(), Some(Output::RunHead { .. })));
 ///
 /// // There is no connection, so the exit answers.
-/// let exit = Some(Answer { class: 3, confidence: 0.8 });
+/// let exit = Some(0.8);
 /// let outcome = HeadOutcome { exit, layer_ends: vec![200, 500], ..HeadOutcome::default() };
 /// session.handle_input(Timestamp::from_micros(9_000), Input::HeadDone { frame, outcome });
 /// let Some(Output::Done(done)) = session.poll_output() else { panic!() };
-/// let Verdict::Answered { arm: Arm::Exit, answer, reason } = done.verdict else { panic!() };
-/// assert_eq!((answer.class, reason.to_string().as_str()), (3, "link down"));
+/// let Verdict::Answered { arm: Arm::Exit, confidence, reason } = done.verdict else { panic!() };
+/// assert_eq!((confidence, reason.to_string().as_str()), (0.8, "link down"));
 /// ```
 pub struct Session {
     config: SessionConfig,
@@ -112,7 +112,7 @@ struct Probe {
 struct Coded {
     captured: Captured,
     run: Run,
-    exit: Option<Answer>,
+    exit: Option<f32>,
     timing: Timing,
 }
 
@@ -280,7 +280,7 @@ impl Session {
         let view = SendView {
             frame,
             run,
-            exit_confidence: exit.map(|exit| exit.confidence),
+            exit_confidence: exit,
             layer_ends: &layer_ends,
             time_left,
             link: self.view(),
@@ -379,9 +379,9 @@ impl Session {
         let refused = reply.outcome.is_err();
         self.learn(now, (frame, sent.bytes), &sent.coded.timing, server, refused);
         match reply.outcome {
-            Ok((answer, layers_used)) => {
+            Ok((confidence, layers_used)) => {
                 let reason = Reason::Chosen(sent.reason);
-                let verdict = Verdict::Answered { arm: sent.content.arm(), answer, reason };
+                let verdict = Verdict::Answered { arm: sent.content.arm(), confidence, reason };
                 let of_features = matches!(sent.content, Content::Features(_));
                 self.finish(
                     now,
@@ -465,9 +465,9 @@ impl Session {
             *self.counters.fallbacks.entry(fallback).or_default() += 1;
         }
         let verdict = match coded.exit {
-            Some(answer) => {
+            Some(confidence) => {
                 let arm = if coded.run == Run::Local { Arm::Local } else { Arm::Exit };
-                Verdict::Answered { arm, answer, reason }
+                Verdict::Answered { arm, confidence, reason }
             }
             None => Verdict::Dropped(DropCause::NoExit),
         };

@@ -55,7 +55,7 @@ async fn every_frame_is_answered_by_the_server_over_both_transports() {
                 (Some("split"), &report.truth),
                 "{report:?}"
             );
-            assert_eq!(report.logits.len(), 4);
+            assert_eq!(report.logits().len(), 4);
             assert_eq!(
                 (report.layers_used, report.channels, report.bits),
                 (Some(2), Some(4), Some(6))
@@ -106,7 +106,7 @@ async fn compressed_pictures_are_answered_by_the_full_network_over_both_transpor
                 assert_eq!((report.arm_name(), &report.label), (Some("image"), &report.truth));
                 assert_eq!((report.image.as_ref(), report.layers_used), (Some(&name), None));
                 assert_eq!(report.split.is_some(), exit, "{report:?}");
-                assert_eq!(report.logits.len(), 4);
+                assert_eq!(report.logits().len(), 4);
                 let stages = report.stages;
                 assert_eq!(stages.head.is_some(), exit);
                 let server = [stages.network, stages.queue, stages.decode, stages.tail];

@@ -126,6 +126,7 @@ fn config(transport: Transport, address: SocketAddr, fingerprint: Fingerprint) -
         rate: None,
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
+        min_confidence: None,
         metrics: None,
         traces: None,
     }
@@ -157,9 +158,10 @@ fn framed(welcome: Welcome) -> Vec<u8> {
 
 fn answer(frame: &[u8], class: u32, probability: f32) -> Reply {
     let id = u64::from(frame[1]) << 8 | u64::from(frame[2]);
-    let answer = Answer { top: vec![Score { class, probability }], layers_used: 2, logits: vec![] };
+    let answer =
+        Answer { top: vec![Score { class, probability }], layers_used: 2, ..Answer::default() };
     let feedback = Some(Feedback::default());
-    Reply { frame: id, outcome: Some(reply::Outcome::Answer(answer)), feedback }
+    Reply { frame: id, outcome: Some(reply::Outcome::Answer(answer)), feedback, further: vec![] }
 }
 
 /// How five frames end when every reply is `reply`.
@@ -228,7 +230,7 @@ async fn messages_that_are_no_replies_end_a_connection_over_grpc() {
     let oversized = |frame: &[u8]| {
         let mut reply = answer(frame, 3, 0.5);
         if let Some(reply::Outcome::Answer(answer)) = &mut reply.outcome {
-            answer.logits = vec![0.0; 1 << 18];
+            answer.logits = vec![0.0; 1 << 21];
         }
         vec![replying(reply)]
     };

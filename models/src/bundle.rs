@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use isthmus_proto::{
     BundleDigest, CodecError, FeatureCodec, FrequencyTables, LatentShape, OperatingPoint,
@@ -12,6 +13,7 @@ use isthmus_proto::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::answer::Decoders;
 use crate::manifest::{FileSpec, Manifest, ManifestError, QuantiserSpec, SplitSpec};
 
 /// Name of the file that describes a bundle.
@@ -143,8 +145,8 @@ impl fmt::Display for PointName {
 pub struct Rung {
     /// The point.
     pub point: OperatingPoint,
-    /// Share of validation pictures that are right, 0..=1.
-    pub accuracy: f64,
+    /// Mean quality of the answers to validation pictures, 0..=1.
+    pub quality: f64,
     /// Mean length of the coded stream (bytes).
     pub bytes_mean: f64,
     /// Median length (bytes).
@@ -165,6 +167,7 @@ pub struct Bundle {
     /// By split, width and bits.
     codecs: BTreeMap<(u8, u8, u8), FeatureCodec>,
     ladder: Vec<Rung>,
+    decoders: Arc<Decoders>,
 }
 
 impl Bundle {
@@ -185,6 +188,7 @@ impl Bundle {
             hash_file(&dir.join(name), expected, &mut |_| {})?;
         }
         let mut bundle = Bundle {
+            decoders: Arc::new(Decoders::new(&manifest.decoders)),
             dir: dir.to_owned(),
             manifest,
             digest,
@@ -293,12 +297,12 @@ impl Bundle {
         }
     }
 
-    /// The point to use where nothing else was asked for: the most accurate of those measured,
+    /// The point to use where nothing else was asked for: the best of those measured,
     /// of equals the one with the fewest bytes; without measurements the last width and bit depth
     /// of the first split, with all layers.
     pub fn default_point(&self) -> OperatingPoint {
         let best = self.ladder.iter().max_by(|a, b| {
-            a.accuracy.total_cmp(&b.accuracy).then(b.bytes_mean.total_cmp(&a.bytes_mean))
+            a.quality.total_cmp(&b.quality).then(b.bytes_mean.total_cmp(&a.bytes_mean))
         });
         if let Some(best) = best {
             return best.point;
@@ -370,9 +374,14 @@ impl Bundle {
         self.digest
     }
 
-    /// Name of each class.
+    /// Name of each class of the first decoder; none where it has no classes.
     pub fn labels(&self) -> &[String] {
-        &self.manifest.labels
+        self.manifest.decoders.first().map_or(&[], |first| &first.labels)
+    }
+
+    /// What makes answers of its networks' outputs.
+    pub fn decoders(&self) -> &Arc<Decoders> {
+        &self.decoders
     }
 
     /// The manifest.
@@ -453,7 +462,7 @@ impl Bundle {
             };
             Some(Rung {
                 point,
-                accuracy: spec.accuracy,
+                quality: spec.quality,
                 bytes_mean: spec.bytes_mean,
                 bytes_p50: spec.bytes_p50,
                 bytes_p99: spec.bytes_p99,

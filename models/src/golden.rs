@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::bundle::PointName;
+use crate::manifest::{Manifest, Task};
 use crate::picture::{Picture, PictureError};
+use crate::tail::Outputs;
 
 /// What a packed file starts with (RFC 8878, section 3.1.1): as a safetensors header's length it
 /// would be four gigabytes.
@@ -29,7 +31,7 @@ pub enum GoldenError {
     #[error("golden: tensor {name:?} is {dtype:?} {shape:?}, not {expected}")]
     Tensor {
         /// The tensor.
-        name: &'static str,
+        name: String,
         /// Its type.
         dtype: Dtype,
         /// Its shape.
@@ -65,20 +67,31 @@ pub struct Golden {
     pub layer_bytes: Vec<u32>,
     /// The entropy-coded stream.
     pub stream: Vec<u8>,
-    /// The tail's logits on those symbols: f32 `[K]`.
-    pub logits: Vec<f32>,
-    /// The full network's logits: f32 `[K]`.
-    pub full_logits: Vec<f32>,
+    /// The tail's outputs on those symbols.
+    pub outputs: Outputs,
+    /// The full network's outputs.
+    pub full_outputs: Outputs,
+}
+
+/// The names in a golden of the tail's outputs and of the full network's, in their order.
+fn output_names(manifest: &Manifest) -> Vec<(String, String)> {
+    if let [only] = manifest.decoders.as_slice()
+        && only.task == Task::Classification
+    {
+        return vec![("logits".into(), "full_logits".into())];
+    }
+    let decoders = manifest.decoders.iter();
+    let names = decoders.flat_map(|decoder| {
+        let outputs = decoder.outputs.iter();
+        outputs.map(|output| format!("{}.{}", decoder.name, output.name))
+    });
+    names.map(|name| (format!("output.{name}"), format!("full.{name}"))).collect()
 }
 
 impl Golden {
-    /// Reads one of a bundle's [`golden_files`](crate::Bundle::golden_files): safetensors, as they
-    /// are or in zstd.
-    ///
-    /// ```
-    /// assert!(isthmus_models::Golden::parse(b"no safetensors file").is_err());
-    /// ```
-    pub fn parse(bytes: &[u8]) -> Result<Golden, GoldenError> {
+    /// Reads one of the [`golden_files`](crate::Bundle::golden_files) of the bundle with this manifest:
+    /// safetensors, as they are or in zstd.
+    pub fn parse(bytes: &[u8], manifest: &Manifest) -> Result<Golden, GoldenError> {
         if bytes.starts_with(&ZSTD_MAGIC) {
             let mut unpacked = Vec::new();
             let read =
@@ -87,12 +100,12 @@ impl Golden {
                 let problem = format!("more than {MOST_BYTES} bytes in it");
                 return Err(GoldenError::Packed(io::Error::other(problem)));
             }
-            return Golden::unpacked(&unpacked);
+            return Golden::unpacked(&unpacked, manifest);
         }
-        Golden::unpacked(bytes)
+        Golden::unpacked(bytes, manifest)
     }
 
-    fn unpacked(bytes: &[u8]) -> Result<Golden, GoldenError> {
+    fn unpacked(bytes: &[u8], manifest: &Manifest) -> Result<Golden, GoldenError> {
         let tensors = SafeTensors::deserialize(bytes)?;
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let text = |key| {
@@ -108,7 +121,12 @@ impl Golden {
         let (shape, pixels) = tensor(&tensors, "picture", Dtype::U8, 3)?;
         let side = |at: usize| u32::try_from(shape[at]).unwrap_or(u32::MAX);
         let picture = Picture::new(side(1), side(0), pixels.to_vec())?;
+        let names = output_names(manifest);
+        let outputs = names.iter().map(|(tail, _)| values(&tensors, tail));
+        let full_outputs = names.iter().map(|(_, full)| values(&tensors, full));
         Ok(Golden {
+            outputs: outputs.collect::<Result<_, _>>()?,
+            full_outputs: full_outputs.collect::<Result<_, _>>()?,
             engine: text("engine").ok().map(str::to_owned),
             point,
             picture,
@@ -123,8 +141,6 @@ impl Golden {
                 .map(u32::from_le_bytes)
                 .collect(),
             stream: tensor(&tensors, "stream", Dtype::U8, 1)?.1.to_vec(),
-            logits: floats(&tensors, "logits", 1)?,
-            full_logits: floats(&tensors, "full_logits", 1)?,
         })
     }
 }
@@ -148,9 +164,14 @@ impl Golden {
             ("symbols", "U8", vec![usize::from(*channels), h, w], self.symbols.clone()),
             ("layer_bytes", "U32", vec![self.layer_bytes.len()], layers),
             ("stream", "U8", vec![self.stream.len()], self.stream.clone()),
-            ("logits", "F32", vec![self.logits.len()], bytes(&self.logits)),
-            ("full_logits", "F32", vec![self.full_logits.len()], bytes(&self.full_logits)),
         ];
+        let names = output_names(bundle);
+        for (at, (tail, full)) in names.iter().enumerate() {
+            for (name, outputs) in [(tail, &self.outputs), (full, &self.full_outputs)] {
+                let values = outputs.get(at).map_or(&[][..], Vec::as_slice);
+                tensors.push((name, "F32", vec![values.len()], bytes(values)));
+            }
+        }
         if let Some(exit) = &self.exit {
             tensors.push(("exit", "F32", vec![exit.len()], bytes(exit)));
         }
@@ -181,25 +202,27 @@ impl Golden {
     }
 }
 
-fn floats(
-    tensors: &SafeTensors<'_>,
-    name: &'static str,
-    rank: usize,
-) -> Result<Vec<f32>, GoldenError> {
+/// The values of an output, whatever its shape.
+fn values(tensors: &SafeTensors<'_>, name: &str) -> Result<Vec<f32>, GoldenError> {
+    let rank = tensors.tensor(name)?.shape().len();
+    floats(tensors, name, rank)
+}
+
+fn floats(tensors: &SafeTensors<'_>, name: &str, rank: usize) -> Result<Vec<f32>, GoldenError> {
     let (_, bytes) = tensor(tensors, name, Dtype::F32, rank)?;
     Ok(words(bytes).map(f32::from_le_bytes).collect())
 }
 
 fn tensor<'a>(
     tensors: &SafeTensors<'a>,
-    name: &'static str,
+    name: &str,
     dtype: Dtype,
     rank: usize,
 ) -> Result<(Vec<usize>, &'a [u8]), GoldenError> {
     let view = tensors.tensor(name)?;
     if view.dtype() != dtype || view.shape().len() != rank {
         return Err(GoldenError::Tensor {
-            name,
+            name: name.to_owned(),
             dtype: view.dtype(),
             shape: view.shape().to_vec(),
             expected: format!("{dtype:?} of {rank} dimensions"),

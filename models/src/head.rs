@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bundle::Bundle;
 use crate::engine::Engine;
-use crate::prepared::{Batch, LoadError, Prepared, RunError};
+use crate::prepared::{Batch, LoadError, Prepared, RunError, Shapes};
 
 /// The heads of a bundle, one for each split and width, all prepared.
 ///
@@ -21,7 +21,8 @@ pub struct Head {
 pub struct HeadOutput {
     /// The bottleneck's latents: f32 `[C, h, w]`.
     pub latents: Vec<f32>,
-    /// Logits of the early exit, if the head has one: f32 `[K]`.
+    /// Logits of the early exit, if the head has one: f32 `[K]`, one for each label of the bundle's
+    /// first decoder.
     pub exit: Option<Vec<f32>>,
 }
 
@@ -29,14 +30,15 @@ impl Head {
     /// Loads every head of `bundle`; neither adapters nor trunks.
     pub fn load(bundle: Arc<Bundle>, engine: &dyn Engine) -> Result<Head, LoadError> {
         let mut graphs = BTreeMap::new();
-        let (input, classes) = (bundle.manifest().input.shape(), [bundle.labels().len()]);
+        let [_, picture @ ..] = bundle.manifest().input.shape();
         for (s, split) in bundle.manifest().splits.iter().enumerate() {
             for (w, width) in split.widths.iter().enumerate() {
-                let latents = split.latent_shape();
-                let outputs: [&[usize]; 2] = [&latents[1..], &classes];
-                let outputs = if width.exit { &outputs[..] } else { &outputs[..1] };
-                let graph =
-                    Prepared::load(&bundle, engine, &width.head, input, outputs, Batch::One)?;
+                let mut outputs = vec![split.latent.map(usize::from).to_vec()];
+                if width.exit {
+                    outputs.push(vec![bundle.labels().len()]);
+                }
+                let shapes = Shapes { inputs: vec![picture.to_vec()], outputs };
+                let graph = Prepared::load(&bundle, engine, &width.head, shapes, Batch::One)?;
                 graphs.insert((s as u8, w as u8), graph);
             }
         }
@@ -46,8 +48,8 @@ impl Head {
     /// Runs one head on one preprocessed picture, f32 `[3, H, W]`.
     pub fn run(&self, split: u8, width: u8, input: &[f32]) -> Result<HeadOutput, RunError> {
         let graph = self.graphs.get(&(split, width)).ok_or(RunError::Point { split, width })?;
-        graph.expect_input(graph.picture_len(), input.len())?;
-        let mut outputs = graph.run(input)?.into_iter().map(|tensor| tensor.data);
+        graph.expect_input(graph.input_len(0), input.len())?;
+        let mut outputs = graph.run(&[input])?.into_iter().map(|tensor| tensor.data);
         // `Prepared` has checked that there are as many as the manifest says.
         Ok(HeadOutput { latents: outputs.next().unwrap_or_default(), exit: outputs.next() })
     }

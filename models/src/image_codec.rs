@@ -10,8 +10,9 @@ use isthmus_proto::ImageFormat;
 
 use crate::manifest::InputSpec;
 use crate::picture::{MAX_PIXELS, Picture, PictureError};
+use crate::placement::Placement;
 #[cfg(feature = "image-encoders")]
-use crate::preprocess::Preprocessor;
+use crate::{manifest::Fit, preprocess::Preprocessor};
 
 /// A compressed picture may have up to so many times the sides of the network's input.
 pub const MAX_IMAGE_SCALE: u32 = 4;
@@ -21,15 +22,17 @@ pub const MAX_IMAGE_SCALE: u32 = 4;
 pub struct ImageSpec {
     /// Codec.
     pub format: ImageFormat,
-    /// Longer side of the compressed picture (pixels), from 1 to [`MAX_IMAGE_SCALE`] times the
-    /// longer side of the network's input, whose aspect ratio it has.
+    /// Longer side of the compressed picture (pixels), from 1 to [`MAX_IMAGE_SCALE`] times the longer
+    /// side of the network's input, whose aspect ratio it has. Where pictures are letterboxed it is
+    /// the longer side of the box that the picture fits into: bars are not sent.
     pub side: u32,
     /// The codec's own quality, 1 to 100.
     pub quality: u8,
 }
 
 impl ImageSpec {
-    /// Width and height (pixels) of the compressed picture, for a network with `input`.
+    /// Width and height (pixels) of the compressed picture, or of the box that it fits into, for a network
+    /// with `input`.
     pub fn size(&self, input: &InputSpec) -> (u32, u32) {
         let longer = input.width.max(input.height).max(1);
         let scaled = |side: u32| {
@@ -39,6 +42,56 @@ impl ImageSpec {
             u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
         };
         (scaled(input.width), scaled(input.height))
+    }
+
+    /// Where a picture of `width × height` pixels lies in the compressed one.
+    fn place(&self, input: &InputSpec, (width, height): (u32, u32)) -> Placement {
+        let (box_width, box_height) = self.size(input);
+        let boxed = InputSpec { width: box_width, height: box_height, ..input.clone() };
+        let mut placed = Placement::new(&boxed, width, height);
+        (placed.to.left, placed.to.top) = (0, 0);
+        placed
+    }
+}
+
+/// The way of a picture into the network's input, to find boxes of the input in the picture again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// Of what reached the network.
+    last: Placement,
+    /// Of the picture in what was sent, where that was another one.
+    sent: Option<Placement>,
+}
+
+impl View {
+    /// Of a picture of `size`, width and height (pixels), that a network with `input` saw as it is, or
+    /// compressed as `image` says.
+    ///
+    /// ```
+    /// use isthmus_models::{Fit, InputSpec, View};
+    /// let input = InputSpec { fit: Fit::Letterbox, ..InputSpec::new(416, 416) };
+    /// let half: isthmus_models::ImageSpec = "webp/208/q50".parse()?;
+    /// let [seen, sent] = [None, Some(half)].map(|image| View::new(&input, image, (832, 416)));
+    /// let edges = [0.0, 104.0, 208.0, 312.0];
+    /// assert_eq!(seen.to_picture(edges), [0.0, 0.0, 416.0, 416.0]);
+    /// assert_eq!(sent.to_picture(edges), seen.to_picture(edges));
+    /// # Ok::<(), isthmus_models::ImageSpecError>(())
+    /// ```
+    pub fn new(input: &InputSpec, image: Option<ImageSpec>, size: (u32, u32)) -> View {
+        let sent = image.map(|image| image.place(input, size));
+        let (width, height) = sent.map_or(size, |sent| (sent.to.width, sent.to.height));
+        View { last: Placement::new(input, width, height), sent }
+    }
+
+    /// Left, top, right and bottom edge (pixels) in the picture of what has these in the input.
+    pub fn to_picture(&self, edges: [f32; 4]) -> [f32; 4] {
+        let edges = self.last.to_picture(edges);
+        self.sent.map_or(edges, |sent| sent.to_picture(edges))
+    }
+
+    /// Left, top, width and height (pixels) of the part of the input that shows the picture.
+    pub fn shown(&self) -> [u32; 4] {
+        self.last.shown()
     }
 }
 
@@ -141,23 +194,20 @@ pub enum ImageEncodeError {
 
 /// Compresses pictures to one format, size and quality.
 ///
-/// They are cropped as the network's input is, and resized to the compressed picture's size.
+/// They are cropped or stretched as the network's input is, and resized to the compressed picture's
+/// size; of one that is letterboxed, only the picture is compressed.
 #[cfg(feature = "image-encoders")]
 #[derive(Clone, Debug)]
 pub struct ImageEncoder {
     spec: ImageSpec,
-    width: u32,
-    height: u32,
-    shrink: Preprocessor,
+    input: InputSpec,
 }
 
 #[cfg(feature = "image-encoders")]
 impl ImageEncoder {
     /// An encoder for pictures that a network with `input` shall see.
     pub fn new(spec: ImageSpec, input: &InputSpec) -> ImageEncoder {
-        let (width, height) = spec.size(input);
-        let shrink = Preprocessor::new(&InputSpec { width, height, ..input.clone() });
-        ImageEncoder { spec, width, height, shrink }
+        ImageEncoder { spec, input: input.clone() }
     }
 
     /// How it compresses.
@@ -167,8 +217,16 @@ impl ImageEncoder {
 
     /// `picture` as a file.
     pub fn encode(&self, picture: &Picture) -> Result<Vec<u8>, ImageEncodeError> {
-        let ImageEncoder { spec: ImageSpec { format, quality, .. }, width, height, .. } = *self;
-        let rgb = self.shrink.resize(picture).into_flattened();
+        let ImageSpec { format, quality, .. } = self.spec;
+        let placed = self.spec.place(&self.input, (picture.width(), picture.height()));
+        let (width, height) = (placed.to.width, placed.to.height);
+        // Without bars a letterboxed picture fills all of what it is resized to.
+        let fit = match self.input.fit {
+            Fit::Crop => Fit::Crop,
+            Fit::Letterbox | Fit::Stretch => Fit::Stretch,
+        };
+        let shrink = Preprocessor::new(&InputSpec { width, height, fit, ..self.input.clone() });
+        let rgb = shrink.resize(picture).into_flattened();
         match format {
             ImageFormat::Jpeg => {
                 let side = |side| u16::try_from(side).ok();
@@ -215,7 +273,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn input(width: u32, height: u32) -> InputSpec {
-        InputSpec { width, height, mean: [0.0; 3], std: [1.0; 3] }
+        InputSpec::new(width, height)
     }
 
     /// A slope of each colour in another direction.

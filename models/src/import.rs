@@ -19,7 +19,8 @@ use crate::calibrate::Calibration;
 use crate::cut::{Cut, Parts, WholeModel};
 use crate::engine::{Engine, TensorView};
 use crate::manifest::{
-    FORMAT, FullSpec, InputSpec, Manifest, QuantiserSpec, SplitSpec, WidthSpec, check_name,
+    DecoderSpec, FORMAT, FullSpec, InputSpec, Manifest, QuantiserSpec, SplitSpec, WidthSpec,
+    check_name,
 };
 use crate::network::Network;
 use crate::outcomes::OUTCOMES;
@@ -167,7 +168,7 @@ impl Steps<'_> {
             let packed =
                 packed.map_err(|source| ImportError::Io { file: OUTCOMES.into(), source })?;
             folder.put(OUTCOMES.into(), &packed)?;
-            manifest.full.accuracy = measure::full_accuracy(outcomes);
+            manifest.full.quality = measure::full_quality(outcomes);
             manifest.points = measure::points(outcomes);
         }
         folder.write_manifest(&mut manifest)?;
@@ -178,7 +179,7 @@ impl Steps<'_> {
 
     fn input(&self) -> InputSpec {
         let [width, height] = self.model.size();
-        InputSpec { width, height, mean: self.import.mean, std: self.import.std }
+        InputSpec { mean: self.import.mean, std: self.import.std, ..InputSpec::new(width, height) }
     }
 
     /// Runs the head on every picture to calibrate with.
@@ -244,29 +245,32 @@ impl Steps<'_> {
             head_macs: cut.head_macs,
             head_parameters: cut.head_parameters,
             exit_parameters: 0,
-            exit_accuracy: 0.0,
+            exit_quality: 0.0,
             quantisers,
         };
         let split = SplitSpec {
             latent,
             channels: self.layers.clone(),
-            features: latent,
-            trunk: folder.put(format!("onnx/trunk_{split}.onnx"), &trunk)?,
+            features: vec![cut.shape.to_vec()],
             widths: vec![width],
             name: split,
+        };
+        let trunk = folder.put(format!("onnx/trunk_{}.onnx", split.name), &trunk)?;
+        let decoder = DecoderSpec {
+            trunk: [(split.name.clone(), trunk)].into(),
+            ..DecoderSpec::classification(import.labels.iter().cloned())
         };
         Ok(Manifest {
             format: FORMAT,
             name: import.name.clone(),
             version: import.version.clone(),
-            task: "classification".into(),
-            labels: import.labels.clone(),
+            decoders: vec![decoder],
             input,
             full: FullSpec {
                 file: folder.put("onnx/full.onnx".into(), &model.whole())?,
                 macs: model.macs(),
                 parameters: model.parameters(),
-                accuracy: 0.0,
+                quality: 0.0,
             },
             splits: vec![split],
             points: Vec::new(),

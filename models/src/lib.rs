@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 #[cfg(feature = "avif")]
 mod avif;
 mod bundle;
@@ -38,6 +39,7 @@ mod onnxruntime;
 mod outcomes;
 mod photo;
 mod picture;
+mod placement;
 mod prepared;
 mod preprocess;
 mod profile;
@@ -50,6 +52,9 @@ mod tract;
 mod verify;
 mod yuyv;
 
+pub use answer::{
+    Answer, AnswerError, ClassMap, Decoders, Scores, TOP_CLASSES, UnusableAnswer, ValueMap, Wanted,
+};
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
 pub use cores::{on_all_cores, on_threads};
@@ -63,26 +68,27 @@ pub use head::{Head, HeadOutput};
 #[cfg(feature = "image-encoders")]
 pub use image_codec::{ImageEncodeError, ImageEncoder};
 pub use image_codec::{
-    ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, decode_image, has_image_format, image_formats,
-    max_image_pixels,
+    ImageSpec, ImageSpecError, MAX_IMAGE_SCALE, View, decode_image, has_image_format,
+    image_formats, max_image_pixels,
 };
 #[cfg(feature = "shell")]
 pub use import::{Import, ImportEngines, ImportError};
 pub use manifest::{
-    FORMAT, FileSpec, FullSpec, InputSpec, MAX_FILE_BYTES, Manifest, ManifestError, PointSpec,
-    QuantiserSpec, SplitSpec, WidthSpec,
+    ChannelOrder, DecoderSpec, FORMAT, FileSpec, Fit, FullSpec, InputSpec, MAX_FILE_BYTES,
+    Manifest, ManifestError, OutputSpec, PointSpec, QuantiserSpec, SplitSpec, Task, WidthSpec,
 };
 #[cfg(feature = "ort")]
 pub use onnxruntime::{OnnxRuntime, OnnxRuntimeError};
 pub use outcomes::{OUTCOMES, Outcome, Outcomes, OutcomesError, PointOutcomes, RecordedPoint};
 pub use photo::{MAX_PICTURE_BYTES, Photo, PhotoError, find_photos};
 pub use picture::{MAX_PIXELS, Picture, PictureError};
+pub use placement::Placement;
 pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;
 pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
 #[cfg(feature = "shell")]
 pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
-pub use tail::{Full, Tail, TailItem};
+pub use tail::{Full, Outputs, Tail, TailItem};
 #[cfg(feature = "tract")]
 pub use tract::{PlainTract, Tract};
 pub use verify::{GoldenProblem, Verified, VerifyError, verify};

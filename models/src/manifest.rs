@@ -1,11 +1,17 @@
 //! `manifest.toml`: what a bundle holds. The format is described in `BUNDLE.md` beside this crate.
 
+mod decoder;
+mod format1;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// The bundle format that this crate reads.
-pub const FORMAT: i64 = 1;
+pub use self::decoder::{DecoderSpec, OutputSpec, Task};
+use self::format1::{FORMAT_1, Manifest1};
+
+/// The bundle format that this crate writes; it reads format 1 as well.
+pub const FORMAT: i64 = 2;
 
 /// Largest file a bundle may hold (bytes).
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -17,7 +23,7 @@ pub enum ManifestError {
     #[error("{0}")]
     Syntax(String),
     /// Another format than this crate reads.
-    #[error("format: this is bundle format {0}, only format {FORMAT} is understood")]
+    #[error("format: this is bundle format {0}; only 1 and {FORMAT} are understood")]
     Format(i64),
     /// A value that cannot be meant.
     #[error("{key}: {problem}")]
@@ -39,16 +45,14 @@ pub struct Manifest {
     pub name: String,
     /// Version of the weights.
     pub version: String,
-    /// What the network does: `classification`.
-    pub task: String,
-    /// Name of each class; no two alike.
-    pub labels: Vec<String>,
     /// The network's input.
     pub input: InputSpec,
     /// The network in one piece.
     pub full: FullSpec,
     /// Where it can be cut: 1 to 16 places.
     pub splits: Vec<SplitSpec>,
+    /// What it answers: 1 to 16 tasks. The first is the one that exits answer.
+    pub decoders: Vec<DecoderSpec>,
     /// Operating points that were measured.
     #[serde(default)]
     pub points: Vec<PointSpec>,
@@ -56,7 +60,7 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileSpec>,
 }
 
-/// The network's input: f32 `[3, height, width]`, `(v / 255 − mean) / std` of an RGB picture.
+/// The network's input: f32 `[3, height, width]`, `(v / 255 − mean) / std` of each channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputSpec {
@@ -64,24 +68,64 @@ pub struct InputSpec {
     pub width: u32,
     /// Height (pixels), 1 to 4096.
     pub height: u32,
-    /// Subtracted from each channel, of 0..=1.
+    /// Subtracted from each channel, of 0..=1, in the order of `channels`.
     pub mean: [f32; 3],
-    /// Divides each channel, > 0.
+    /// Divides each channel, > 0, in the order of `channels`.
     pub std: [f32; 3],
+    /// How a picture of another shape is brought to the input's.
+    #[serde(default)]
+    pub fit: Fit,
+    /// The order of the input's channels.
+    #[serde(default)]
+    pub channels: ChannelOrder,
+    /// Red, green and blue of what a letterboxed picture leaves free, 0 to 255.
+    #[serde(default = "grey")]
+    pub fill: [u8; 3],
+}
+
+/// How a picture of another shape is brought to the input's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// The largest centred part of the input's shape is kept.
+    #[default]
+    Crop,
+    /// All of it is kept, in its own shape, in the middle of the input.
+    Letterbox,
+    /// All of it is kept, in the input's shape.
+    Stretch,
+}
+
+/// The order of the input's channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelOrder {
+    /// Red first.
+    #[default]
+    Rgb,
+    /// Blue first.
+    Bgr,
+}
+
+/// The grey that detectors are commonly trained with.
+fn grey() -> [u8; 3] {
+    [114; 3]
 }
 
 /// The network in one piece.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FullSpec {
-    /// ONNX file, picture → logits.
+    /// ONNX file, picture → the outputs of every decoder, in the decoders' order.
     pub file: String,
     /// Multiply-accumulates for one picture.
     pub macs: u64,
     /// Weights.
     pub parameters: u64,
-    /// Fraction of validation pictures that are right, 0..=1; 0 where it was not measured.
-    pub accuracy: f64,
+    /// Mean quality of its answers to validation pictures, 0..=1: for classes the fraction that are
+    /// right. 0 where it was not measured.
+    #[serde(alias = "accuracy")]
+    pub quality: f64,
 }
 
 /// A place where the network is cut.
@@ -95,10 +139,9 @@ pub struct SplitSpec {
     /// Latent channels that may be sent, increasing to C: layer *i* holds those from the count
     /// before it up to `channels[i]`.
     pub channels: Vec<u16>,
-    /// Shape of the trunk's input: `[C', h', w']`.
-    pub features: [u16; 3],
-    /// ONNX file, features → logits.
-    pub trunk: String,
+    /// Shape of each tensor that the decoders' trunks take, without the batch's dimension: 1 to 16 of
+    /// 1 to 4 dimensions. The adapter gives them in this order.
+    pub features: Vec<Vec<usize>>,
     /// Encoder widths: 1 to 16.
     pub widths: Vec<WidthSpec>,
 }
@@ -109,12 +152,13 @@ pub struct SplitSpec {
 pub struct WidthSpec {
     /// Name: `w` and the percentage of the encoder's channels.
     pub name: String,
-    /// ONNX file, picture → latents and, where there is an exit, its logits.
+    /// ONNX file, picture → latents and, where there is an exit, its logits: one for each label of the
+    /// first decoder.
     pub head: String,
     /// ONNX file, latents → features; without one the latents are the features.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// Whether the head has an early exit. Without one, `exit_parameters` and `exit_accuracy` are 0,
+    /// Whether the head has an early exit. Without one, `exit_parameters` and `exit_quality` are 0,
     /// and a frame that the server does not answer stays without an answer.
     #[serde(default = "has_exit", skip_serializing_if = "Clone::clone")]
     pub exit: bool,
@@ -124,8 +168,9 @@ pub struct WidthSpec {
     pub head_parameters: u64,
     /// Weights of the exit.
     pub exit_parameters: u64,
-    /// Fraction of validation pictures that the exit gets right, 0..=1.
-    pub exit_accuracy: f64,
+    /// Mean quality of the exit's answers to validation pictures, 0..=1.
+    #[serde(alias = "exit_accuracy")]
+    pub exit_quality: f64,
     /// One quantiser for each bit depth.
     pub quantisers: Vec<QuantiserSpec>,
 }
@@ -161,8 +206,9 @@ pub struct PointSpec {
     pub channels: u16,
     /// Bit depth of one of the width's quantisers.
     pub bits: u8,
-    /// Fraction of validation pictures that are right, 0..=1.
-    pub accuracy: f64,
+    /// Mean quality of the answers to validation pictures, 0..=1.
+    #[serde(alias = "accuracy")]
+    pub quality: f64,
     /// Mean length of the coded stream (bytes).
     pub bytes_mean: f64,
     /// Median length (bytes).
@@ -186,18 +232,20 @@ impl Manifest {
     ///
     /// ```
     /// use isthmus_models::{Manifest, ManifestError};
-    /// let error = Manifest::parse("format = 2").unwrap_err();
-    /// assert_eq!(error, ManifestError::Format(2));
+    /// let error = Manifest::parse("format = 3").unwrap_err();
+    /// assert_eq!(error, ManifestError::Format(3));
     /// ```
     pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
         // The version comes first: another format's keys are not this one's to judge.
         let table: toml::Table = text.parse().map_err(syntax)?;
-        match table.get("format") {
-            Some(toml::Value::Integer(FORMAT)) => {}
+        let manifest = match table.get("format") {
+            Some(toml::Value::Integer(FORMAT)) => toml::from_str(text).map_err(syntax)?,
+            Some(toml::Value::Integer(FORMAT_1)) => {
+                toml::from_str::<Manifest1>(text).map_err(syntax)?.upgrade()?
+            }
             Some(toml::Value::Integer(other)) => return Err(ManifestError::Format(*other)),
-            _ => return Err(value("format", format!("must be there and be {FORMAT}"))),
-        }
-        let manifest: Manifest = toml::from_str(text).map_err(syntax)?;
+            _ => return Err(value("format", format!("must be there and be 1 or {FORMAT}"))),
+        };
         manifest.check()?;
         Ok(manifest)
     }
@@ -206,7 +254,6 @@ impl Manifest {
     pub fn referenced_files(&self) -> Vec<(String, &str)> {
         let mut files = vec![("full.file".to_owned(), self.full.file.as_str())];
         for (s, split) in self.splits.iter().enumerate() {
-            files.push((format!("splits[{s}].trunk"), &split.trunk));
             for (w, width) in split.widths.iter().enumerate() {
                 let key = format!("splits[{s}].widths[{w}]");
                 files.push((format!("{key}.head"), &width.head));
@@ -221,27 +268,54 @@ impl Manifest {
                 }
             }
         }
+        for (d, decoder) in self.decoders.iter().enumerate() {
+            let trunks = decoder.trunk.iter();
+            files.extend(
+                trunks.map(|(split, file)| (format!("decoders[{d}].trunk.{split}"), file.as_str())),
+            );
+        }
         files
+    }
+
+    /// Shape of every output of the full network, without the batch's dimension.
+    pub fn output_shapes(&self) -> Vec<&[usize]> {
+        let outputs = self.decoders.iter().flat_map(|decoder| &decoder.outputs);
+        outputs.map(|output| output.shape.as_slice()).collect()
     }
 
     fn check(&self) -> Result<(), ManifestError> {
         check_name("name", &self.name)?;
-        ensure(self.task == "classification", "task", || {
-            format!("{:?} is not a known task; only \"classification\" is", self.task)
-        })?;
-        ensure(!self.labels.is_empty(), "labels", || "needs at least one label".into())?;
-        check_distinct("labels", self.labels.iter().map(String::as_str))?;
         self.input.check()?;
-        check_fraction("full.accuracy", self.full.accuracy)?;
+        check_fraction("full.quality", self.full.quality)?;
         check_count("splits", self.splits.len())?;
         check_distinct("splits", self.splits.iter().map(|split| split.name.as_str()))?;
         for (s, split) in self.splits.iter().enumerate() {
             split.check(&format!("splits[{s}]"))?;
         }
+        check_count("decoders", self.decoders.len())?;
+        check_distinct("decoders", self.decoders.iter().map(|decoder| decoder.name.as_str()))?;
+        let splits: Vec<&str> = self.splits.iter().map(|split| split.name.as_str()).collect();
+        for (d, decoder) in self.decoders.iter().enumerate() {
+            decoder.check(&format!("decoders[{d}]"), &splits)?;
+        }
+        self.check_exits()?;
         for (p, point) in self.points.iter().enumerate() {
             self.check_point(&format!("points[{p}]"), point)?;
         }
         self.check_files()
+    }
+
+    /// An exit answers by the labels of the first decoder.
+    fn check_exits(&self) -> Result<(), ManifestError> {
+        let labelled = self.decoders.first().is_some_and(|first| !first.labels.is_empty());
+        for (s, split) in self.splits.iter().enumerate() {
+            for (w, width) in split.widths.iter().enumerate() {
+                ensure(labelled || !width.exit, &format!("splits[{s}].widths[{w}].exit"), || {
+                    "must be false where the first decoder has no labels".into()
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn check_point(&self, key: &str, point: &PointSpec) -> Result<(), ManifestError> {
@@ -264,7 +338,7 @@ impl Manifest {
                 split.name, width.name, point.bits
             )
         })?;
-        check_fraction(&format!("{key}.accuracy"), point.accuracy)?;
+        check_fraction(&format!("{key}.quality"), point.quality)?;
         for (name, bytes) in [
             ("bytes_mean", point.bytes_mean),
             ("bytes_p50", point.bytes_p50),
@@ -298,6 +372,28 @@ impl Manifest {
 }
 
 impl InputSpec {
+    /// An input of these sides (pixels) whose values are a picture's levels as fractions of 255; pictures
+    /// are cropped.
+    pub fn new(width: u32, height: u32) -> InputSpec {
+        InputSpec {
+            width,
+            height,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            fit: Fit::default(),
+            channels: ChannelOrder::default(),
+            fill: grey(),
+        }
+    }
+
+    /// The channel that holds a colour: 0 for red, 1 for green, 2 for blue.
+    pub(crate) fn channel_of(&self, colour: usize) -> usize {
+        match self.channels {
+            ChannelOrder::Rgb => colour,
+            ChannelOrder::Bgr => 2 - colour,
+        }
+    }
+
     /// Shape of one prepared picture: `[1, 3, height, width]`.
     pub fn shape(&self) -> [usize; 4] {
         [1, 3, self.height as usize, self.width as usize]
@@ -321,19 +417,21 @@ impl SplitSpec {
         [1, c, h, w]
     }
 
-    /// Shape of one picture's features: `[1, C', h', w']`.
-    pub fn features_shape(&self) -> [usize; 4] {
-        let [c, h, w] = self.features.map(usize::from);
-        [1, c, h, w]
+    /// Whether the latents are the trunks' features as they are, so that no adapter is needed.
+    pub fn latents_are_features(&self) -> bool {
+        self.features == [self.latent.map(usize::from)]
     }
 
     fn check(&self, key: &str) -> Result<(), ManifestError> {
         check_name(&format!("{key}.name"), &self.name)?;
-        for (name, shape) in [("latent", self.latent), ("features", self.features)] {
-            let sane = shape[0] <= 8192 && shape[1] <= 1024 && shape[2] <= 1024;
-            ensure(sane && !shape.contains(&0), &format!("{key}.{name}"), || {
-                format!("must be 1 to 8192 channels of 1 to 1024 × 1024 places, not {shape:?}")
-            })?;
+        let shape = self.latent;
+        let sane = shape[0] <= 8192 && shape[1] <= 1024 && shape[2] <= 1024;
+        ensure(sane && !shape.contains(&0), &format!("{key}.latent"), || {
+            format!("must be 1 to 8192 channels of 1 to 1024 × 1024 places, not {shape:?}")
+        })?;
+        check_count(&format!("{key}.features"), self.features.len())?;
+        for (f, shape) in self.features.iter().enumerate() {
+            check_shape(&format!("{key}.features[{f}]"), shape)?;
         }
         let channels = &self.channels;
         let increasing = channels.first().is_some_and(|&first| first > 0)
@@ -352,7 +450,7 @@ impl SplitSpec {
         for (w, width) in self.widths.iter().enumerate() {
             let key = format!("{key}.widths[{w}]");
             width.check(&key)?;
-            let adapted = width.adapter.is_some() || self.latent == self.features;
+            let adapted = width.adapter.is_some() || self.latents_are_features();
             ensure(adapted, &format!("{key}.adapter"), || {
                 let SplitSpec { latent, features, .. } = self;
                 format!("is needed where latent, {latent:?}, and features, {features:?}, differ")
@@ -365,10 +463,10 @@ impl SplitSpec {
 impl WidthSpec {
     fn check(&self, key: &str) -> Result<(), ManifestError> {
         check_name(&format!("{key}.name"), &self.name)?;
-        check_fraction(&format!("{key}.exit_accuracy"), self.exit_accuracy)?;
-        let nothing = self.exit_parameters == 0 && self.exit_accuracy == 0.0;
+        check_fraction(&format!("{key}.exit_quality"), self.exit_quality)?;
+        let nothing = self.exit_parameters == 0 && self.exit_quality == 0.0;
         ensure(self.exit || nothing, &format!("{key}.exit"), || {
-            "is false, so exit_parameters and exit_accuracy must be 0".into()
+            "is false, so exit_parameters and exit_quality must be 0".into()
         })?;
         let depths: BTreeSet<u8> = self.quantisers.iter().map(|q| q.bits).collect();
         let distinct = depths.len() == self.quantisers.len() && !depths.is_empty();
@@ -402,6 +500,18 @@ pub(crate) fn check_name(key: &str, name: &str) -> Result<(), ManifestError> {
         format!(
             "must be 1 to 64 letters, digits, '-', '_' or '.', not beginning with '.'; it is {name:?}"
         )
+    })
+}
+
+/// Most values of one tensor of one picture.
+const MAX_TENSOR_VALUES: usize = 64 << 20;
+
+/// Tensors that a trunk takes or gives, without the batch's dimension.
+fn check_shape(key: &str, shape: &[usize]) -> Result<(), ManifestError> {
+    let values = shape.iter().try_fold(1usize, |values, &side| values.checked_mul(side));
+    let sane = values.is_some_and(|values| (1..=MAX_TENSOR_VALUES).contains(&values));
+    ensure(sane && (1..=4).contains(&shape.len()), key, || {
+        format!("must be 1 to 4 extents of at most {MAX_TENSOR_VALUES} values, not {shape:?}")
     })
 }
 

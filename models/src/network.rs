@@ -52,14 +52,14 @@ impl Network {
         codec.dequantise(&symbols, &mut sent)?;
         let item = TailItem { split, width, latents: &sent };
         let whole: &[&[f32]] = if full { &[&input] } else { &[] };
-        let full_logits = self.full.run(whole)?.pop().unwrap_or_default();
+        let full_outputs = self.full.run(whole)?.pop().unwrap_or_default();
         let starts = [0].iter().chain(&coded.layer_ends);
         let layers = coded.layer_ends.iter().zip(starts).map(|(end, start)| (end - start) as u32);
         Ok(Golden {
             engine: Some(self.engine.to_owned()),
             point: self.bundle.describe_point(point),
-            logits: self.tail.run(&[item])?.pop().unwrap_or_default(),
-            full_logits,
+            outputs: self.tail.run(&[item])?.pop().unwrap_or_default(),
+            full_outputs,
             layer_bytes: layers.collect(),
             stream: coded.stream,
             exit: output.exit,

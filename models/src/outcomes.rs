@@ -12,7 +12,9 @@ use crate::image_codec::ImageSpec;
 pub const OUTCOMES: &str = "outcomes.csv.zst";
 
 /// First line of a record.
-const HEAD: &str = "frame,label,point,bytes,right,confidence";
+const HEAD: &str = "frame,label,point,bytes,quality,confidence,reply";
+/// First line of a record of format 1, which knew classes alone and no sizes of replies.
+const HEAD_1: &str = "frame,label,point,bytes,right,confidence";
 
 /// Most bytes of text that are unpacked: a small file must not fill the memory.
 const MAX_TEXT: u64 = 512 << 20;
@@ -62,10 +64,12 @@ pub enum RecordedPoint {
 pub struct Outcome {
     /// Size of envelope and packet; 0 where nothing is sent.
     pub bytes: u32,
-    /// Whether the answer was right.
-    pub right: bool,
-    /// Softmax probability of the answer, 0 to 1.
+    /// How good the answer was, 0 to 1; of a class 0 or 1.
+    pub quality: f32,
+    /// How sure the answer was, 0 to 1; of a class its softmax probability.
     pub confidence: f32,
+    /// Size of the server's reply; 0 where there was none, or where it was not recorded.
+    pub reply: u32,
 }
 
 /// What a point sent and answered of all frames, by the frames' ordinal.
@@ -82,8 +86,8 @@ pub struct PointOutcomes {
 ///
 /// ```
 /// use isthmus_models::Outcomes;
-/// let text = "frame,label,point,bytes,right,confidence\n\
-///             0,3,s16/w100/exit,0,0,0.41\n0,3,s16/w100/c8/b6,612,1,0.93\n";
+/// let text = "frame,label,point,bytes,quality,confidence,reply\n\
+///             0,3,s16/w100/exit,0,0,0.41,0\n0,3,s16/w100/c8/b6,612,1,0.93,70\n";
 /// let outcomes = Outcomes::parse(text)?;
 /// assert_eq!((outcomes.frames(), outcomes.points().len()), (1, 2));
 /// # Ok::<(), isthmus_models::OutcomesError>(())
@@ -120,35 +124,23 @@ impl Outcomes {
     pub fn parse(text: &str) -> Result<Outcomes, OutcomesError> {
         let at = |line: usize, problem: String| OutcomesError::Line { line, problem };
         let mut lines = text.lines().map(str::trim).zip(1..);
-        match lines.next() {
-            Some((HEAD, _)) => {}
+        let head = match lines.next() {
+            Some((head @ (HEAD | HEAD_1), _)) => head,
             found => {
                 let found = found.map_or("nothing", |(line, _)| line);
                 return Err(at(1, format!("expected {HEAD:?}, found {found:?}")));
             }
-        }
+        };
+        let width = head.split(',').count();
         let mut labels: Vec<u32> = Vec::new();
         let mut points: BTreeMap<RecordedPoint, Vec<Outcome>> = BTreeMap::new();
         for (text, line) in lines.filter(|(text, _)| !text.is_empty()) {
             let fields: Vec<&str> = text.split(',').collect();
-            let &[frame, label, point, bytes, right, confidence] = fields.as_slice() else {
-                return Err(at(line, format!("expected 6 fields, found {}", fields.len())));
-            };
-            let bad = |name: &str, expected: &str, found: &str| {
-                at(line, format!("{name}: expected {expected}, found {found:?}"))
-            };
-            let frame: usize = frame.parse().map_err(|_| bad("frame", "a whole number", frame))?;
-            let label: u32 = label.parse().map_err(|_| bad("label", "a whole number", label))?;
-            let point: RecordedPoint = point.parse().map_err(|problem| at(line, problem))?;
-            let bytes = bytes.parse().map_err(|_| bad("bytes", "a whole number", bytes))?;
-            let right = match right {
-                "1" | "true" => true,
-                "0" | "false" => false,
-                other => return Err(bad("right", "0 or 1", other)),
-            };
-            let within = |value: &f32| (0.0..=1.0).contains(value);
-            let confidence = confidence.parse().ok().filter(within);
-            let confidence = confidence.ok_or_else(|| bad("confidence", "0 to 1", fields[5]))?;
+            if fields.len() != width {
+                return Err(at(line, format!("expected {width} fields, found {}", fields.len())));
+            }
+            let (frame, label, row) = row(&fields).map_err(|problem| at(line, problem))?;
+            let (point, outcome) = row;
             match labels.get(frame) {
                 Some(&known) if known == label => {}
                 Some(known) => {
@@ -167,7 +159,7 @@ impl Outcomes {
                     format!("{}: {} rows come before frame {frame}", fields[2], rows.len());
                 return Err(at(line, problem));
             }
-            rows.push(Outcome { bytes, right, confidence });
+            rows.push(outcome);
         }
         if labels.is_empty() {
             return Err(OutcomesError::Incomplete("holds no frame".into()));
@@ -208,16 +200,19 @@ impl Outcomes {
         self.points.retain(|outcomes| keep(&outcomes.point));
     }
 
-    /// The record as [`unpack`](Outcomes::unpack) reads it, confidences to four digits. Equal records
+    /// The record as [`unpack`](Outcomes::unpack) reads it, qualities and confidences to four digits. Equal records
     /// give equal bytes.
     pub fn pack(&self) -> std::io::Result<Vec<u8>> {
         let mut text = format!("{HEAD}\n");
         for PointOutcomes { point, frames } in &self.points {
             for (frame, (outcome, label)) in frames.iter().zip(&self.labels).enumerate() {
-                let Outcome { bytes, right, confidence } = outcome;
-                let right = u8::from(*right);
+                let Outcome { bytes, quality, confidence, reply } = outcome;
+                let quality = (1e4 * f64::from(*quality)).round() / 1e4;
                 // Writing to a string cannot fail.
-                let _ = writeln!(text, "{frame},{label},{point},{bytes},{right},{confidence:.4}");
+                let _ = writeln!(
+                    text,
+                    "{frame},{label},{point},{bytes},{quality},{confidence:.4},{reply}"
+                );
             }
         }
         zstd::encode_all(text.as_bytes(), LEVEL)
@@ -228,7 +223,7 @@ impl Outcomes {
         self.labels.len()
     }
 
-    /// True class of every frame.
+    /// True class of every frame; 0 where the answers are no classes.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
@@ -239,11 +234,34 @@ impl Outcomes {
     }
 }
 
+/// The frame, its label, and what a point did on it, of a row's fields.
+fn row(fields: &[&str]) -> Result<(usize, u32, (RecordedPoint, Outcome)), String> {
+    let field = |at: usize| fields.get(at).copied().unwrap_or_default();
+    let bad = |name: &str, expected: &str, found: &str| {
+        format!("{name}: expected {expected}, found {found:?}")
+    };
+    let whole = |name: &str, at: usize| {
+        field(at).parse::<u32>().map_err(|_| bad(name, "a whole number", field(at)))
+    };
+    let fraction = |name: &str, at: usize| {
+        let value = field(at).parse().ok().filter(|value| (0.0..=1.0).contains(value));
+        value.ok_or_else(|| bad(name, "0 to 1", field(at)))
+    };
+    let frame = whole("frame", 0)? as usize;
+    // Only classes have a label.
+    let label = if field(1).is_empty() { 0 } else { whole("label", 1)? };
+    let point: RecordedPoint = field(2).parse()?;
+    let bytes = whole("bytes", 3)?;
+    let (quality, confidence) = (fraction("quality", 4)?, fraction("confidence", 5)?);
+    let reply = if fields.len() > 6 { whole("reply", 6)? } else { 0 };
+    Ok((frame, label, (point, Outcome { bytes, quality, confidence, reply })))
+}
+
 impl PointOutcomes {
-    /// Fraction of frames that are right, 0 to 1.
-    pub fn accuracy(&self) -> f64 {
-        let right = self.frames.iter().filter(|outcome| outcome.right).count();
-        right as f64 / self.frames.len() as f64
+    /// Mean quality of the frames, 0 to 1: of classes the fraction that are right.
+    pub fn quality(&self) -> f64 {
+        let sum: f64 = self.frames.iter().map(|outcome| f64::from(outcome.quality)).sum();
+        sum / self.frames.len() as f64
     }
 }
 
@@ -304,7 +322,7 @@ mod tests {
     #[test]
     fn a_record_survives_packing() {
         let text = format!(
-            "{HEAD}\n0,1,full,0,1,0.5\n0,1,s8/w25/c4/b3,99,0,0.25\n1,2,s8/w25/c4/b3,80,1,1\n1,2,full,0,1,0\n"
+            "{HEAD}\n0,1,full,0,1,0.5,9\n0,1,s8/w25/c4/b3,99,0,0.25,0\n1,2,s8/w25/c4/b3,80,0.5,1,8\n1,2,full,0,1,0,0\n"
         );
         let written = Outcomes::parse(&text).expect("well formed");
         let packed = written.pack().expect("memory takes everything");
@@ -313,16 +331,19 @@ mod tests {
         assert_eq!(outcomes.labels(), [1, 2]);
         let names: Vec<String> = outcomes.points().iter().map(|it| it.point.to_string()).collect();
         assert_eq!(names, ["s8/w25/c4/b3", "full"]);
-        assert_eq!(outcomes.points()[0].accuracy(), 0.5);
+        assert_eq!(
+            (outcomes.points()[0].quality(), outcomes.points()[0].frames[1].reply),
+            (0.25, 8)
+        );
         assert!(Outcomes::unpack(&packed[..packed.len() / 2]).is_err());
         assert!(Outcomes::unpack(b"frame,label").is_err());
     }
 
     #[test]
     fn a_point_is_recorded_for_every_frame_and_in_its_place() {
-        let mut outcomes = parse("0,1,s/w/c4/b3,9,1,1\n0,1,full,0,1,1\n").expect("well formed");
+        let mut outcomes = parse("0,1,s/w/c4/b3,9,1,1,0\n0,1,full,0,1,1,0\n").expect("well formed");
         let point: RecordedPoint = "image/webp/160/q35".parse().expect("a picture");
-        let outcome = Outcome { bytes: 700, right: false, confidence: 0.5 };
+        let outcome = Outcome { bytes: 700, quality: 0.0, confidence: 0.5, reply: 60 };
         assert!(outcomes.record(point.clone(), vec![outcome; 2]).is_err());
         for bytes in [600, 700] {
             let outcome = Outcome { bytes, ..outcome };
@@ -336,27 +357,45 @@ mod tests {
     }
 
     #[test]
+    fn records_of_format_1_are_read() {
+        let text = format!("{HEAD_1}\n0,1,full,0,1,0.5\n1,2,full,0,0,0\n");
+        let outcomes = Outcomes::parse(&text).expect("well formed");
+        assert_eq!(
+            (outcomes.points()[0].quality(), outcomes.points()[0].frames[0].reply),
+            (0.5, 0)
+        );
+        let error = Outcomes::parse(&format!("{HEAD_1}\n0,1,full,0,1,0.5,9\n")).expect_err("seven");
+        assert_eq!(error.to_string(), "line 2: expected 6 fields, found 7");
+    }
+
+    #[test]
     fn bad_rows_are_named() {
         for (rows, expected) in [
             ("", "holds no frame"),
-            ("0,1,full,0,1\n", "line 2: expected 6 fields, found 5"),
-            ("x,1,full,0,1,1\n", "line 2: frame: expected a whole number, found \"x\""),
-            ("0,-1,full,0,1,1\n", "line 2: label"),
-            ("0,1,half,0,1,1\n", "line 2: expected a point like"),
-            ("0,1,s/w/c4/b999,0,1,1\n", "line 2: expected a point like"),
-            ("0,1,image/gif/9/q5,9,1,1\n", "line 2: a compressed picture is named by"),
-            ("0,1,full,1.5,1,1\n", "line 2: bytes"),
-            ("0,1,full,0,2,1\n", "line 2: right"),
-            ("0,1,full,0,1,nan\n", "line 2: confidence: expected 0 to 1, found \"nan\""),
-            ("0,1,full,0,1,1.01\n", "line 2: confidence"),
-            ("1,1,full,0,1,1\n", "line 2: expected frame 0 next, found 1"),
-            ("0,1,full,0,1,1\n0,2,a/b/exit,0,1,1\n", "line 3: frame 0 has label 1 above, 2 here"),
-            ("0,1,full,0,1,1\n0,1,full,0,1,1\n", "line 3: full: 1 rows come before frame 0"),
+            ("0,1,full,0,1\n", "line 2: expected 7 fields, found 5"),
+            ("x,1,full,0,1,1,0\n", "line 2: frame: expected a whole number, found \"x\""),
+            ("0,-1,full,0,1,1,0\n", "line 2: label"),
+            ("0,1,half,0,1,1,0\n", "line 2: expected a point like"),
+            ("0,1,s/w/c4/b999,0,1,1,0\n", "line 2: expected a point like"),
+            ("0,1,image/gif/9/q5,9,1,1,0\n", "line 2: a compressed picture is named by"),
+            ("0,1,full,1.5,1,1,0\n", "line 2: bytes"),
+            ("0,1,full,0,2,1,0\n", "line 2: quality: expected 0 to 1"),
+            ("0,1,full,0,1,nan,0\n", "line 2: confidence: expected 0 to 1, found \"nan\""),
+            ("0,1,full,0,1,1.01,0\n", "line 2: confidence"),
+            ("1,1,full,0,1,1,0\n", "line 2: expected frame 0 next, found 1"),
             (
-                "0,1,full,0,1,1\n1,1,a/b/exit,0,1,1\n",
+                "0,1,full,0,1,1,0\n0,2,a/b/exit,0,1,1,0\n",
+                "line 3: frame 0 has label 1 above, 2 here",
+            ),
+            ("0,1,full,0,1,1,0\n0,1,full,0,1,1,0\n", "line 3: full: 1 rows come before frame 0"),
+            (
+                "0,1,full,0,1,1,0\n1,1,a/b/exit,0,1,1,0\n",
                 "line 3: a/b/exit: 0 rows come before frame 1",
             ),
-            ("0,1,full,0,1,1\n0,1,a/b/exit,0,1,1\n1,1,full,0,1,1\n", "a/b/exit has 1 of 2 frames"),
+            (
+                "0,1,full,0,1,1,0\n0,1,a/b/exit,0,1,1,0\n1,1,full,0,1,1,0\n",
+                "a/b/exit has 1 of 2 frames",
+            ),
         ] {
             let error = parse(rows).expect_err(rows);
             assert!(error.starts_with(expected), "{rows:?}: {error}");

@@ -53,10 +53,17 @@ pub(crate) struct Prepared {
     graph: Arc<dyn Graph>,
     /// The graph's file and the bundle's folder, for messages.
     name: String,
-    /// Shape of the input for one picture; its first dimension is 1.
-    input: [usize; 4],
+    /// Shape of each input for one picture, less the batch dimension.
+    inputs: Vec<Vec<usize>>,
     /// Shape of each output for one picture, less the batch dimension.
     outputs: Vec<Vec<usize>>,
+}
+
+/// What a graph takes and gives for one picture, less the batch dimension.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shapes {
+    pub(crate) inputs: Vec<Vec<usize>>,
+    pub(crate) outputs: Vec<Vec<usize>>,
 }
 
 impl Prepared {
@@ -66,38 +73,44 @@ impl Prepared {
         bundle: &Bundle,
         engine: &dyn Engine,
         file: &str,
-        input: [usize; 4],
-        outputs: &[&[usize]],
+        Shapes { inputs, outputs }: Shapes,
         batch: Batch,
     ) -> Result<Prepared, LoadError> {
         let name = bundle.dir().join(file).display().to_string();
         let graph = engine.load(&bundle.read(file)?, &name)?;
-        let outputs = outputs.iter().map(|shape| shape.to_vec()).collect();
-        let prepared = Prepared { graph, name, input, outputs };
+        let prepared = Prepared { graph, name, inputs, outputs };
         let pictures = if batch == Batch::Any { 2 } else { 1 };
-        prepared.run(&vec![0.0; pictures * prepared.picture_len()]).map_err(
-            |error| match error {
-                RunError::Engine(error) => error,
-                other => {
-                    EngineError::Run { name: prepared.name.clone(), reason: other.to_string() }
-                }
-            },
-        )?;
+        let zeros: Vec<Vec<f32>> = (0..prepared.inputs.len())
+            .map(|at| vec![0.0; pictures * prepared.input_len(at)])
+            .collect();
+        let zeros: Vec<&[f32]> = zeros.iter().map(Vec::as_slice).collect();
+        prepared.run(&zeros).map_err(|error| match error {
+            RunError::Engine(error) => error,
+            other => EngineError::Run { name: prepared.name.clone(), reason: other.to_string() },
+        })?;
         Ok(prepared)
     }
 
-    /// Values of one picture's input.
-    pub(crate) fn picture_len(&self) -> usize {
-        self.input.iter().product()
+    /// Values of one picture in an input.
+    pub(crate) fn input_len(&self, at: usize) -> usize {
+        self.inputs.get(at).map_or(0, |shape| shape.iter().product())
     }
 
-    /// Outputs for as many pictures as `data` holds, each of the promised shape.
-    pub(crate) fn run(&self, data: &[f32]) -> Result<Vec<Tensor>, RunError> {
-        let pictures = data.len() / self.picture_len();
-        self.expect_input(pictures.max(1) * self.picture_len(), data.len())?;
-        let mut shape = self.input;
-        shape[0] = pictures;
-        let outputs = self.graph.run(&[TensorView { shape: &shape, data }])?;
+    /// Outputs for as many pictures as the inputs hold, each of the promised shape.
+    pub(crate) fn run(&self, inputs: &[&[f32]]) -> Result<Vec<Tensor>, RunError> {
+        let pictures = inputs.first().map_or(0, |data| data.len() / self.input_len(0)).max(1);
+        if inputs.len() != self.inputs.len() {
+            let reason = format!("takes {} inputs, not {}", self.inputs.len(), inputs.len());
+            return Err(EngineError::Run { name: self.name.clone(), reason }.into());
+        }
+        let batch = |shape: &Vec<usize>| [&[pictures], &shape[..]].concat();
+        let shapes: Vec<Vec<usize>> = self.inputs.iter().map(batch).collect();
+        let mut views = Vec::with_capacity(inputs.len());
+        for (at, (data, shape)) in inputs.iter().zip(&shapes).enumerate() {
+            self.expect_input(pictures * self.input_len(at), data.len())?;
+            views.push(TensorView { shape, data });
+        }
+        let outputs = self.graph.run(&views)?;
         if outputs.len() != self.outputs.len() {
             let reason = format!("gave {} outputs, not {}", outputs.len(), self.outputs.len());
             return Err(EngineError::Run { name: self.name.clone(), reason }.into());

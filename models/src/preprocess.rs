@@ -1,22 +1,22 @@
-//! Preprocessing: crop, resize and normalise a picture to a network's input.
+//! Preprocessing: a picture is fitted into a network's input and normalised.
 
 use crate::manifest::InputSpec;
 use crate::picture::{Picture, Pixels};
+use crate::placement::{Area, Placement};
 use crate::taps::Taps;
 use crate::yuyv;
 
-/// Prepares pictures as the network was trained on them: centre crop, antialiased bilinear resize
-/// in u8, normalisation.
+/// Prepares pictures as the network was trained on them: cropped, letterboxed or stretched as the
+/// input's [`Fit`](crate::Fit) says and its [`Placement`] computes, resized by an antialiased bilinear
+/// filter in u8, normalised.
 ///
-/// The crop is the largest box of the input's aspect ratio, in whole pixels: of a picture `w × h`
-/// that is too wide for an input `W × H`, `max(1, ⌊h·W / H⌋)` columns from column
-/// `⌊(w − columns) / 2⌋` on are kept; of one that is too high, rows likewise. It is cut out before
-/// the resize, so that nothing outside it leaks in.
+/// A crop is cut out before the resize, so that nothing outside it leaks in. What a letterboxed picture
+/// leaves free has the input's `fill`.
 ///
 /// ```
 /// use isthmus_models::{InputSpec, Picture, Preprocessor};
 ///
-/// let input = InputSpec { width: 1, height: 1, mean: [0.5; 3], std: [0.5; 3] };
+/// let input = InputSpec { mean: [0.5; 3], std: [0.5; 3], ..InputSpec::new(1, 1) };
 /// let picture = Picture::new(3, 1, vec![9, 9, 9, 255, 0, 51, 9, 9, 9])?;
 /// let mut prepared = Vec::new();
 /// Preprocessor::new(&input).run(&picture, &mut prepared);
@@ -25,28 +25,36 @@ use crate::yuyv;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Preprocessor {
-    width: u32,
-    height: u32,
-    /// What each u8 level becomes, for each channel.
+    input: InputSpec,
+    /// What each u8 level of red, green and blue becomes.
     levels: [[f32; 256]; 3],
 }
 
 impl Preprocessor {
     /// A preprocessor for a bundle's input.
     pub fn new(input: &InputSpec) -> Preprocessor {
-        let level = |channel: usize, v: usize| {
+        let level = |colour: usize, v: usize| {
+            let channel = input.channel_of(colour);
             (v as f32 / 255.0 - input.mean[channel]) / input.std[channel]
         };
-        let levels = std::array::from_fn(|channel| std::array::from_fn(|v| level(channel, v)));
-        Preprocessor { width: input.width, height: input.height, levels }
+        let levels = std::array::from_fn(|colour| std::array::from_fn(|v| level(colour, v)));
+        Preprocessor { input: input.clone(), levels }
+    }
+
+    /// Where a picture of `width × height` pixels lies in the input.
+    pub fn place(&self, width: u32, height: u32) -> Placement {
+        Placement::new(&self.input, width, height)
     }
 
     /// Replaces `out` by the network's input for `picture`: f32 `[3, height, width]`.
     pub fn run(&self, picture: &Picture, out: &mut Vec<f32>) {
-        let pixels = self.width as usize * self.height as usize;
+        let pixels = self.input.width as usize * self.input.height as usize;
         out.resize(3 * pixels, 0.0);
-        let (red, rest) = out.split_at_mut(pixels);
-        let (green, blue) = rest.split_at_mut(pixels);
+        let mut colours: [&mut [f32]; 3] = [&mut [], &mut [], &mut []];
+        for (channel, plane) in out.chunks_exact_mut(pixels.max(1)).enumerate() {
+            colours[self.input.channel_of(channel)] = plane;
+        }
+        let [red, green, blue] = colours;
         let [red_levels, green_levels, blue_levels] = &self.levels;
         self.each_pixel(picture, |at, pixel| {
             let [r, g, b] = pixel.map(usize::from);
@@ -56,74 +64,80 @@ impl Preprocessor {
         });
     }
 
-    /// Crops and resizes `picture`: `height × width` pixels, row by row.
+    /// Fits `picture` into the input: `height × width` pixels, row by row.
     #[cfg(any(test, feature = "image-encoders"))]
     pub(crate) fn resize(&self, picture: &Picture) -> Vec<[u8; 3]> {
-        let mut pixels = vec![[0; 3]; self.width as usize * self.height as usize];
+        let mut pixels = vec![[0; 3]; self.input.width as usize * self.input.height as usize];
         self.each_pixel(picture, |at, pixel| pixels[at] = pixel);
         pixels
     }
 
-    /// Crops and resizes `picture`, and gives `put` each pixel with its place, `y · width + x`.
+    /// Fits `picture` into the input, and gives `put` each pixel with its place, `y · width + x`.
     ///
     /// Of RGB columns first, then rows, each rounded to u8: step by step what Pillow does, because a
     /// level more or less moves features across the quantiser's steps. YUYV is resized differently.
     fn each_pixel(&self, picture: &Picture, mut put: impl FnMut(usize, [u8; 3])) {
-        let (left, top, width, height) = self.crop(picture.width(), picture.height());
-        let [left, top, width, height] = [left, top, width, height].map(|side| side as usize);
+        let Placement { from, to } = self.place(picture.width(), picture.height());
+        let (input_width, input_height) = (self.input.width as usize, self.input.height as usize);
+        let size = |area: Area| (area.width as usize, area.height as usize);
+        let ((width, height), (to_width, to_height)) = (size(from), size(to));
+        let (left, top) = (from.left as usize, from.top as usize);
+        let (to_left, to_top) = (to.left as usize, to.top as usize);
+        if (to_width, to_height) != (input_width, input_height) {
+            (0..input_width * input_height).for_each(|at| put(at, self.input.fill));
+        }
+        let place = |x: usize, y: usize| (to_top + y) * input_width + to_left + x;
         let rgb = match picture.pixels() {
             Pixels::Rgb(rgb) => rgb,
             Pixels::Yuyv { bytes, stride } => {
                 let (columns, rows) = (left..left + width, top..top + height);
-                let to = (self.width as usize, self.height as usize);
-                return yuyv::resize(bytes, *stride, columns, rows, to, put);
+                let put = |at, pixel| put(place(at % to_width, at / to_width), pixel);
+                return yuyv::resize(bytes, *stride, columns, rows, (to_width, to_height), put);
             }
         };
         let row_bytes = 3 * picture.width() as usize;
         let rows = rgb.chunks_exact(row_bytes).skip(top).take(height);
-        let columns = Taps::all(width, self.width as usize);
+        let columns = Taps::all(width, to_width);
         let mut narrowed = Vec::with_capacity(height * columns.len());
         for row in rows {
             let (pixels, _) = row[3 * left..3 * (left + width)].as_chunks::<3>();
             narrowed.extend(columns.iter().map(|taps| taps.sum(|at| pixels[at])));
         }
-        for (y, taps) in Taps::all(height, self.height as usize).iter().enumerate() {
+        for (y, taps) in Taps::all(height, to_height).iter().enumerate() {
             for x in 0..columns.len() {
-                put(y * columns.len() + x, taps.sum(|y| narrowed[y * columns.len() + x]));
+                put(place(x, y), taps.sum(|y| narrowed[y * columns.len() + x]));
             }
         }
-    }
-
-    /// Left, top, width and height of the centre crop of a `width × height` picture.
-    fn crop(&self, width: u32, height: u32) -> (u32, u32, u32, u32) {
-        let largest = |side: u32, other: u32, ratio: u32, to: u32| {
-            let fitting = u64::from(other) * u64::from(ratio) / u64::from(to);
-            u64::from(side).min(fitting.max(1)) as u32
-        };
-        let crop_width = largest(width, height, self.width, self.height);
-        let crop_height = largest(height, width, self.height, self.width);
-        ((width - crop_width) / 2, (height - crop_height) / 2, crop_width, crop_height)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::{ChannelOrder, Fit};
 
     fn preprocessor(width: u32, height: u32) -> Preprocessor {
-        Preprocessor::new(&InputSpec { width, height, mean: [0.0; 3], std: [1.0 / 255.0; 3] })
+        Preprocessor::new(&InputSpec { std: [1.0 / 255.0; 3], ..InputSpec::new(width, height) })
     }
 
     #[test]
-    fn the_crop_is_central_and_keeps_the_aspect_ratio() {
-        let square = preprocessor(160, 160);
-        assert_eq!(square.crop(640, 480), (80, 0, 480, 480));
-        assert_eq!(square.crop(480, 641), (0, 80, 480, 480));
-        assert_eq!(square.crop(1, 1), (0, 0, 1, 1));
-        let wide = preprocessor(320, 180);
-        assert_eq!(wide.crop(1000, 1000), (0, 219, 1000, 562));
-        assert_eq!(wide.crop(10_000, 1), (4999, 0, 1, 1));
-        assert_eq!(wide.crop(1, 10_000), (0, 4999, 1, 1));
+    fn a_letterboxed_picture_has_bars_and_its_channels_their_order() {
+        let input = InputSpec {
+            mean: [0.5, 0.0, 0.0],
+            fit: Fit::Letterbox,
+            channels: ChannelOrder::Bgr,
+            fill: [255, 0, 51],
+            ..InputSpec::new(2, 4)
+        };
+        let picture = Picture::new(1, 1, vec![0, 51, 255]).expect("a pixel");
+        let mut out = Vec::new();
+        Preprocessor::new(&input).run(&picture, &mut out);
+        let [bar, shown] = [[0.2f32, 0.0, 1.0], [1.0, 0.2, 0.0]];
+        for (channel, plane) in out.chunks(8).enumerate() {
+            let [bar, shown] = [bar, shown].map(|it| it[channel] - input.mean[channel]);
+            let expected = [[bar; 2], [shown; 2], [shown; 2], [bar; 2]].concat();
+            assert_eq!(plane, expected, "channel {channel}");
+        }
     }
 
     #[test]

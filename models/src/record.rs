@@ -18,6 +18,7 @@ use crate::classify::top_k;
 use crate::cores::on_all_cores;
 use crate::engine::Engine;
 use crate::golden::Golden;
+use crate::manifest::{Manifest, OutputSpec, Task};
 use crate::network::Network;
 use crate::photo::MAX_PICTURE_BYTES;
 use crate::picture::{Picture, PictureError};
@@ -27,6 +28,9 @@ use crate::prepared::{LoadError, RunError};
 const SYMBOLS_PER_DIFFERENCE: usize = 10_000;
 /// One answer in this many may be another class.
 const ANSWERS_PER_DIFFERENCE: usize = 1000;
+
+/// How far two values of an output that is no classifier's may differ, as a fraction of the greatest.
+const ALIKE: f32 = 0.01;
 
 /// The full network runs on one frame in this many: it costs as much as all else together, and an
 /// emulated machine takes seconds for it.
@@ -65,12 +69,12 @@ struct Frame {
     stream: Vec<u8>,
     #[prost(uint32, repeated, tag = "7")]
     layer_bytes: Vec<u32>,
-    /// The tail's.
+    /// The tail's outputs, one after the other.
     #[prost(float, repeated, tag = "8")]
-    logits: Vec<f32>,
+    outputs: Vec<f32>,
     /// The full network's; none where it was not run.
     #[prost(float, repeated, tag = "9")]
-    full_logits: Vec<f32>,
+    full_outputs: Vec<f32>,
 }
 
 /// Why a picture could not be recorded.
@@ -175,7 +179,7 @@ impl<W: Write> Recorder<W> {
         let point = self.points[self.frames % self.points.len()];
         let full = self.frames.is_multiple_of(FRAMES_PER_FULL);
         let golden = self.network.golden::<RecordError>(point, picture, full)?;
-        let Golden { point, latents, symbols, stream, layer_bytes, logits, .. } = golden;
+        let Golden { point, latents, symbols, stream, layer_bytes, outputs, .. } = golden;
         self.write(&Frame {
             picture: file,
             pixels: Sha256::digest(golden.picture.rgb()).to_vec(),
@@ -184,8 +188,8 @@ impl<W: Write> Recorder<W> {
             symbols,
             stream,
             layer_bytes,
-            logits,
-            full_logits: golden.full_logits,
+            outputs: outputs.concat(),
+            full_outputs: golden.full_outputs.concat(),
         })?;
         self.frames += 1;
         Ok(())
@@ -224,11 +228,12 @@ pub struct Replayed {
     pub differing: usize,
     /// The furthest that one of them is off (steps).
     pub furthest: u8,
-    /// Frames of which the tail here, on the symbols here, finds the same class likeliest.
+    /// Frames to which the tail here, on the symbols here, gives the same answer: the same likeliest class,
+    /// or outputs alike to a hundredth of the greatest value.
     pub same_answers: usize,
     /// Frames that the full network was run on.
     pub full_frames: usize,
-    /// Those of which it finds the same class likeliest.
+    /// Those to which it gives the same answer.
     pub same_full_answers: usize,
     /// The furthest that a logit of the tail or of the full network is off; infinite where one is
     /// missing or not a number.
@@ -286,7 +291,7 @@ impl Replayed {
 
         let pixels = Sha256::digest(picture.rgb());
         found.decoded_alike += usize::from(pixels[..] == theirs.pixels);
-        let full = !theirs.full_logits.is_empty();
+        let full = !theirs.full_outputs.is_empty();
         let ours = network.golden::<ReplayError>(point, picture, full)?;
         for (a, b) in ours.symbols.iter().zip(&theirs.symbols) {
             found.differing += usize::from(a != b);
@@ -295,20 +300,39 @@ impl Replayed {
         // A symbol without its match differs, too.
         found.differing += ours.symbols.len().abs_diff(theirs.symbols.len());
         found.symbols += ours.symbols.len();
-        let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
-        found.same_answers += usize::from(best(&ours.logits) == best(&theirs.logits));
+        let (tail, whole) = (ours.outputs.concat(), ours.full_outputs.concat());
+        let alike =
+            |ours: &[f32], theirs: &[f32]| same_answers(network.bundle.manifest(), ours, theirs);
+        found.same_answers += usize::from(alike(&tail, &theirs.outputs));
         found.full_frames += usize::from(full);
-        found.same_full_answers +=
-            usize::from(full && best(&ours.full_logits) == best(&theirs.full_logits));
-        for (ours, theirs) in
-            [(&ours.logits, &theirs.logits), (&ours.full_logits, &theirs.full_logits)]
-        {
+        found.same_full_answers += usize::from(full && alike(&whole, &theirs.full_outputs));
+        for (ours, theirs) in [(&tail, &theirs.outputs), (&whole, &theirs.full_outputs)] {
             found.logit_difference = found.logit_difference.max(difference(ours, theirs));
         }
         found.points.insert(point);
         found.frames = 1;
         Ok(found)
     }
+}
+
+/// Whether outputs say the same: of classifiers the same likeliest class, else values that are alike to
+/// a hundredth of the greatest.
+fn same_answers(manifest: &Manifest, ours: &[f32], theirs: &[f32]) -> bool {
+    let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
+    let mut start = 0;
+    ours.len() == theirs.len()
+        && manifest.decoders.iter().all(|decoder| {
+            let range = start..start + decoder.outputs.iter().map(OutputSpec::len).sum::<usize>();
+            start = range.end;
+            let (Some(ours), Some(theirs)) = (ours.get(range.clone()), theirs.get(range)) else {
+                return false;
+            };
+            let greatest = theirs.iter().fold(1f32, |greatest, value| greatest.max(value.abs()));
+            match decoder.task {
+                Task::Classification => best(ours) == best(theirs),
+                _ => difference(ours, theirs) <= ALIKE * greatest,
+            }
+        })
 }
 
 /// The greatest difference of two values; infinite where one is missing or not a number.

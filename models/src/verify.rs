@@ -10,6 +10,7 @@ use crate::classify::top_k;
 use crate::engine::Engine;
 use crate::golden::{Golden, GoldenError};
 use crate::head::Head;
+use crate::manifest::{Manifest, Task};
 use crate::prepared::{LoadError, RunError};
 use crate::preprocess::Preprocessor;
 use crate::tail::{Full, Tail, TailItem};
@@ -96,7 +97,7 @@ fn check(
     bytes: &[u8],
     verified: &mut Verified,
 ) -> Result<(), GoldenProblem> {
-    let golden = Golden::parse(bytes)?;
+    let golden = Golden::parse(bytes, bundle.manifest())?;
     let point = bundle.parse_point(&golden.point.to_string())?;
     let (split, width) = (point.split, point.width);
     let codec = bundle.codec(split, width, point.bits);
@@ -135,16 +136,14 @@ fn check(
 
     let mut latents = Vec::new();
     codec.dequantise(&golden.symbols, &mut latents)?;
-    let logits = tail.run(&[TailItem { split, width, latents: &latents }])?;
-    let logits = logits.first().map_or(&[][..], Vec::as_slice);
-    same_answer("logits", logits, &golden.logits)?;
-    let full_logits = full.run(&[&golden.input])?;
-    let full_logits = full_logits.first().map_or(&[][..], Vec::as_slice);
-    same_answer("full_logits", full_logits, &golden.full_logits)?;
-
-    for (ours, theirs) in [(logits, &golden.logits), (full_logits, &golden.full_logits)] {
-        let furthest = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        verified.logit_difference = verified.logit_difference.max(furthest);
+    let outputs = tail.run(&[TailItem { split, width, latents: &latents }])?;
+    let full_outputs = full.run(&[&golden.input])?;
+    for (what, ours, theirs) in
+        [("tail", outputs, &golden.outputs), ("full network", full_outputs, &golden.full_outputs)]
+    {
+        let ours = ours.into_iter().next().unwrap_or_default();
+        let difference = same_answers(what, bundle.manifest(), &ours, theirs)?;
+        verified.logit_difference = verified.logit_difference.max(difference);
     }
     verified.goldens += 1;
     verified.references.extend(golden.engine);
@@ -200,12 +199,26 @@ fn close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) -> Result<(),
     }
 }
 
-/// Close, and with the same likeliest class.
-fn same_answer(what: &str, ours: &[f32], theirs: &[f32]) -> Result<(), GoldenProblem> {
-    close(what, ours, theirs, TOLERANCE)?;
-    let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
-    match best(ours) == best(theirs) {
-        true => Ok(()),
-        false => Err(GoldenProblem::Differs(format!("{what}: another class is the likeliest"))),
+/// Outputs that are close, and of classifiers with the same likeliest class. Gives the furthest that a
+/// value is off.
+fn same_answers(
+    what: &str,
+    manifest: &Manifest,
+    ours: &[Vec<f32>],
+    theirs: &[Vec<f32>],
+) -> Result<f32, GoldenProblem> {
+    let decoders = manifest.decoders.iter();
+    let named = decoders.flat_map(|decoder| decoder.outputs.iter().map(move |it| (decoder, it)));
+    let mut furthest = 0.0;
+    for ((decoder, output), (ours, theirs)) in named.zip(ours.iter().zip(theirs)) {
+        let what = format!("{what}: {}.{}", decoder.name, output.name);
+        close(&what, ours, theirs, TOLERANCE)?;
+        let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
+        if decoder.task == Task::Classification && best(ours) != best(theirs) {
+            let problem = format!("{what}: another class is the likeliest");
+            return Err(GoldenProblem::Differs(problem));
+        }
+        furthest = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(furthest, f32::max);
     }
+    Ok(furthest)
 }

@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn preprocessor(width: u32, height: u32) -> Preprocessor {
-        Preprocessor::new(&InputSpec { width, height, mean: [0.0; 3], std: [1.0; 3] })
+        Preprocessor::new(&InputSpec::new(width, height))
     }
 
     #[test]

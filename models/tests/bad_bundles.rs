@@ -17,11 +17,9 @@ struct Maker {
 }
 
 const MANIFEST_TOP: &str = r#"
-format = 1
+format = 2
 name = "tiny"
 version = "0.1.0"
-task = "classification"
-labels = ["no", "yes"]
 
 [input]
 width = 8
@@ -33,14 +31,13 @@ std = [0.5, 0.5, 0.5]
 file = "onnx/full.onnx"
 macs = 1
 parameters = 1
-accuracy = 1
+quality = 1
 
 [[splits]]
 name = "s8"
 latent = [2, 1, 1]
 channels = [1, 2]
-features = [4, 1, 1]
-trunk = "onnx/trunk.onnx"
+features = [[4, 1, 1]]
 
 [[splits.widths]]
 name = "w100"
@@ -49,7 +46,7 @@ adapter = "onnx/adapter.onnx"
 head_macs = 1
 head_parameters = 1
 exit_parameters = 1
-exit_accuracy = 0.5
+exit_quality = 0.5
 
 [[splits.widths.quantisers]]
 bits = 1
@@ -58,12 +55,19 @@ zero_point = [0, 1]
 prior_mean = [0.0, 0.0]
 tables = "tables/b1.cdf"
 
+[[decoders]]
+name = "class"
+task = "classification"
+labels = ["no", "yes"]
+trunk = { s8 = "onnx/trunk.onnx" }
+outputs = [{ name = "logits", shape = [2], dtype = "f32" }]
+
 [[points]]
 split = "s8"
 width = "w100"
 channels = 1
 bits = 1
-accuracy = 0.75
+quality = 0.75
 bytes_mean = 1.5
 bytes_p50 = 1
 bytes_p99 = 2
@@ -230,38 +234,82 @@ fn a_truncated_manifest_never_opens() {
 #[test]
 fn unknown_keys_are_named() {
     assert_says(&refusal_of("task =", "taks = 1\ntask ="), &["taks", "line"]);
+    assert_says(&refusal_of("format = 2", "format = 2\nlabels = []"), &["labels"]);
     assert_says(&refusal_of("head_macs", "head_flops"), &["head_flops"]);
     assert_says(&refusal_of("bytes_p50", "bytes_p55"), &["bytes_p55"]);
 }
 
 #[test]
 fn other_formats_are_refused_before_their_keys() {
-    let said = refusal_of("format = 1", "format = 2\nunheard_of = true");
-    assert_says(&said, &["format", "2", "only format 1"]);
-    assert_says(&refusal_of("format = 1", "format = \"1\""), &["format"]);
-    assert_says(&refusal_of("format = 1", ""), &["format"]);
+    let said = refusal_of("format = 2", "format = 3\nunheard_of = true");
+    assert_says(&said, &["format", "3", "only 1 and 2"]);
+    assert_says(&refusal_of("format = 2", "format = \"2\""), &["format"]);
+    assert_says(&refusal_of("format = 2", ""), &["format"]);
+}
+
+#[test]
+fn format_1_is_read_as_a_network_that_classifies() {
+    let mut maker = Maker::new();
+    let old = [
+        ("format = 2", "format = 1\ntask = \"classification\"\nlabels = [\"no\", \"yes\"]"),
+        ("quality = 1", "accuracy = 1"),
+        ("features = [[4, 1, 1]]", "features = [4, 1, 1]\ntrunk = \"onnx/trunk.onnx\""),
+        ("exit_quality", "exit_accuracy"),
+        ("quality = 0.75", "accuracy = 0.75"),
+    ];
+    let new = Bundle::open(maker.write().path()).expect("format 2");
+    let decoders = maker.manifest.find("[[decoders]]").expect("decoders");
+    let points = maker.manifest.find("[[points]]").expect("points");
+    maker.manifest.replace_range(decoders..points, "");
+    for (new, old) in old {
+        assert!(maker.manifest.contains(new), "{new}");
+        maker.manifest = maker.manifest.replacen(new, old, 1);
+    }
+    let dir = maker.write();
+    let bundle = Bundle::open(dir.path()).expect("format 1");
+    let (old, new) = (bundle.manifest(), new.manifest());
+    assert_eq!((&old.decoders, &old.splits, &old.full), (&new.decoders, &new.splits, &new.full));
+    maker.manifest = maker.manifest.replace("\"classification\"", "\"detection\"");
+    assert_says(
+        &refusal(&maker.write(), MANIFEST),
+        &["task: \"detection\" is not a task of format 1"],
+    );
 }
 
 #[test]
 fn values_that_cannot_be_meant_are_named() {
     for (old, new, key) in [
         ("name = \"tiny\"", "name = \"../tiny\"", "name: "),
-        ("\"classification\"", "\"detection\"", "task: "),
-        ("\"no\", \"yes\"", "", "labels: "),
-        ("\"no\", \"yes\"", "\"no\", \"no\"", "labels: \"no\""),
+        ("\"classification\"", "\"segmentation\"", "decoders[0].outputs[0].shape: "),
+        ("\"classification\"", "\"regression\"", "decoders[0].labels: "),
+        ("\"classification\"", "\"haiku\"", "haiku"),
+        ("\"no\", \"yes\"", "", "decoders[0].labels: "),
+        ("\"no\", \"yes\"", "\"no\", \"no\"", "decoders[0].labels: \"no\""),
+        (
+            "shape = [2]",
+            "shape = [3]",
+            "decoders[0].outputs[0].shape: must be [2], one value a label",
+        ),
+        ("shape = [2]", "shape = [0]", "decoders[0].outputs[0].shape: "),
+        ("dtype = \"f32\"", "dtype = \"f16\"", "decoders[0].outputs[0].dtype: "),
+        ("{ s8 = ", "{ s9 = ", "decoders[0].trunk: names no file for split \"s8\""),
+        ("\"onnx/trunk.onnx\" }", "\"onnx/trunk.onnx\", s9 = \"x\" }", "there is no split \"s9\""),
+        ("[input]", "[input]\nfit = \"squeeze\"", "squeeze"),
         ("width = 8", "width = 0", "input.width: "),
         ("height = 8", "height = 100000", "input.height: "),
         ("std = [0.5, 0.5", "std = [0.5, 0.0", "input.std: "),
         ("mean = [0.5, 0.5", "mean = [0.5, nan", "input.mean: "),
-        ("accuracy = 1\n", "accuracy = 92.1\n", "full.accuracy: "),
+        ("quality = 1\n", "quality = 92.1\n", "full.quality: "),
         ("latent = [2, 1, 1]", "latent = [3, 1, 1]", "splits[0].channels: "),
         ("latent = [2, 1, 1]", "latent = [2, 0, 1]", "splits[0].latent: "),
-        ("features = [4, 1, 1]", "features = [4, 1, 2000]", "splits[0].features: "),
+        ("features = [[4, 1, 1]]", "features = []", "splits[0].features: "),
+        ("features = [[4, 1, 1]]", "features = [[4, 0]]", "splits[0].features[0]: "),
+        ("features = [[4, 1, 1]]", "features = [[99999999, 99999999]]", "splits[0].features[0]: "),
         ("channels = [1, 2]", "channels = [2, 1]", "splits[0].channels: "),
         ("channels = [1, 2]", "channels = [0, 2]", "splits[0].channels: "),
         ("\"w100\"\nhead", "\"a/b\"\nhead", "splits[0].widths[0].name: "),
-        ("exit_accuracy = 0.5", "exit_accuracy = -0.5", "splits[0].widths[0].exit_accuracy: "),
-        ("exit_accuracy = 0.5", "exit_accuracy = 0.5\nexit = false", "splits[0].widths[0].exit: "),
+        ("exit_quality = 0.5", "exit_quality = -0.5", "splits[0].widths[0].exit_quality: "),
+        ("exit_quality = 0.5", "exit_quality = 0.5\nexit = false", "splits[0].widths[0].exit: "),
         ("adapter = \"onnx/adapter.onnx\"\n", "", "splits[0].widths[0].adapter: "),
         ("scale = [1.0, 1.0]", "scale = [1.0]", "splits[0].widths[0].quantisers[0]: "),
         ("scale = [1.0, 1.0]", "scale = [1.0, -1.0]", "quantisers[0]: channel 1: scale"),
@@ -271,8 +319,8 @@ fn values_that_cannot_be_meant_are_named() {
         ("split = \"s8\"", "split = \"s9\"", "points[0].split: "),
         ("width = \"w100\"", "width = \"w10\"", "points[0].width: "),
         ("channels = 1\n", "channels = 3\n", "points[0].channels: "),
-        ("bits = 1\naccuracy", "bits = 2\naccuracy", "points[0].bits: "),
-        ("accuracy = 0.75", "accuracy = nan", "points[0].accuracy: "),
+        ("bits = 1\nquality", "bits = 2\nquality", "points[0].bits: "),
+        ("quality = 0.75", "quality = nan", "points[0].quality: "),
         ("bytes_p99 = 2", "bytes_p99 = -2", "points[0].bytes_p99: "),
         ("macs = 1\nparameters", "macs = -1\nparameters", "macs"),
     ] {

@@ -250,7 +250,7 @@ fn a_cut_model_is_a_bundle_as_any_other() {
         let bundle = write(&import(photos.clone()), tensor, &out).expect(tensor);
         let width = &bundle.manifest().splits[0].widths[0];
         assert_eq!((width.exit, &width.adapter), (false, &None));
-        assert_eq!(bundle.manifest().full.accuracy, 1.0);
+        assert_eq!(bundle.manifest().full.quality, 1.0);
         let names: Vec<String> = bundle
             .points()
             .iter()
@@ -259,7 +259,7 @@ fn a_cut_model_is_a_bundle_as_any_other() {
         let expected = ["c2/b4", "c2/b8", "c4/b4", "c4/b8"].map(|it| format!("{split}/w100/{it}"));
         assert_eq!(names, expected);
         let best = &bundle.points()[3];
-        assert_eq!(best.accuracy, 1.0);
+        assert_eq!(best.quality, 1.0);
         assert!(best.bytes_mean > 8.0 && best.bytes_p50 <= best.bytes_p99);
 
         let verified = verify(&bundle, &Tract).expect("verifies");
@@ -279,7 +279,7 @@ fn a_cut_model_is_a_bundle_as_any_other() {
         let item = TailItem { split: 0, width: 0, latents: &output.latents };
         let (cut, whole) =
             (tail.run(&[item, item]).expect("runs"), full.run(&[&input]).expect("runs"));
-        for (cut, whole) in cut[1].iter().zip(&whole[0]) {
+        for (cut, whole) in cut[1][0].iter().zip(&whole[0][0]) {
             assert!((cut - whole).abs() < 1e-5);
         }
         let short = TailItem { latents: &output.latents[1..], ..item };
@@ -304,9 +304,12 @@ fn an_altered_golden_is_named() {
     let golden = out.join("goldens/000.safetensors");
     let mut bytes = fs::read(&golden).expect("golden");
     let packed = zstd::encode_all(&bytes[..], 3).expect("packed");
-    let [plain, unpacked] = [&bytes, &packed].map(|b| Golden::parse(b).expect("a golden"));
+    let [plain, unpacked] =
+        [&bytes, &packed].map(|b| Golden::parse(b, bundle.manifest()).expect("a golden"));
     assert_eq!((plain.input, plain.stream), (unpacked.input, unpacked.stream));
-    let torn = Golden::parse(&packed[..packed.len() / 2]).expect_err("torn").to_string();
+    let torn = Golden::parse(&packed[..packed.len() / 2], bundle.manifest())
+        .expect_err("torn")
+        .to_string();
     assert!(torn.starts_with("golden: zstd: "), "{torn}");
 
     // The golden of another model, listed with its own digest.

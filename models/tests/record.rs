@@ -22,7 +22,8 @@ fn bundle(name: &str) -> Arc<Bundle> {
 /// A picture of the bundle's as a PNG file.
 fn picture(bundle: &Bundle) -> Vec<u8> {
     let golden = bundle.golden_files().next().expect("a golden");
-    let golden = Golden::parse(&bundle.read(golden).expect("read")).expect("a golden");
+    let golden =
+        Golden::parse(&bundle.read(golden).expect("read"), bundle.manifest()).expect("a golden");
     let picture = golden.picture;
     let image = RgbImage::from_raw(picture.width(), picture.height(), picture.rgb().to_vec());
     let mut png = Cursor::new(Vec::new());

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+pub mod boxes;
 pub mod envelope;
 pub mod framer;
 pub mod packet;
@@ -60,3 +61,6 @@ pub const DEFAULT_MAX_FRAME_BYTES: usize = 1 << 20;
 /// Largest control message (bytes) either end accepts: a hello with all the bundles that it may name
 /// ([`packet::MAX_BUNDLES`]) fits many times over.
 pub const MAX_CONTROL_BYTES: usize = 64 << 10;
+
+/// Largest reply (bytes) that a device takes: maps and tensors are larger than any control message.
+pub const MAX_REPLY_BYTES: usize = 4 << 20;

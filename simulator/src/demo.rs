@@ -230,6 +230,7 @@ impl Stage<'_> {
             rate: Some(config.rate),
             connect_timeout: Duration::from_secs(10),
             detail: Detail::Top,
+            min_confidence: None,
             metrics: None,
             traces: None,
         };

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use isthmus_models::PictureError;
+use isthmus_models::{PictureError, Wanted};
 use isthmus_proto::packet::MAX_BUNDLES;
 use isthmus_proto::wire::{BundleStatus, Detail, Hello, Reason, Refusal, Welcome};
-use isthmus_proto::{BundleDigest, Content, OperatingPoint, PROTOCOL_VERSION, PacketHeader};
+use isthmus_proto::{
+    BundleDigest, Content, MAX_CONTROL_BYTES, OperatingPoint, PROTOCOL_VERSION, PacketHeader,
+};
 
 use crate::model::Model;
 use crate::receiver::ReceiveError;
@@ -85,10 +87,11 @@ pub enum HelloError {
 }
 
 /// What one connection's hello bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
     bundles: Vec<Result<usize, String>>,
-    detail: Detail,
+    wanted: Wanted,
+    max_reply_bytes: usize,
 }
 
 impl Binding {
@@ -107,7 +110,16 @@ impl Binding {
             position.ok_or_else(|| format!("no bundle with digest {digest} is served here"))
         };
         let bundles = hello.bundles.iter().map(|bundle| bind(&bundle.digest)).collect();
-        Ok(Binding { bundles, detail: hello.detail() })
+        let confidence = hello.min_confidence;
+        let wanted = Wanted {
+            logits: hello.detail() == Detail::Logits,
+            min_confidence: (confidence > 0.0).then_some(confidence),
+        };
+        let max_reply_bytes = match hello.max_reply_bytes {
+            0 => MAX_CONTROL_BYTES,
+            most => most as usize,
+        };
+        Ok(Binding { bundles, wanted, max_reply_bytes })
     }
 
     /// The answer to the hello.
@@ -126,8 +138,13 @@ impl Binding {
     }
 
     /// How much an answer holds.
-    pub fn detail(&self) -> Detail {
-        self.detail
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Most bytes of a reply that the device takes.
+    pub fn max_reply_bytes(&self) -> usize {
+        self.max_reply_bytes
     }
 }
 
@@ -229,7 +246,7 @@ fn admit_load(load: &Load) -> Result<(), Refused> {
 mod tests {
     use std::sync::Arc;
 
-    use isthmus_models::TailItem;
+    use isthmus_models::{Outputs, TailItem};
     use isthmus_proto::wire::BundleRef;
     use isthmus_proto::{Coded, ImageFormat, write_image_packet, write_packet};
 
@@ -260,7 +277,7 @@ mod tests {
         fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
             Err(ModelError::new("admission does not decode"))
         }
-        fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
             Err(ModelError::new("admission does not compute"))
         }
     }
@@ -274,8 +291,7 @@ mod tests {
         Hello {
             protocol: PROTOCOL_VERSION,
             bundles: digests.iter().map(bundle).collect(),
-            detail: Detail::Top.into(),
-            tracing: None,
+            ..Hello::default()
         }
     }
 

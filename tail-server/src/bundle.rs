@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use isthmus_models::{
-    Bundle, Engine, Full, PictureError, Preprocessor, Tail, TailItem, decode_image,
-    max_image_pixels,
+    Answer, Bundle, Engine, Full, Outputs, PictureError, Preprocessor, Tail, TailItem,
+    decode_image, max_image_pixels,
 };
 use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
 
@@ -77,8 +77,16 @@ impl Model for BundleModel {
         Ok(latents)
     }
 
-    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         self.tail.run(batch).map_err(ModelError::new)
+    }
+
+    fn answers(
+        &self,
+        outputs: Outputs,
+        min_confidence: Option<f32>,
+    ) -> Result<Vec<Answer>, ModelError> {
+        self.bundle.decoders().answers(outputs, min_confidence).map_err(ModelError::new)
     }
 
     fn full_network(&self) -> Option<&dyn FullNetwork> {
@@ -94,7 +102,7 @@ impl FullNetwork for BundleModel {
         Ok(input)
     }
 
-    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Outputs>, ModelError> {
         self.full()?.run(batch).map_err(ModelError::new)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use isthmus_models::{PictureError, TailItem};
+use isthmus_models::{Answer, Outputs, PictureError, Scores, TailItem};
 use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
 
 #[cfg(feature = "shell")]
@@ -40,9 +40,21 @@ pub trait Model: Send + Sync {
         layers: usize,
     ) -> Result<Vec<f32>, ModelError>;
 
-    /// Logits (f32, one per class) for each of `batch`, in its order. All are of the same split, so
-    /// that its trunk runs once.
-    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError>;
+    /// The network's outputs for each of `batch`, in its order. All are of the same split, so that its
+    /// trunks run once.
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError>;
+
+    /// The answer of each decoder to one frame, of the network's outputs for it. Boxes are those of at
+    /// least `min_confidence`, or of the model's own threshold. Where nothing else is said, a model has
+    /// one decoder, which classifies.
+    fn answers(
+        &self,
+        outputs: Outputs,
+        min_confidence: Option<f32>,
+    ) -> Result<Vec<Answer>, ModelError> {
+        let _ = min_confidence;
+        Ok(vec![Answer::Scores(Scores::of(outputs.concat()))])
+    }
 
     /// The network in one piece, which answers compressed pictures; `None` if none are taken.
     fn full_network(&self) -> Option<&dyn FullNetwork> {
@@ -56,6 +68,6 @@ pub trait FullNetwork: Send + Sync {
     /// hold anything. A picture of more pixels than are taken is refused by its header.
     fn decode(&self, format: ImageFormat, file: &[u8]) -> Result<Vec<f32>, PictureError>;
 
-    /// Logits (f32, one per class) for each input of `batch`, in its order.
-    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError>;
+    /// The network's outputs for each input of `batch`, in its order.
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Outputs>, ModelError>;
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::{io, thread};
 
-use isthmus_models::{TailItem, top_k};
-use isthmus_proto::wire::Score;
+use isthmus_models::{Outputs, TailItem, Wanted};
+use isthmus_proto::wire::Answer;
 use isthmus_proto::{Content, OperatingPoint};
 
 use crate::batcher::{Batch, Lane};
 use crate::counters::Cause;
-use crate::exchange::{Computed, FrameKey, NoAnswer, TOP, Work};
+use crate::exchange::{Computed, FrameKey, NoAnswer, Work};
 use crate::gate::{Gate, Orders};
 use crate::model::{FullNetwork, Model, ModelError};
 use crate::receiver::Received;
@@ -43,9 +43,9 @@ fn compute(gate: &Gate, lane: Lane, work: Vec<Work<Orders>>) {
     let model = gate.registry.model(lane.bundle).as_ref();
     let started = gate.clock.now();
     let mut jobs = Vec::with_capacity(work.len());
-    for Work { frame, received, .. } in work {
+    for Work { frame, received, wanted, .. } in work {
         match decode(model, &received) {
-            Ok(input) => jobs.push((frame, received, input)),
+            Ok(input) => jobs.push(Prepared { frame, received, wanted, input }),
             Err(why) => finish(gate, frame, Err(why)),
         }
     }
@@ -59,23 +59,31 @@ fn compute(gate: &Gate, lane: Lane, work: Vec<Work<Orders>>) {
     let finished = gate.clock.now();
     let (decode, tail) = (decoded.saturating_since(started), finished.saturating_since(decoded));
     match result {
-        Ok(logits) if logits.len() == jobs.len() => {
-            for ((frame, received, _), logits) in jobs.into_iter().zip(logits) {
-                let (top, layers) = (best(&logits), received.layers);
-                let computed = Computed { top, logits, layers, decode, tail, batch_size };
-                finish(gate, frame, Ok(computed));
+        Ok(outputs) if outputs.len() == jobs.len() => {
+            for (job, outputs) in jobs.into_iter().zip(outputs) {
+                let layers = job.received.layers;
+                let computed = answers(model, &job, outputs)
+                    .map(|answers| Computed { answers, layers, decode, tail, batch_size })
+                    .map_err(|error| failed(model, &job.received, &error));
+                finish(gate, job.frame, computed);
             }
         }
-        Ok(logits) => {
-            let error = format!("{} answers to {} frames", logits.len(), jobs.len());
+        Ok(outputs) => {
+            let error = format!("{} answers to {} frames", outputs.len(), jobs.len());
             fail(gate, model, jobs, &error);
         }
         Err(error) => fail(gate, model, jobs, &error),
     }
 }
 
-/// A frame, what arrived of it, and what its network is run on.
-type Prepared = (FrameKey, Received, Vec<f32>);
+/// A frame that a network can be run on.
+struct Prepared {
+    frame: FrameKey,
+    received: Received,
+    wanted: Wanted,
+    /// Latents, or the prepared picture.
+    input: Vec<f32>,
+}
 
 /// What a frame's network is run on: latents, or the prepared picture.
 fn decode(model: &dyn Model, received: &Received) -> Result<Vec<f32>, NoAnswer> {
@@ -91,32 +99,30 @@ fn decode(model: &dyn Model, received: &Received) -> Result<Vec<f32>, NoAnswer> 
     }
 }
 
-/// Logits of each job, in order. All are of one lane.
-fn infer(model: &dyn Model, lane: Lane, jobs: &[Prepared]) -> Result<Vec<Vec<f32>>, ModelError> {
+/// The answers of a job's outputs, as they travel. One frame's outputs that are none fail no other.
+fn answers(model: &dyn Model, job: &Prepared, outputs: Outputs) -> Result<Vec<Answer>, ModelError> {
+    let answers = model.answers(outputs, job.wanted.min_confidence)?;
+    Ok(answers.into_iter().map(|answer| answer.into_wire(job.wanted)).collect())
+}
+
+/// The outputs of each job, in order. All are of one lane.
+fn infer(model: &dyn Model, lane: Lane, jobs: &[Prepared]) -> Result<Vec<Outputs>, ModelError> {
     match lane.split {
         Some(_) => model.infer(&jobs.iter().filter_map(item).collect::<Vec<_>>()),
         None => {
-            let inputs: Vec<&[f32]> = jobs.iter().map(|(.., input)| input.as_slice()).collect();
+            let inputs: Vec<&[f32]> = jobs.iter().map(|job| job.input.as_slice()).collect();
             full_network(model)?.infer(&inputs)
         }
     }
 }
 
-fn item((_, received, latents): &Prepared) -> Option<TailItem<'_>> {
-    match received.content {
+fn item(job: &Prepared) -> Option<TailItem<'_>> {
+    match job.received.content {
         Content::Features(OperatingPoint { split, width, .. }) => {
-            Some(TailItem { split, width, latents })
+            Some(TailItem { split, width, latents: &job.input })
         }
         Content::Image(_) => None,
     }
-}
-
-fn best(logits: &[f32]) -> Vec<Score> {
-    let score = |(class, probability)| Score {
-        class: u32::try_from(class).unwrap_or(u32::MAX),
-        probability,
-    };
-    top_k(logits, TOP).into_iter().map(score).collect()
 }
 
 fn full_network(model: &dyn Model) -> Result<&dyn FullNetwork, ModelError> {
@@ -128,7 +134,7 @@ fn finish(gate: &Gate, frame: FrameKey, result: Result<Computed, NoAnswer>) {
 }
 
 fn fail(gate: &Gate, model: &dyn Model, jobs: Vec<Prepared>, error: &dyn std::fmt::Display) {
-    for (frame, received, _) in jobs {
+    for Prepared { frame, received, .. } in jobs {
         finish(gate, frame, Err(failed(model, &received, error)));
     }
 }

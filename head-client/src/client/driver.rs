@@ -7,14 +7,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_models::Head;
+use isthmus_models::{Head, Picture};
 use isthmus_proto::{Content, FrameId, Timestamp, TraceIds};
 use tokio::sync::mpsc;
 
 use super::capture::Capture;
 use super::entry::Entry;
 use super::telemetry::Telemetry;
-use super::worker::{Computed, Done, Job, Worker};
+use super::worker::{Computed, Done, Here, Job, Worker};
 use crate::config::ClientConfig;
 use crate::controller::Controller;
 use crate::exchange::{BoundBundle, Checked, Limits, Outgoing};
@@ -139,7 +139,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 });
             }
         };
-        self.frames.insert(frame, Entry { source, truth, picture, ..Entry::default() });
+        let size = picture.as_ref().map_or((1, 1), |it: &Picture| (it.width(), it.height()));
+        self.frames.insert(frame, Entry { source, truth, picture, size, ..Entry::default() });
         let at = if self.config.pace == Pace::Live { at } else { Instant::now() };
         self.handle_at(at, input);
         ControlFlow::Continue(())
@@ -149,8 +150,13 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         match computed {
             Ok(Computed { exit, coded, head, encode }) => {
                 let layer_ends = coded.layer_ends.clone();
+                let (answers, exit) = match exit {
+                    Some(Here { answers, confidence }) => (answers, Some(confidence)),
+                    None => (Vec::new(), None),
+                };
                 if let Some(entry) = self.frames.get_mut(&frame) {
                     entry.coded = Some(coded);
+                    entry.here = answers;
                 }
                 let outcome = HeadOutcome { exit, layer_ends, head, encode };
                 self.handle(Input::HeadDone { frame, outcome });
@@ -181,12 +187,12 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 Input::Lost { frame }
             }
             Event::Reply(frame, Checked::Echo(feedback)) => Input::Echo { frame, feedback },
-            Event::Reply(frame, Checked::Reply { reply, logits, detail }) => {
+            Event::Reply(frame, Checked::Reply { reply, answers, detail }) => {
                 if let Err((reason, _)) = reply.outcome {
                     tracing::debug!(%frame, ?reason, detail, "refused");
                 }
                 if let Some(entry) = self.frames.get_mut(&frame) {
-                    entry.logits = logits;
+                    entry.replied = answers;
                 }
                 Input::Reply { frame, reply }
             }
@@ -237,7 +243,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         let entry = self.frames.get_mut(&frame)?;
         let coded = entry.coded.take()?;
         let bundle = self.head.bundle();
-        let bundle = BoundBundle { digest: bundle.digest(), labels: bundle.labels().len() };
+        let decoders = Arc::clone(bundle.decoders());
+        let bundle = BoundBundle { digest: bundle.digest(), decoders };
         let outgoing = Outgoing::frame(&bundle, frame, content, &coded, time_left, answer_by);
         entry.bytes = Some(outgoing.bytes().len());
         Some(outgoing)

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use isthmus_models::{Bundle, Picture};
-use isthmus_proto::{Coded, Content, OperatingPoint};
+use isthmus_models::{Answer, Bundle, Picture, View};
+use isthmus_proto::{Arm, Coded, Content, OperatingPoint};
 
 use crate::controller::{LinkEstimate, Run};
 use crate::outcome::{FrameOutcome, Verdict};
@@ -19,7 +19,12 @@ pub(super) struct Entry {
     pub(super) coded: Option<Coded>,
     /// Envelope and packet (bytes), once sent.
     pub(super) bytes: Option<usize>,
-    pub(super) logits: Vec<f32>,
+    /// Width and height of the picture (pixels).
+    pub(super) size: (u32, u32),
+    /// What was answered on the device.
+    pub(super) here: Vec<Answer>,
+    /// What the server answered.
+    pub(super) replied: Vec<Answer>,
     /// The frame's ordinal on its connection, where that is traced.
     pub(super) ordinal: Option<u64>,
 }
@@ -39,7 +44,6 @@ impl Entry {
             layers_used: outcome.layers_used,
             bytes: self.bytes,
             on_time: outcome.on_time,
-            logits: self.logits,
             estimate,
             ..FrameReport::default()
         };
@@ -60,10 +64,16 @@ impl Entry {
         }
         match outcome.verdict {
             Verdict::Dropped(cause) => report.reason = cause.to_string(),
-            Verdict::Answered { arm, answer, reason } => {
+            Verdict::Answered { arm, confidence, reason } => {
                 let elapsed = outcome.finished.saturating_since(outcome.captured);
-                report.label = bundle.labels().get(answer.class).cloned();
-                report.confidence = Some(answer.confidence);
+                let (answers, image) = match (arm, outcome.run) {
+                    (Arm::Exit | Arm::Local, _) => (self.here, None),
+                    (Arm::Image, Some(Run::Image(run))) => (self.replied, Some(run.image)),
+                    (Arm::Image | Arm::Split(_), _) => (self.replied, None),
+                };
+                let view = View::new(&bundle.manifest().input, image, self.size);
+                report.say(bundle, answers, &view);
+                report.confidence = Some(confidence);
                 report.arm = Some(arm);
                 report.capture_to_output_ms = Some(millis(elapsed));
                 report.reason = reason.to_string();

@@ -26,7 +26,7 @@ use driver::Driver;
 use telemetry::Telemetry;
 use worker::{Networks, Worker};
 
-pub use worker::{Compute, ComputeError, Computed};
+pub use worker::{Compute, ComputeError, Computed, Here};
 
 /// Why a run could not start.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,7 @@ impl Client {
         let hello = Hello {
             bundles: vec![BundleRef { name, digest: bundle.digest().0.to_vec() }],
             detail: config.detail.into(),
+            min_confidence: config.min_confidence.unwrap_or(0.0),
             ..Hello::default()
         };
         let telemetry = Telemetry::start(&config).await?;
@@ -69,7 +70,7 @@ impl Client {
         let sampled = config.traces.as_ref().map(|traces| traces.sampled);
         let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
         let link = Link::connect(dialer).await?;
-        let compute = Box::new(Networks::new(Arc::clone(&head), None));
+        let compute = Box::new(Networks::new(Arc::clone(&head), None, config.min_confidence));
         Ok(Client { config, head, compute, controller, link, telemetry })
     }
 
@@ -77,7 +78,8 @@ impl Client {
     /// are dropped as ones whose head failed.
     #[must_use]
     pub fn with_full(self, full: Arc<Full>) -> Client {
-        let compute = Box::new(Networks::new(Arc::clone(&self.head), Some(full)));
+        let confidence = self.config.min_confidence;
+        let compute = Box::new(Networks::new(Arc::clone(&self.head), Some(full), confidence));
         Client { compute, ..self }
     }
 

@@ -85,19 +85,18 @@ mod tests {
 
     use super::*;
     use crate::controller::Choice;
-    use crate::outcome::{Answer, Reason, Timing};
+    use crate::outcome::{Reason, Timing};
 
     #[test]
     fn parts_follow_each_other_and_fill_the_frame() {
         let ms = Duration::from_millis;
         let context = TraceIds::new(1, 1.0).context(1).expect("all are sampled");
-        let answer = Answer { class: 0, confidence: 1.0 };
         let reason = Reason::Chosen(Choice::Fixed);
         let outcome = FrameOutcome {
             frame: FrameId(5),
             captured: Timestamp::ZERO,
             finished: Timestamp::from_micros(100_000),
-            verdict: Verdict::Answered { arm: Arm::Split, answer, reason },
+            verdict: Verdict::Answered { arm: Arm::Split, confidence: 1.0, reason },
             run: None,
             sent: None,
             layers_used: None,

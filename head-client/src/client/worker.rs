@@ -7,12 +7,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isthmus_models::{Bundle, Full, Head, HeadOutput, ImageEncoder, Picture, Preprocessor, top_k};
+use isthmus_models::{
+    Answer, Bundle, Full, Head, HeadOutput, ImageEncoder, Outputs, Picture, Preprocessor,
+};
 use isthmus_proto::{Coded, FrameId};
 use tokio::sync::mpsc as tokio_mpsc;
 
 use crate::controller::{HeadRun, ImageRun, Run};
-use crate::outcome::Answer;
 
 pub(crate) struct Job {
     pub(crate) frame: FrameId,
@@ -28,14 +29,24 @@ pub(crate) struct Done {
 /// What the compute thread made of a picture.
 #[derive(Clone, Debug)]
 pub struct Computed {
-    /// The exit's answer, where a head ran that has one, or the full network's where that ran.
-    pub exit: Option<Answer>,
+    /// What was answered here: by the exit, where a head ran that has one, for the bundle's first decoder;
+    /// or by the full network, where that ran.
+    pub exit: Option<Here>,
     /// The layers; a compressed picture is one, and what the full network makes has none.
     pub coded: Coded,
     /// Time that preprocessing and the head, or the full network, took.
     pub head: Duration,
     /// Time that quantising and coding took, or compressing the picture.
     pub encode: Duration,
+}
+
+/// An answer that was computed on the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Here {
+    /// Of each decoder that is answered, in the bundle's order.
+    pub answers: Vec<Answer>,
+    /// How sure the first one is, 0 to 1.
+    pub confidence: f32,
 }
 
 /// Why nothing was made of a picture.
@@ -84,6 +95,8 @@ pub(crate) struct Networks {
     full: Option<Arc<Full>>,
     preprocessor: Preprocessor,
     input: Vec<f32>,
+    /// Of boxes; none for the bundle's own.
+    min_confidence: Option<f32>,
 }
 
 impl Compute for Networks {
@@ -99,10 +112,14 @@ impl Compute for Networks {
 
 impl Networks {
     /// Without `full`, the full network cannot be run.
-    pub(crate) fn new(head: Arc<Head>, full: Option<Arc<Full>>) -> Self {
+    pub(crate) fn new(
+        head: Arc<Head>,
+        full: Option<Arc<Full>>,
+        min_confidence: Option<f32>,
+    ) -> Self {
         let bundle = Arc::clone(head.bundle());
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
-        Networks { bundle, head, full, preprocessor, input: Vec::new() }
+        Networks { bundle, head, full, preprocessor, input: Vec::new(), min_confidence }
     }
 
     fn work(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
@@ -117,11 +134,14 @@ impl Networks {
             (Run::Local, _) => Coded::default(),
         };
         let (head, encode) = (ran - start, ran.elapsed());
-        let logits = local.or(output.and_then(|output| output.exit));
-        let exit = logits.and_then(|logits| top_k(&logits, 1).first().copied());
-        let exit = exit
-            .filter(|(_, confidence)| confidence.is_finite())
-            .map(|(class, confidence)| Answer { class, confidence });
+        let exit = match (local, output.and_then(|output| output.exit)) {
+            (Some(outputs), _) => Some(self.answer_locally(outputs)?),
+            (None, Some(logits)) => {
+                let exit = self.bundle.decoders().exit_answer(logits);
+                exit.map(|(answer, confidence)| Here { answers: vec![answer], confidence })
+            }
+            (None, None) => None,
+        };
         Ok(Computed { exit, coded, head, encode })
     }
 
@@ -134,11 +154,19 @@ impl Networks {
         self.head.run(split, width, &self.input).map_err(|error| error.to_string())
     }
 
-    fn run_full(&mut self, picture: &Picture) -> Result<Vec<f32>, String> {
+    /// The full network's outputs.
+    fn run_full(&mut self, picture: &Picture) -> Result<Outputs, String> {
         let full = self.full.as_ref().ok_or("the full network was not loaded")?;
         self.preprocessor.run(picture, &mut self.input);
-        let logits = full.run(&[&self.input]).map_err(|error| error.to_string())?;
-        logits.into_iter().next().ok_or_else(|| "the full network gave nothing".into())
+        let outputs = full.run(&[&self.input]).map_err(|error| error.to_string())?;
+        outputs.into_iter().next().ok_or_else(|| "the full network gave nothing".into())
+    }
+
+    fn answer_locally(&self, outputs: Outputs) -> Result<Here, String> {
+        let answers = self.bundle.decoders().answers(outputs, self.min_confidence);
+        let answers = answers.map_err(|error| error.to_string())?;
+        let confidence = answers.first().map_or(0.0, Answer::confidence);
+        Ok(Here { answers, confidence })
     }
 
     fn encode(&self, run: HeadRun, latents: &[f32]) -> Result<Coded, String> {

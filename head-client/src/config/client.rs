@@ -34,6 +34,8 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How much detail the server's answers have.
     pub detail: Detail,
+    /// Boxes of at least this confidence are answered, above 0 to 1; `None` for the bundle's own threshold.
+    pub min_confidence: Option<f32>,
     /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
     /// them.
     pub metrics: Option<SocketAddr>,
@@ -92,6 +94,7 @@ impl Options {
             rate: self.rate.filter(|_| !camera),
             connect_timeout: Duration::from_millis(timeout_ms),
             detail: Detail::Top,
+            min_confidence: None,
             metrics: self.metrics_port.map(|port| {
                 let address = self.metrics_address.unwrap_or(Ipv4Addr::LOCALHOST.into());
                 SocketAddr::new(address, port)

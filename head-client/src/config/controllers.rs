@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_picture_s_codec_is_checked_against_the_network_s_input() {
-        let input = InputSpec { width: 160, height: 90, mean: [0.0; 3], std: [1.0; 3] };
+        let input = InputSpec::new(160, 90);
         let spec = |text: &str| options(text).to_image_spec(&input).map(|spec| spec.to_string());
         assert_eq!(spec("").expect("defaults"), "webp/160/q50");
         let all = "image_format = 'jpeg'\nimage_quality = 7\nimage_side = 640";

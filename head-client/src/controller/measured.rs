@@ -72,7 +72,7 @@ impl Ladder {
                     let band = bands.get(&head).ok_or(LadderError::NoExit(run))?;
                     by_band(frames, band, calibrations[&head].upper.len())
                 }
-                None => vec![frames.iter().filter(|it| it.right).count() as f64 / count],
+                None => vec![frames.iter().map(|it| f64::from(it.quality)).sum::<f64>() / count],
             };
             Ok(LadderRung { run, bytes, accuracy, macs: macs(run) })
         };
@@ -111,12 +111,12 @@ impl Ladder {
         let mut exits = BTreeMap::new();
         for (s, split) in (0..).zip(&bundle.manifest().splits) {
             for (w, width) in (0..).zip(&split.widths) {
-                exits.insert((s, w), Calibration::flat(width.exit_accuracy));
+                exits.insert((s, w), Calibration::flat(width.exit_quality));
             }
         }
         let rung = |rung: &Rung| {
             let run = rung.point.into();
-            let (bytes, accuracy) = (rung.bytes_mean, vec![rung.accuracy]);
+            let (bytes, accuracy) = (rung.bytes_mean, vec![rung.quality]);
             LadderRung { run, bytes, accuracy, macs: macs(run) }
         };
         Ladder::new(bundle.points().iter().map(rung).collect(), exits)
@@ -157,8 +157,8 @@ impl Measured {
         for (image, frames) in images {
             measured.add_image(image, &frames);
         }
-        // A head without an exit, as cut networks have, is never right.
-        let silent = Outcome { bytes: 0, right: false, confidence: 0.0 };
+        // A head without an exit, as cut networks have, has no quality.
+        let silent = Outcome { bytes: 0, quality: 0.0, confidence: 0.0, reply: 0 };
         for head in measured.runs.keys().filter_map(|run| run.head()) {
             measured.exits.entry(head).or_insert_with(|| vec![silent; outcomes.frames()]);
         }
@@ -190,11 +190,11 @@ fn upper_ends(frames: &[Outcome]) -> Vec<f32> {
 /// dozen frames say otherwise, they are too few. Before the isotonic regression a band with k of n
 /// frames right has `(k + 8 · mean) / (n + 8)`.
 fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
-    let right = |outcome: &Outcome| if outcome.right { 1.0 } else { 0.0 };
-    let mean = frames.iter().map(right).sum::<f64>() / frames.len().max(1) as f64;
+    let quality = |outcome: &Outcome| f64::from(outcome.quality);
+    let mean = frames.iter().map(quality).sum::<f64>() / frames.len().max(1) as f64;
     let mut sums = vec![(PRIOR * mean, PRIOR); bands];
     for (outcome, &band) in frames.iter().zip(band) {
-        sums[band].0 += right(outcome);
+        sums[band].0 += quality(outcome);
         sums[band].1 += 1.0;
     }
     isotonic(&sums)
@@ -232,17 +232,21 @@ mod tests {
     #[test]
     fn a_picture_is_worth_more_where_the_exit_is_unsure() {
         // Every other frame the exit is unsure and wrong; pictures are right but for a few of those.
-        let outcome = |bytes, right, confidence| Outcome { bytes, right, confidence };
+        let outcome = |bytes, quality, confidence| Outcome { bytes, quality, confidence, reply: 0 };
         let exit = |at: usize| match at % 2 {
-            0 => outcome(0, false, 0.2),
-            _ => outcome(0, true, 0.9),
+            0 => outcome(0, 0.0, 0.2),
+            _ => outcome(0, 1.0, 0.9),
         };
         let mut measured = Measured::default();
         measured.exits.insert((0, 1), (0..400).map(exit).collect());
         let image = "webp/160/q35".parse().expect("a picture");
-        let frames: Vec<_> = (0..400).map(|at| outcome(2_000, at % 20 != 0, 0.9)).collect();
+        let frames = (0..400).map(|at: usize| match at % 20 {
+            0 => outcome(2_000, 0.0, 0.9),
+            _ => outcome(2_000, 1.0, 0.9),
+        });
+        let frames: Vec<_> = frames.collect();
         measured.add_image(image, &frames);
-        measured.runs.insert(Run::Local, vec![outcome(0, true, 0.9); 400]);
+        measured.runs.insert(Run::Local, vec![outcome(0, 1.0, 0.9); 400]);
         let ladder = Ladder::measured(&measured, |run| u64::from(run == Run::Local)).expect("one");
         let [local, picture] = ladder.rungs() else { panic!("{ladder:?}") };
         assert_eq!((local.run, local.macs, local.accuracy[0]), (Run::Local, 1, 1.0));

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{Hello, ToDevice, ToServer, Welcome, to_device, to_server};
-use isthmus_proto::{Framer, FramerError, MAX_CONTROL_BYTES, PROTOCOL_VERSION, Timestamp};
+use isthmus_proto::{
+    Framer, FramerError, MAX_CONTROL_BYTES, MAX_REPLY_BYTES, PROTOCOL_VERSION, Timestamp,
+};
 
 /// What a server allows on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +90,10 @@ pub struct Handshake {
 
 impl Handshake {
     /// A handshake for an attempt to connect that begins `now` and may take `timeout`. The hello's
-    /// protocol is set here: there is one.
+    /// protocol and the size of replies are set here: there is one of each.
     pub fn new(hello: Hello, now: Timestamp, timeout: Duration) -> Self {
-        let hello = Hello { protocol: PROTOCOL_VERSION, ..hello };
+        let max_reply_bytes = MAX_REPLY_BYTES as u32;
+        let hello = Hello { protocol: PROTOCOL_VERSION, max_reply_bytes, ..hello };
         let framer = Framer::new(MAX_CONTROL_BYTES);
         Handshake { hello, framer, timeout, welcome_by: Some(now + timeout) }
     }

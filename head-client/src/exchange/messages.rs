@@ -28,7 +28,7 @@ pub struct Messages {
     sent: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Unanswered {
     frame: FrameId,
     asked: Asked,
@@ -38,7 +38,7 @@ struct Unanswered {
 impl Messages {
     /// The message that carries a frame or a probe, and its ordinal on the connection, from 1.
     pub fn send(&mut self, outgoing: Outgoing) -> (ToServer, u64) {
-        let (frame, asked) = (outgoing.number(), outgoing.asked());
+        let (frame, asked) = (outgoing.number(), outgoing.asked().clone());
         self.unanswered.insert(wire_id(frame), Unanswered { frame, asked, cancelled: false });
         self.sent += 1;
         let message = to_server::Message::Frame(outgoing.into_bytes());
@@ -63,7 +63,7 @@ impl Messages {
         let id = reply.frame;
         let unanswered = self.unanswered.remove(&id).ok_or(MessageError::UnknownFrame(id))?;
         let Unanswered { frame, asked, cancelled } = unanswered;
-        let outcome = check(frame, asked, reply);
+        let outcome = check(frame, &asked, reply);
         let confirms = cancelled && outcome.as_ref().is_ok_and(says_cancelled);
         Ok((!confirms).then_some((frame, outcome)))
     }
@@ -77,6 +77,7 @@ fn says_cancelled(checked: &Checked) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use isthmus_models::UnusableAnswer;
     use isthmus_proto::wire::{Reply, Welcome};
 
     use super::super::reply::ReplyError;
@@ -116,7 +117,8 @@ mod tests {
         let Ok(Some((FRAME, Err(error)))) = messages.handle_message(reply(answer(7, 0.5))) else {
             panic!("an outcome");
         };
-        assert_eq!(error, ReplyError::Class { class: 7, labels: 4 });
+        let unusable = UnusableAnswer::Class { decoder: "class".into(), class: 7, labels: 4 };
+        assert_eq!(error, ReplyError::Unusable(unusable));
         let echoed = messages.handle_message(reply(Reply { frame: 14, ..echo() }));
         assert!(matches!(echoed, Ok(Some((_, Ok(Checked::Echo(_)))))), "{echoed:?}");
     }

@@ -1,7 +1,9 @@
 //! The bytes of a frame, or of a probe, with what is asked for and how urgently.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_models::Decoders;
 use isthmus_proto::{
     BundleDigest, Coded, Content, Envelope, FrameId, Timestamp, write_image_packet, write_packet,
     write_padding,
@@ -26,16 +28,16 @@ pub fn priority(answer_by: Timestamp) -> i32 {
 }
 
 /// The bundle that the hello binds, of which all frames of a connection are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BoundBundle {
     /// Digest of its manifest.
     pub digest: BundleDigest,
-    /// How many labels it has.
-    pub labels: usize,
+    /// What its answers are.
+    pub decoders: Arc<Decoders>,
 }
 
 /// A frame or a probe as it goes over the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
     frame: FrameId,
     asked: Asked,
@@ -63,7 +65,7 @@ impl Outgoing {
         answer_by: Timestamp,
     ) -> Self {
         let mut bytes = envelope(frame, time_left, false, coded.stream.len());
-        let BoundBundle { digest, labels } = bundle;
+        let BoundBundle { digest, decoders } = bundle;
         let layers = match content {
             Content::Features(point) => {
                 write_packet(&mut bytes, BUNDLE, digest, point, coded);
@@ -76,7 +78,7 @@ impl Outgoing {
         };
         let header = bytes.len() - coded.size_of(layers);
         let layer_ends = coded.layer_ends[..layers].iter().map(|end| header + end).collect();
-        let (asked, priority) = (Asked::Class { labels: *labels }, priority(answer_by));
+        let (asked, priority) = (Asked::Answers(Arc::clone(decoders)), priority(answer_by));
         Outgoing { frame, asked, priority, bytes, layer_ends }
     }
 
@@ -95,8 +97,8 @@ impl Outgoing {
     }
 
     /// What is asked for.
-    pub fn asked(&self) -> Asked {
-        self.asked
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Priority of its stream: the higher, the more urgent.
@@ -135,17 +137,22 @@ pub(super) mod tests {
     use isthmus_proto::{ImageFormat, OperatingPoint, PacketHeader, padding_len};
 
     use super::*;
-    use crate::exchange::reply::tests::{ASKED, FRAME};
+    use crate::exchange::reply::tests::{FRAME, asked};
 
-    const BOUND: BoundBundle = BoundBundle { digest: BundleDigest([3; 32]), labels: 4 };
+    const DIGEST: BundleDigest = BundleDigest([3; 32]);
     const LEFT: Duration = Duration::from_millis(80);
+
+    fn bound() -> BoundBundle {
+        let Asked::Answers(decoders) = asked() else { panic!("answers are asked for") };
+        BoundBundle { digest: DIGEST, decoders }
+    }
 
     /// A frame of three layers, of which two are sent.
     pub(in crate::exchange) fn frame() -> Outgoing {
         let coded = Coded { stream: (0..90).collect(), layer_ends: vec![20, 50, 90] };
         let point = OperatingPoint { split: 0, width: 0, layers: 2, bits: 6 };
         let content = Content::Features(point);
-        Outgoing::frame(&BOUND, FRAME, content, &coded, LEFT, Timestamp::ZERO)
+        Outgoing::frame(&bound(), FRAME, content, &coded, LEFT, Timestamp::ZERO)
     }
 
     #[test]
@@ -157,17 +164,17 @@ pub(super) mod tests {
         let header = PacketHeader::parse(packet).expect("known").expect("whole");
         assert_eq!(header.packet_len(), packet.len());
         let stream: Vec<u8> = (0..50).collect();
-        assert_eq!(header.verify(packet, &BOUND.digest), Ok((&*stream, 2)));
+        assert_eq!(header.verify(packet, &DIGEST), Ok((&*stream, 2)));
         let start = length + header.header_len();
         assert_eq!(outgoing.layer_ends, [start + 20, start + 50]);
-        assert_eq!((outgoing.number(), outgoing.asked()), (FRAME, ASKED));
+        assert_eq!((outgoing.number(), outgoing.asked()), (FRAME, &asked()));
     }
 
     #[test]
     fn a_picture_is_one_layer() {
         let coded = Coded { stream: vec![9; 70], layer_ends: vec![70] };
         let content = Content::Image(ImageFormat::Webp);
-        let outgoing = Outgoing::frame(&BOUND, FRAME, content, &coded, LEFT, Timestamp::ZERO);
+        let outgoing = Outgoing::frame(&bound(), FRAME, content, &coded, LEFT, Timestamp::ZERO);
         assert_eq!(outgoing.layer_ends, [outgoing.bytes().len()]);
         let (_, length) = Envelope::parse(outgoing.bytes()).expect("known").expect("whole");
         let header = PacketHeader::parse(&outgoing.bytes()[length..]).expect("known");
@@ -180,7 +187,7 @@ pub(super) mod tests {
         let (envelope, length) = Envelope::parse(probe.bytes()).expect("known").expect("whole");
         assert!(envelope.probe && envelope.frame == 13);
         assert_eq!(padding_len(&probe.bytes()[length..]), Some(probe.bytes().len() - length));
-        assert_eq!(probe.asked(), Asked::Echo);
+        assert_eq!(probe.asked(), &Asked::Echo);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A frame, or a probe, on a stream of its own.
 
-use isthmus_proto::{FrameId, MAX_CONTROL_BYTES, wire};
+use isthmus_proto::{FrameId, MAX_REPLY_BYTES, wire};
 use prost::Message;
 
 use super::outgoing::Outgoing;
@@ -60,7 +60,7 @@ impl Exchange {
     /// Bytes of the reply came.
     pub fn handle_reply_bytes(&mut self, bytes: &[u8]) {
         if let Reply::Coming(reply) = &mut self.reply {
-            if reply.len() + bytes.len() > MAX_CONTROL_BYTES {
+            if reply.len() + bytes.len() > MAX_REPLY_BYTES {
                 self.reply = Reply::Failed(ReplyError::TooLong);
             } else {
                 reply.extend_from_slice(bytes);
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(reset.poll_outcome().and_then(Result::err), Some(ReplyError::Reset));
 
         let mut long = Exchange::new(frame());
-        long.handle_reply_bytes(&[0; MAX_CONTROL_BYTES]);
+        long.handle_reply_bytes(&[0; MAX_REPLY_BYTES]);
         assert!(long.poll_outcome().is_none());
         long.handle_reply_bytes(&[0]);
         long.handle_reply_bytes(&[0; 1 << 20]);

@@ -37,8 +37,8 @@ pub struct Seen {
     pub missed: bool,
     /// Whether an answer came in time.
     pub on_time: bool,
-    /// Whether the answer is right, where the truth is known.
-    pub right: Option<bool>,
+    /// How good the answer is, 0 to 1, where the truth is known.
+    pub quality: Option<f32>,
     /// The controller's link estimate.
     pub estimate: Option<LinkEstimate>,
     /// What the link can carry, where that is known: in a simulation.
@@ -56,7 +56,7 @@ impl Seen {
             bytes: report.bytes.map(|bytes| bytes as u64),
             missed: report.is_missed(),
             on_time: report.on_time,
-            right: report.truth.as_ref().map(|truth| report.label.as_ref() == Some(truth)),
+            quality: report.quality(),
             estimate: report.estimate,
             capacity: None,
         }
@@ -75,7 +75,7 @@ pub struct Live {
     on_time: u64,
     bytes: u64,
     known: u64,
-    right: u64,
+    quality: f64,
     reasons: BTreeMap<String, u64>,
     latency: Histogram,
     /// Of the latest frames.
@@ -104,7 +104,7 @@ impl Live {
             on_time: 0,
             bytes: 0,
             known: 0,
-            right: 0,
+            quality: 0.0,
             reasons: BTreeMap::new(),
             latency: Histogram::default(),
             recent: VecDeque::new(),
@@ -123,8 +123,10 @@ impl Live {
         self.missed += u64::from(seen.missed);
         self.on_time += u64::from(seen.on_time);
         self.bytes += seen.bytes.unwrap_or(0);
-        self.known += u64::from(seen.right.is_some());
-        self.right += u64::from(seen.right == Some(true) && seen.on_time);
+        self.known += u64::from(seen.quality.is_some());
+        if let Some(quality) = seen.quality.filter(|_| seen.on_time) {
+            self.quality += f64::from(quality);
+        }
         *self.reasons.entry(seen.reason.clone()).or_default() += 1;
         if let Some(latency) = seen.latency {
             self.latency.record(latency.as_micros() as u64);
@@ -234,7 +236,7 @@ impl Live {
         let style = if self.missed > 0 { Style::new().red() } else { Style::new().green() };
         let right = match self.known {
             0 => String::new(),
-            known => format!(", right and in time {}", percent(self.right, known)),
+            known => format!(", right and in time {}", percent(self.quality.round() as u64, known)),
         };
         let mut reasons: Vec<(&String, &u64)> = self.reasons.iter().collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
@@ -314,7 +316,7 @@ mod tests {
             bytes: Some(700),
             missed,
             on_time: true,
-            right: Some(!missed),
+            quality: Some(if missed { 0.0 } else { 1.0 }),
             estimate: Some(LinkEstimate { rate, round_trip: Duration::from_millis(42) }),
             capacity: None,
         }
@@ -385,7 +387,7 @@ mod tests {
         };
         let seen = Seen::of_report(&report, Duration::from_secs(3));
         assert_eq!(seen.point.as_deref(), Some("s16/w50/c8/b4"));
-        assert!(seen.missed && seen.on_time && seen.right == Some(true));
+        assert!(seen.missed && seen.on_time && seen.quality == Some(1.0));
         let answered = FrameReport { arm: Some(Arm::Image), ..report };
         assert!(!Seen::of_report(&answered, Duration::ZERO).missed);
     }

@@ -7,7 +7,7 @@ use isthmus_proto::wire;
 use isthmus_proto::{Content, FrameId, Timestamp};
 
 use crate::controller::Run;
-use crate::outcome::{Answer, DropCause, Fallback, FrameOutcome};
+use crate::outcome::{DropCause, Fallback, FrameOutcome};
 
 /// How long before its deadline a client settles a frame. Timers fire up to a millisecond late, and
 /// on a busy machine a thread waits for its core.
@@ -99,8 +99,8 @@ pub enum Input {
 /// What a head, or an image codec, gave.
 #[derive(Clone, Debug, Default)]
 pub struct HeadOutcome {
-    /// The exit's answer, or the full network's if that was run here.
-    pub exit: Option<Answer>,
+    /// How sure the exit's answer is, 0 to 1, or the full network's if that was run here.
+    pub exit: Option<f32>,
     /// Bytes of the coded stream up to and with each layer; not decreasing. A compressed picture is
     /// one layer.
     pub layer_ends: Vec<usize>,
@@ -113,8 +113,9 @@ pub struct HeadOutcome {
 /// What a server says to a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerReply {
-    /// The answer with the layers it rests on, or the refusal with the pause that it requests.
-    pub outcome: Result<(Answer, u8), (wire::Reason, Duration)>,
+    /// How sure the answer is, 0 to 1, with the layers it rests on; or the refusal with the pause that it
+    /// requests.
+    pub outcome: Result<(f32, u8), (wire::Reason, Duration)>,
     /// Durations on the server's clock.
     pub feedback: wire::Feedback,
 }

@@ -31,7 +31,7 @@ fn link_up() -> Input {
 
 fn head_done(frame: u64) -> Input {
     let outcome = HeadOutcome {
-        exit: Some(Answer { class: 1, confidence: 0.5 }),
+        exit: Some(0.5),
         layer_ends: vec![300, 700],
         head: Duration::from_millis(4),
         encode: Duration::from_millis(1),
@@ -51,7 +51,7 @@ fn answer(frame: u64) -> Input {
         tail_us: 6_000,
         batch_size: 1,
     };
-    let outcome = Ok((Answer { class: 2, confidence: 0.9 }, 2));
+    let outcome = Ok((0.9, 2));
     Input::Reply { frame: FrameId(frame), reply: ServerReply { outcome, feedback } }
 }
 
@@ -115,8 +115,8 @@ fn an_answer_in_time_is_the_answer_and_its_stages_add_up() {
 
     let outcomes = done(&mut session, 40, answer(0));
     let [outcome] = &outcomes[..] else { panic!("{outcomes:?}") };
-    let Verdict::Answered { arm, answer, .. } = outcome.verdict else { panic!() };
-    assert_eq!((arm, answer.class, outcome.layers_used), (Arm::Split(POINT), 2, Some(2)));
+    let Verdict::Answered { arm, confidence, .. } = outcome.verdict else { panic!() };
+    assert_eq!((arm, confidence, outcome.layers_used), (Arm::Split(POINT), 0.9, Some(2)));
     assert!(outcome.on_time);
     assert_eq!(outcome.timing.wait, Duration::from_millis(2));
     assert_eq!(outcome.timing.network, Some(Duration::from_micros(15_500)));
@@ -210,7 +210,7 @@ fn image_session(exit: Option<(u8, u8)>) -> Session {
     session
 }
 
-fn compressed(frame: u64, exit: Option<Answer>) -> Input {
+fn compressed(frame: u64, exit: Option<f32>) -> Input {
     let outcome = HeadOutcome {
         exit,
         layer_ends: vec![900],
@@ -230,8 +230,8 @@ fn a_compressed_picture_is_sent_and_answered_without_a_head() {
         |output: &Output| matches!(output, Output::Send { content, .. } if *content == sent);
     assert!(drain(&mut session).iter().any(is_sent));
     let [end] = &done(&mut session, 40, answer(0))[..] else { panic!("one frame ends") };
-    let Verdict::Answered { arm, answer, .. } = end.verdict else { panic!("{end:?}") };
-    assert_eq!((arm, answer.class, reason(end).as_str()), (Arm::Image, 2, "fixed"));
+    let Verdict::Answered { arm, confidence, .. } = end.verdict else { panic!("{end:?}") };
+    assert_eq!((arm, confidence, reason(end).as_str()), (Arm::Image, 0.9, "fixed"));
     assert_eq!((end.sent, end.layers_used), (Some(sent), None));
     assert_eq!((end.timing.head, end.timing.encode), (None, Some(Duration::from_millis(3))));
     assert_eq!(sum(&end.timing), Duration::from_millis(40));
@@ -250,7 +250,7 @@ fn a_compressed_picture_that_is_refused_leaves_a_verdict_or_the_fallback_exit() 
 
     let mut session = image_session(Some((0, 1)));
     session.handle_input(at(0), captured(0));
-    session.handle_input(at(4), compressed(0, Some(Answer { class: 1, confidence: 0.5 })));
+    session.handle_input(at(4), compressed(0, Some(0.5)));
     let [end] = &done(&mut session, 20, refusal(0, wire::Reason::TooLarge, 0))[..] else {
         panic!("one frame ends");
     };
@@ -271,7 +271,7 @@ fn the_full_network_s_answer_on_the_device_is_the_answer_with_a_connection_or_wi
         }
         session.handle_input(at(0), captured(0));
         let outcome = HeadOutcome {
-            exit: Some(Answer { class: 1, confidence: 0.9 }),
+            exit: Some(0.9),
             head: Duration::from_millis(30),
             ..HeadOutcome::default()
         };
@@ -445,7 +445,7 @@ proptest! {
         let mut session = connected(Pace::Live);
         session.handle_input(at(0), captured(0));
         let outcome = HeadOutcome {
-            exit: Some(Answer { class: 1, confidence: 0.5 }),
+            exit: Some(0.5),
             layer_ends: vec![300, 700],
             head: Duration::from_nanos(head),
             encode: Duration::from_nanos(encode),
@@ -455,7 +455,7 @@ proptest! {
         let (end, input) = match replied {
             Some(after) => {
                 let feedback = wire::Feedback { queue_us, decode_us, tail_us, ..Default::default() };
-                let outcome = Ok((Answer { class: 2, confidence: 0.9 }, 2));
+                let outcome = Ok((0.9, 2));
                 let reply = ServerReply { outcome, feedback };
                 (took + after, Input::Reply { frame: FrameId(0), reply })
             }

@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn jpegs_are_decoded() {
         let as_jpeg = ImageSpec { format: ImageFormat::Jpeg, side: 8, quality: 90 };
-        let input = InputSpec { width: 8, height: 8, mean: [0.0; 3], std: [1.0; 3] };
+        let input = InputSpec::new(8, 8);
         let white = Picture::new(8, 8, vec![255; 3 * 64]).expect("as many");
         let jpeg = ImageEncoder::new(as_jpeg, &input).encode(&white).expect("encodes");
         let mut fake = Fake::new(webcam(), vec![Event::Frame(Some(jpeg)), Event::Quiet]);

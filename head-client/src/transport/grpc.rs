@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use isthmus_proto::MAX_CONTROL_BYTES;
+use isthmus_proto::MAX_REPLY_BYTES;
 use isthmus_proto::wire::tail_client::TailClient;
 use isthmus_proto::wire::{ToDevice, ToServer};
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ impl GrpcConnection {
         let (outbound, messages) = mpsc::unbounded_channel();
         // The server may wait for the hello before it opens its own stream.
         let _ = outbound.send(handshake.hello());
-        let mut client = TailClient::new(channel).max_decoding_message_size(MAX_CONTROL_BYTES);
+        let mut client = TailClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
         let mut inbound = client
             .infer(UnboundedReceiverStream::new(messages))
             .await

@@ -187,6 +187,7 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
         rate: None,
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
+        min_confidence: None,
         metrics: None,
         traces: None,
     }

@@ -27,13 +27,13 @@ pub(super) fn text(
         "\n## Measured\n\nOn {frames} pictures, with the real codec; bytes with header and \
          envelope. The full network is right on {:.2}%.\n\n\
          | point | right % | mean bytes | p50 | p99 |\n|---|---|---|---|---|\n",
-        100.0 * full.accuracy
+        100.0 * full.quality
     );
     for point in &manifest.points {
-        let PointSpec { split, width, channels, bits, accuracy, .. } = point;
+        let PointSpec { split, width, channels, bits, quality, .. } = point;
         card += &format!(
             "| {split}/{width}/c{channels}/b{bits} | {:.2} | {} | {} | {} |\n",
-            100.0 * accuracy,
+            100.0 * quality,
             point.bytes_mean,
             point.bytes_p50,
             point.bytes_p99

@@ -41,11 +41,11 @@ pub(super) fn outcomes(
         let item = |latents| TailItem { split: 0, width: 0, latents };
         let items: Vec<TailItem<'_>> = latents.iter().map(|it| item(it.as_slice())).collect();
         let answers = network.tail.run(&items)?;
-        for ((frames, bytes), logits) in split.iter_mut().zip(sizes).zip(&answers) {
-            frames.push(outcome(bytes, logits, label));
+        for ((frames, bytes), outputs) in split.iter_mut().zip(sizes).zip(&answers) {
+            frames.push(outcome(bytes, outputs, label));
         }
-        let logits = network.full.run(&[&input])?;
-        full.push(outcome(0, logits.first().map_or(&[], Vec::as_slice), label));
+        let outputs = network.full.run(&[&input])?;
+        full.push(outcome(0, outputs.first().map_or(&[], Vec::as_slice), label));
         labels.push(label as u32);
     }
     log(format!("measured on {} pictures of known class", labels.len()));
@@ -62,11 +62,13 @@ pub(super) fn outcomes(
 }
 
 /// The outcome of a frame whose true class is `label`.
-fn outcome(bytes: usize, logits: &[f32], label: usize) -> Outcome {
+fn outcome(bytes: usize, outputs: &[Vec<f32>], label: usize) -> Outcome {
+    let logits = outputs.first().map_or(&[][..], Vec::as_slice);
     let (class, confidence) = top_k(logits, 1).first().copied().unwrap_or((0, 0.0));
     // A network that gives NaN is sure of nothing.
     let confidence = if confidence.is_finite() { confidence } else { 0.0 };
-    Outcome { bytes: bytes as u32, right: class == label, confidence }
+    let quality = if class == label { 1.0 } else { 0.0 };
+    Outcome { bytes: bytes as u32, quality, confidence, reply: 0 }
 }
 
 /// Runs the head on a picture and codes it at every point: bytes sent, and the latents that the
@@ -96,10 +98,10 @@ fn send(
     Ok((sizes, arrived))
 }
 
-/// The fraction of frames that the full network gets right, for the manifest.
-pub(super) fn full_accuracy(outcomes: &Outcomes) -> f64 {
+/// The mean quality of the full network's answers, for the manifest.
+pub(super) fn full_quality(outcomes: &Outcomes) -> f64 {
     let full = outcomes.points().iter().find(|it| it.point == RecordedPoint::Full);
-    full.map_or(0.0, rounded_accuracy)
+    full.map_or(0.0, rounded_quality)
 }
 
 /// The measured operating points, for the manifest.
@@ -115,7 +117,7 @@ pub(super) fn points(outcomes: &Outcomes) -> Vec<PointSpec> {
             width: name.width.clone(),
             channels: name.channels,
             bits: name.bits,
-            accuracy: rounded_accuracy(measured),
+            quality: rounded_quality(measured),
             bytes_mean: (10.0 * mean).round() / 10.0,
             bytes_p50: rank(50),
             bytes_p99: rank(99),
@@ -125,6 +127,6 @@ pub(super) fn points(outcomes: &Outcomes) -> Vec<PointSpec> {
 }
 
 /// To five digits.
-fn rounded_accuracy(measured: &PointOutcomes) -> f64 {
-    (1e5 * measured.accuracy()).round() / 1e5
+fn rounded_quality(measured: &PointOutcomes) -> f64 {
+    (1e5 * measured.quality()).round() / 1e5
 }

@@ -65,7 +65,7 @@ fn seen(prepared: &Prepared, end: &FrameEnd<'_>) -> Seen {
         bytes: outcome.sent.map(|_| u64::from(end.bytes)),
         missed: end.missed,
         on_time: outcome.on_time,
-        right: Some(end.right),
+        quality: Some(end.quality),
         estimate: end.estimate,
         capacity: Some(end.capacity),
     }

@@ -78,7 +78,8 @@ impl FullNetwork {
 }
 
 /// Whether the likeliest class is the one named `truth`.
-pub(super) fn is_right(bundle: &Bundle, logits: &[f32], truth: &str) -> bool {
+pub(super) fn is_right(bundle: &Bundle, outputs: &[Vec<f32>], truth: &str) -> bool {
+    let logits = outputs.first().map_or(&[][..], Vec::as_slice);
     let best = top_k(logits, 1).first().and_then(|best| bundle.labels().get(best.0));
     best.is_some_and(|label| label == truth)
 }

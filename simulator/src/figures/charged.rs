@@ -15,9 +15,9 @@ use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::source::SourceFrame;
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{
-    Answer, Client, Compute, ComputeError, Computed, Controller, FrameReport, Histogram, Pace, Run,
+    Client, Compute, ComputeError, Computed, Controller, FrameReport, Here, Histogram, Pace, Run,
 };
-use isthmus_models::{Head, Picture, TailItem};
+use isthmus_models::{Head, Outputs, Picture, TailItem};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{Arm, BundleDigest, FrameId, OperatingPoint, Timestamp};
 use isthmus_tail_server::model::{Model, ModelError};
@@ -121,6 +121,7 @@ fn client_config(
         rate: Some(1.0 / config.interval.as_secs_f64()),
         connect_timeout: Duration::from_secs(10),
         detail: Detail::Top,
+        min_confidence: None,
         metrics: None,
         traces: None,
     })
@@ -167,9 +168,7 @@ impl Compute for ChargedHead {
         let (head, encode) = device.times(Timestamp::ZERO, Run::Head(run).load(), noise);
         let picture = picture(seed, 0, frame.0, self.record.played());
         let exit = self.record.exit(run.split, run.width, picture);
-        let class = |right: bool| self.record.label(picture) + usize::from(!right);
-        let exit =
-            exit.map(|exit| Answer { class: class(exit.right), confidence: exit.confidence });
+        let exit = exit.map(|exit| Here { answers: Vec::new(), confidence: exit.confidence });
         let coded = coded(&self.record.layer_ends(run, picture), frame.0);
         thread::sleep((head + encode).saturating_sub(started.elapsed()));
         Ok(Computed { exit, coded, head, encode })
@@ -209,11 +208,11 @@ impl Model for ChargedTail {
         let layers = u8::try_from(layers).unwrap_or(point.layers);
         let known = self.record.outcome_of_layers(point, layers, picture);
         let (outcome, _) = known.ok_or_else(|| ModelError::new(format!("no record of {point}")))?;
-        let class = self.record.label(picture) + usize::from(!outcome.right);
+        let class = self.record.label(picture) + usize::from(outcome.quality < 1.0);
         Ok(vec![(class % self.labels.max(1)) as f32, outcome.confidence])
     }
 
-    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         thread::sleep(self.config.server.tail + self.config.server.tail_per_frame * count);
         let logits = |item: &TailItem<'_>| {
@@ -226,7 +225,7 @@ impl Model for ChargedTail {
             if let Some(logit) = logits.get_mut(class as usize) {
                 *logit = probability.ln();
             }
-            Ok(logits)
+            Ok(vec![logits])
         };
         batch.iter().map(logits).collect()
     }

@@ -61,7 +61,8 @@ impl Export {
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
         let mut export = Export::default();
         for file in bundle.golden_files() {
-            let golden = Golden::parse(&bundle.read(file)?).with_context(|| file.to_owned())?;
+            let golden = Golden::parse(&bundle.read(file)?, bundle.manifest())
+                .with_context(|| file.to_owned())?;
             let point = bundle.parse_point(&golden.point.to_string())?;
             let (split, width) = (point.split, point.width);
             let codec =
@@ -76,8 +77,11 @@ impl Export {
                 let mut latents = Vec::new();
                 codec.dequantise(symbols, &mut latents)?;
                 let item = TailItem { split, width, latents: &latents };
-                let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
-                Ok(best(&model.infer(&[item])?.remove(0)) == best(&golden.logits))
+                let best = |outputs: &[Vec<f32>]| {
+                    let logits = outputs.first().map_or(&[][..], Vec::as_slice);
+                    top_k(logits, 1).first().map(|best| best.0)
+                };
+                Ok(best(&model.infer(&[item])?.remove(0)) == best(&golden.outputs))
             };
             let ours = symbols_of(&golden.input)?;
             let distances = ours.iter().zip(&golden.symbols).map(|(a, b)| a.abs_diff(*b));

@@ -95,7 +95,7 @@ pub(super) fn exit_top1(lab: &Lab) -> anyhow::Result<Measurement> {
         preprocessor.run(picture, &mut input);
         let right = |&width: &usize| {
             let logits = head.run(0, width as u8, &input)?.exit.context("an exit is missing")?;
-            Ok(is_right(bundle, &logits, truth))
+            Ok(is_right(bundle, &[logits], truth))
         };
         exits.iter().map(right).collect::<anyhow::Result<Vec<bool>>>()
     })?;

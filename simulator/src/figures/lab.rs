@@ -136,7 +136,7 @@ impl Lab {
     pub(super) fn best_point(&self) -> OperatingPoint {
         let rungs = self.bundle.points().iter().filter(|rung| rung.bytes_mean <= BEST_POINT_BYTES);
         let best = rungs.max_by(|a, b| {
-            a.accuracy.total_cmp(&b.accuracy).then(b.bytes_mean.total_cmp(&a.bytes_mean))
+            a.quality.total_cmp(&b.quality).then(b.bytes_mean.total_cmp(&a.bytes_mean))
         });
         best.map_or_else(|| self.bundle.default_point(), |rung| rung.point)
     }
@@ -276,6 +276,7 @@ impl Serving {
             rate: None,
             connect_timeout: DEADLINE,
             detail,
+            min_confidence: None,
             metrics: None,
             traces: None,
         };

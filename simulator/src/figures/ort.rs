@@ -30,14 +30,20 @@ pub(super) fn engine_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> 
 
     let input = vec![0.1; manifest.input.shape().iter().product()];
     let latents = head.run(0, at, &input)?.latents;
-    let mut own_head = vec![Direct::new(bundle, &width.head, manifest.input.shape(), &input)?];
+    let mut own_head = vec![Direct::new(bundle, &width.head, &manifest.input.shape(), &input)?];
     let mut own_tail = Vec::new();
+    let [shape] = split.features.as_slice() else {
+        return Ok(Measurement::skipped("of trunks that take one tensor alone"));
+    };
     let mut features = latents.clone();
     if let Some(adapter) = &width.adapter {
-        own_tail.push(Direct::new(bundle, adapter, split.latent_shape(), &latents)?);
-        features = vec![0.1; split.features_shape().iter().product()];
+        own_tail.push(Direct::new(bundle, adapter, &split.latent_shape(), &latents)?);
+        features = vec![0.1; shape.iter().product()];
     }
-    own_tail.push(Direct::new(bundle, &split.trunk, split.features_shape(), &features)?);
+    for decoder in &manifest.decoders {
+        let trunk = decoder.trunk.get(&split.name).context("a decoder without a trunk")?;
+        own_tail.push(Direct::new(bundle, trunk, &[&[1], &shape[..]].concat(), &features)?);
+    }
 
     let (head_ratio, head_detail) =
         direct::compare(&mut own_head, || head.run(0, at, &input).map(drop))?;
@@ -77,13 +83,13 @@ mod direct {
         pub(super) fn new(
             bundle: &Bundle,
             file: &str,
-            shape: [usize; 4],
+            shape: &[usize],
             input: &[f32],
         ) -> anyhow::Result<Direct> {
             let session = session(&bundle.read(file)?);
             // The error keeps the builder, which is not to be sent between threads.
             let session = session.map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
-            Ok(Direct { session, input: Tensor::from_array((shape, input.to_vec()))? })
+            Ok(Direct { session, input: Tensor::from_array((shape.to_vec(), input.to_vec()))? })
         }
 
         fn run(&mut self) -> anyhow::Result<()> {

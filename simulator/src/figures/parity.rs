@@ -58,7 +58,7 @@ impl Parity {
             let mut latents = Vec::new();
             codec.dequantise(&symbols, &mut latents)?;
             let unsplit = model.infer(&[TailItem { split, width, latents: &latents }])?.remove(0);
-            parity.record(point, &report.logits, &unsplit);
+            parity.record(point, report.logits(), &unsplit.concat());
             Ok(())
         };
         let talk = Talk {

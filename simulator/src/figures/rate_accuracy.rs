@@ -210,7 +210,7 @@ impl Bench {
 
     /// Whether the full network is right about a picture, and how each candidate goes.
     fn row(&self, picture: &Picture, truth: &str) -> anyhow::Result<(bool, Vec<Sent>)> {
-        let is_right = |logits: &[f32]| is_right(&self.bundle, logits, truth);
+        let is_right = |outputs: &[Vec<f32>]| is_right(&self.bundle, outputs, truth);
         let mut input = Vec::new();
         self.preprocessor.run(picture, &mut input);
         let right = is_right(&self.full.run(&[&input])?[0]);
@@ -243,8 +243,8 @@ impl Bench {
                     latents,
                 })
                 .collect();
-            for ((at, ..), logits) in sent.iter().zip(self.model.infer(&items)?) {
-                results[*at].right = is_right(&logits);
+            for ((at, ..), outputs) in sent.iter().zip(self.model.infer(&items)?) {
+                results[*at].right = is_right(&outputs);
             }
         }
 
@@ -266,12 +266,12 @@ impl Bench {
 fn ladder(lab: &Lab) -> Vec<OperatingPoint> {
     let mut rungs = lab.bundle().points().to_vec();
     rungs.sort_by(|a, b| {
-        a.bytes_mean.total_cmp(&b.bytes_mean).then(b.accuracy.total_cmp(&a.accuracy))
+        a.bytes_mean.total_cmp(&b.bytes_mean).then(b.quality.total_cmp(&a.quality))
     });
     let mut best = f64::MIN;
     rungs.retain(|rung| {
-        let better = rung.accuracy > best;
-        best = best.max(rung.accuracy);
+        let better = rung.quality > best;
+        best = best.max(rung.quality);
         better
     });
     let last = rungs.len().saturating_sub(1);

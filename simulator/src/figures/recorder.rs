@@ -147,7 +147,10 @@ impl Bench<'_> {
         }
         ensure!(!asked.is_empty(), "the record has no exit, and no full network either");
         let mark = |(frame, &label): (usize, &u32)| {
-            let answer = |frames: &&Vec<Outcome>| (frames[frame].right, frames[frame].confidence);
+            let answer = |frames: &&Vec<Outcome>| {
+                let Outcome { quality, confidence, .. } = frames[frame];
+                (quality == 1.0, confidence)
+            };
             Mark { label, answers: columns.iter().map(answer).collect() }
         };
         Ok((outcomes.labels().iter().enumerate().map(mark).collect(), asked))
@@ -162,7 +165,7 @@ impl Bench<'_> {
         let answer = |asked: &Asked| {
             let logits = match *asked {
                 Asked::Exit(split, width) => self.head.run(split, width, &input)?.exit,
-                Asked::Full => self.full.run(&[&input])?.pop(),
+                Asked::Full => self.full.run(&[&input])?.pop().map(|outputs| outputs.concat()),
             };
             Ok(answer(&logits.unwrap_or_default(), class))
         };
@@ -184,9 +187,10 @@ impl Bench<'_> {
             Envelope { frame: 0, time_left: TIME_LEFT, probe: false }.write(&mut frame);
             write_image_packet(&mut frame, 0, &self.bundle.digest(), format, &file);
             self.preprocessor.run(&decode_image(format, &file, most)?, &mut input);
-            let logits = self.full.run(&[&input])?.pop().unwrap_or_default();
-            let (right, confidence) = answer(&logits, class);
-            Ok(Outcome { bytes: frame.len() as u32, right, confidence })
+            let outputs = self.full.run(&[&input])?.pop().unwrap_or_default();
+            let (right, confidence) = answer(&outputs.concat(), class);
+            let quality = if right { 1.0 } else { 0.0 };
+            Ok(Outcome { bytes: frame.len() as u32, quality, confidence, reply: 0 })
         };
         encoders.iter().map(outcome).collect()
     }
@@ -240,13 +244,13 @@ fn distance(recorded: &Mark, mark: Option<&Mark>) -> f64 {
 }
 
 fn scheme<'a>(image: ImageSpec, frames: impl Iterator<Item = &'a Outcome>) -> RecordedScheme {
-    let (mut count, mut bytes, mut right) = (0.0, 0.0, 0.0);
+    let (mut count, mut bytes, mut quality) = (0.0, 0.0, 0.0);
     for outcome in frames {
         count += 1.0;
         bytes += f64::from(outcome.bytes);
-        right += if outcome.right { 1.0 } else { 0.0 };
+        quality += f64::from(outcome.quality);
     }
-    RecordedScheme { image, bytes: bytes / count, accuracy: right / count }
+    RecordedScheme { image, bytes: bytes / count, accuracy: quality / count }
 }
 
 fn even((image, frames): (&ImageSpec, &Vec<Outcome>)) -> RecordedScheme {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use isthmus_models::{Bundle, Head, Picture, Preprocessor, Tail, TailItem};
+use isthmus_models::{Bundle, Head, Outputs, Picture, Preprocessor, Tail, TailItem};
 use isthmus_proto::OperatingPoint;
 
 use super::Measurement;
@@ -101,15 +101,15 @@ impl Network {
         input
     }
 
-    /// The logits at `point`.
-    fn run(&self, input: &[f32], point: OperatingPoint) -> anyhow::Result<Vec<f32>> {
+    /// The outputs at `point`.
+    fn run(&self, input: &[f32], point: OperatingPoint) -> anyhow::Result<Outputs> {
         let OperatingPoint { split, width, layers, bits } = point;
         let codec = self.bundle.codec(split, width, bits).context("a point without quantiser")?;
         let symbols =
             codec.quantise(&self.head.run(split, width, input)?.latents, layers.into())?;
         let mut latents = Vec::new();
         codec.dequantise(&symbols, &mut latents)?;
-        let logits = self.tail.run(&[TailItem { split, width, latents: &latents }])?;
-        logits.into_iter().next().context("the tail gave no logits")
+        let outputs = self.tail.run(&[TailItem { split, width, latents: &latents }])?;
+        outputs.into_iter().next().context("the tail gave nothing")
     }
 }

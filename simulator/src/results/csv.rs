@@ -23,7 +23,7 @@ const TIMELINES: [&str; 14] = [
     "bytes",
     "reason",
     "arm",
-    "right",
+    "quality",
     "missed",
 ];
 
@@ -83,7 +83,7 @@ fn frame(of: &Timeline, row: usize) -> [String; TIMELINES.len()] {
         of.bytes[row].to_string(),
         of.reasons[of.reason[row]].clone(),
         of.arm[row].map_or_else(String::new, |arm| arm.name().to_owned()),
-        of.right[row].to_string(),
+        of.quality[row].to_string(),
         of.missed[row].to_string(),
     ]
 }

@@ -66,10 +66,10 @@ fn a_time_line_has_every_frame_or_an_equal_part_of_each_camera() {
         let of = |camera| line.camera.iter().filter(|&&it| it == camera).count();
         assert!(of(0).abs_diff(of(1)) <= 1, "{} and {}", of(0), of(1));
         if every == 1 {
-            let right = line.right.iter().filter(|&&right| right).count() as u64;
+            let quality = line.quality.iter().copied().map(f64::from).sum::<f64>();
             let missed = line.missed.iter().filter(|&&missed| missed).count() as u64;
-            let RunResult { right_in_time, missed: of, bytes, .. } = run.result;
-            assert_eq!((right, missed), (right_in_time, of));
+            let RunResult { quality_in_time, missed: of, bytes, .. } = run.result;
+            assert_eq!((quality, missed), (quality_in_time, of));
             assert_eq!(line.bytes.iter().map(|&it| u64::from(it)).sum::<u64>(), bytes);
         }
     }

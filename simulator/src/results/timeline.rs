@@ -48,8 +48,8 @@ pub struct Timeline {
     pub reason: Vec<usize>,
     /// Who answered: `split`, `exit`, or nobody.
     pub arm: Vec<Option<AnswerArm>>,
-    /// Whether the answer is right and in time.
-    pub right: Vec<bool>,
+    /// How good the answer is, 0 to 1; 0 without one in time.
+    pub quality: Vec<f32>,
     /// Whether it was sent and no network answer arrived by the deadline.
     pub missed: Vec<bool>,
 }
@@ -115,7 +115,7 @@ impl Timeline {
             self.bytes.len(),
             self.reason.len(),
             self.arm.len(),
-            self.right.len(),
+            self.quality.len(),
             self.missed.len(),
         ];
         let names = self.point.iter().flatten().all(|&at| at < self.points.len())
@@ -182,7 +182,7 @@ impl<'a> Recorder<'a> {
         line.backlog_bytes.push(end.backlog.as_bytes());
         line.bytes.push(end.bytes);
         line.arm.push(arm);
-        line.right.push(end.right);
+        line.quality.push(end.quality);
         line.missed.push(end.missed);
     }
 }

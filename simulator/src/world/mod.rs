@@ -22,17 +22,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use isthmus_head_client::{
-    Answer, Controller, FrameOutcome, GUARD, HeadOutcome, Input, Output, Pace, Reason, Run,
-    Session, SessionConfig, Verdict,
+    Controller, FrameOutcome, GUARD, HeadOutcome, Input, Output, Pace, Reason, Run, Session,
+    SessionConfig, Verdict,
 };
-use isthmus_proto::wire::{self, BundleRef, Detail, Hello, Score};
+use isthmus_models::{Outcome, TOP_CLASSES};
+use isthmus_proto::wire::{self, BundleRef, Hello, Score};
 use isthmus_proto::{
     Arm, BundleDigest, Content, DEFAULT_MAX_FRAME_BYTES, DataSize, FrameId, OperatingPoint,
     PROTOCOL_VERSION, Timestamp,
 };
 use isthmus_tail_server::admission::Refused;
 use isthmus_tail_server::batcher::{Batch, BatchId};
-use isthmus_tail_server::exchange::{Carrier, Computed, ConnectionId, NoAnswer, TOP, Work};
+use isthmus_tail_server::exchange::{Carrier, Computed, ConnectionId, NoAnswer, Work};
+use prost::Message;
 
 use crate::link::chance::{Chance, scattered};
 use agenda::Agenda;
@@ -44,7 +46,7 @@ pub use device::{Device, DeviceError, DeviceSpec};
 pub use record::{ControlVariate, Macs, Record, RecordError};
 pub use result::{FrameEnd, Observer, RunResult};
 
-use result::share;
+use result::mean;
 
 /// Payload of a packet (bytes): QUIC's on most paths.
 pub const PAYLOAD: u32 = 1_200;
@@ -248,7 +250,7 @@ impl<'a, 'o> World<'a, 'o> {
                     }
                 };
                 let outcome = HeadOutcome {
-                    exit: said.map(|it| self.answer(picture, it.right, it.confidence)),
+                    exit: said.map(|it| it.confidence),
                     layer_ends: self.layer_ends(run, picture),
                     head: network,
                     encode: coding,
@@ -389,7 +391,7 @@ impl<'a, 'o> World<'a, 'o> {
         let batch_size = u32::try_from(batch.work.len()).unwrap_or(u32::MAX);
         let [decode, ..] = self.config.server.times(batch.lane);
         let tail = self.now.saturating_since(started).saturating_sub(decode);
-        for Work { frame, to, received } in batch.work {
+        for Work { frame, to, received, .. } in batch.work {
             let key = self.key(to.camera, received.envelope.frame);
             let picture = self.picture(key.camera, key.frame);
             let layers = u8::try_from(received.layers).unwrap_or(OperatingPoint::MAX_LAYERS);
@@ -405,8 +407,7 @@ impl<'a, 'o> World<'a, 'o> {
             };
             let computed = match outcome {
                 Some((it, layers)) => Ok(Computed {
-                    top: scores(self.answer(picture, it.right, it.confidence)),
-                    logits: Vec::new(),
+                    answers: vec![answer(&it)],
                     layers: layers.into(),
                     decode,
                     tail,
@@ -435,14 +436,14 @@ impl<'a, 'o> World<'a, 'o> {
         self.transport.cancel(self.now, key);
         let sent = self.sent.remove(&key);
         let picture = self.picture(camera, outcome.frame.0);
-        let (mut by_network, mut right) = (false, false);
+        let (mut by_network, mut quality) = (false, 0.0);
         let reason = match outcome.verdict {
             Verdict::Dropped(cause) => cause.to_string(),
-            Verdict::Answered { arm, answer, reason } => {
+            Verdict::Answered { arm, reason, .. } => {
                 by_network = matches!(arm, Arm::Split(_) | Arm::Image) && outcome.on_time;
-                right = answer.class == self.record.label(picture) && outcome.on_time;
-                self.result.right_in_time += u64::from(right);
                 if outcome.on_time {
+                    quality = self.quality(arm, outcome, picture);
+                    self.result.quality_in_time += f64::from(quality);
                     self.result.expected += self.expected(arm, outcome, picture);
                 }
                 let took = outcome.finished.saturating_since(outcome.captured);
@@ -463,7 +464,7 @@ impl<'a, 'o> World<'a, 'o> {
                 camera,
                 outcome,
                 reason: &reason,
-                right,
+                quality,
                 missed,
                 bytes: sent.map_or(0, |sent| sent.bytes),
                 capacity,
@@ -498,9 +499,22 @@ impl<'a, 'o> World<'a, 'o> {
         expected.unwrap_or(0.0)
     }
 
-    fn answer(&self, picture: usize, right: bool, confidence: f32) -> Answer {
-        let class = self.record.label(picture) + usize::from(!right);
-        Answer { class, confidence }
+    /// How good the answer of a frame is.
+    fn quality(&self, arm: Arm, outcome: &FrameOutcome, picture: usize) -> f32 {
+        let recorded = match arm {
+            Arm::Split(point) => {
+                let layers = outcome.layers_used.unwrap_or(point.layers);
+                self.record.outcome(OperatingPoint { layers, ..point }, picture)
+            }
+            Arm::Exit => {
+                let head = outcome.run.and_then(Run::head);
+                head.and_then(|(split, width)| self.record.exit(split, width, picture))
+            }
+            Arm::Image | Arm::Local => {
+                outcome.run.and_then(|run| self.record.run_outcome(run, picture))
+            }
+        };
+        recorded.map_or(0.0, |recorded| recorded.quality)
     }
 }
 
@@ -514,21 +528,20 @@ fn connect(exchange: &mut Exchange) -> ConnectionId {
 /// What every simulated device says first.
 fn hello() -> Hello {
     let bundle = BundleRef { name: "simulated".into(), digest: DIGEST.0.to_vec() };
-    Hello {
-        protocol: PROTOCOL_VERSION,
-        bundles: vec![bundle],
-        detail: Detail::Top.into(),
-        tracing: None,
-    }
+    Hello { protocol: PROTOCOL_VERSION, bundles: vec![bundle], ..Hello::default() }
 }
 
-/// An answer as large as a real one: the most probable classes, of which the first is known.
-fn scores(answer: Answer) -> Vec<Score> {
-    let first = u32::try_from(answer.class).unwrap_or(u32::MAX);
-    let rest = (1.0 - answer.confidence) / TOP as f32;
-    let score = |at: u32| Score {
-        class: first.saturating_add(at),
-        probability: if at == 0 { answer.confidence } else { rest },
+/// An answer as large as a real one. Its quality is the record's: whose class it names is of no account,
+/// and boxes or a map are as many bytes as were recorded.
+fn answer(outcome: &Outcome) -> wire::Answer {
+    let rest = (1.0 - outcome.confidence) / TOP_CLASSES as f32;
+    let score = |class: u32| Score {
+        class,
+        probability: if class == 0 { outcome.confidence } else { rest },
     };
-    (0..TOP as u32).map(score).collect()
+    let top = (0..TOP_CLASSES as u32).map(score).collect();
+    let mut answer = wire::Answer { top, ..Default::default() };
+    let missing = (outcome.reply as usize).saturating_sub(answer.encoded_len());
+    answer.boxes = vec![0; missing];
+    answer
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use isthmus_models::{PictureError, TailItem};
+use isthmus_models::{Outputs, PictureError, TailItem};
 use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
 use isthmus_tail_server::Registry;
 use isthmus_tail_server::model::{FullNetwork, Model, ModelError};
@@ -41,7 +41,7 @@ impl Model for Recorded {
         never_run()
     }
 
-    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         never_run()
     }
 
@@ -55,7 +55,7 @@ impl FullNetwork for Recorded {
         Ok(Vec::new())
     }
 
-    fn infer(&self, _: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, _: &[&[f32]]) -> Result<Vec<Outputs>, ModelError> {
         never_run()
     }
 }

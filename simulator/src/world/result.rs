@@ -16,7 +16,8 @@ pub struct RunResult {
     /// Frames captured.
     pub frames: u64,
     /// Frames whose answer was right and in time.
-    pub right_in_time: u64,
+    #[serde(alias = "right_in_time")]
+    pub quality_in_time: f64,
     /// How many of them could be expected, by what a record says of each answer in time.
     pub expected: f64,
     /// The control variate of every head that was run with its frame, which no controller can know
@@ -46,9 +47,10 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    /// Fraction of all frames that were right and in time.
+    /// Mean quality of all frames, where one without an answer in time has none: of classes the fraction
+    /// that were right and in time.
     pub fn on_time_accuracy(&self) -> f64 {
-        share(self.right_in_time, self.frames)
+        mean(self.quality_in_time, self.frames)
     }
 
     /// The same run less its control variate, at the `level`-th price of a byte. Heads are chosen before
@@ -73,7 +75,7 @@ impl RunResult {
     /// Adds another run.
     pub fn merge(&mut self, other: &RunResult) {
         self.frames += other.frames;
-        self.right_in_time += other.right_in_time;
+        self.quality_in_time += other.quality_in_time;
         self.expected += other.expected;
         self.control_variate = self.control_variate.plus(other.control_variate);
         self.sent += other.sent;
@@ -91,7 +93,13 @@ impl RunResult {
     }
 }
 
-pub(super) fn share(part: u64, whole: u64) -> f64 {
+/// Sum over all of them, each between 0 and 1.
+pub(super) fn mean(sum: f64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum / count as f64 }
+}
+
+/// Part of a whole.
+fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
@@ -104,8 +112,8 @@ pub struct FrameEnd<'a> {
     pub outcome: &'a FrameOutcome,
     /// How it ended: the controller's reason, the fallback's, or the cause of a drop.
     pub reason: &'a str,
-    /// Whether the answer is right and in time.
-    pub right: bool,
+    /// How good the answer is, 0 to 1; 0 without one in time.
+    pub quality: f32,
     /// Whether it was sent and no network answer arrived by the deadline.
     pub missed: bool,
     /// Bytes that it put on the way to the server, headers apart; 0 if it was not sent.

@@ -126,8 +126,8 @@ fn on_an_idle_link_a_frame_takes_what_its_parts_take() {
     assert!((p50 - expected).abs() < 1.0, "{p50} against {expected}");
     let point = best_point();
     let right = |frame| record.outcome(point, picture(5, 0, frame, record.played()));
-    let right = (0..300).filter(|&frame| right(frame).expect("recorded").right).count();
-    assert_eq!(result.right_in_time, right as u64, "the record decides what is right");
+    let right = (0..300).filter(|&frame| right(frame).expect("recorded").quality == 1.0).count();
+    assert_eq!(result.quality_in_time, right as f64, "the record decides what is right");
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn a_picture_takes_what_its_parts_take_and_the_full_network_answers() {
         record.image_outcome(sent.image, at).expect("recorded")
     });
     let outcomes: Vec<isthmus_models::Outcome> = outcomes.collect();
-    let right = outcomes.iter().filter(|outcome| outcome.right).count();
-    assert_eq!(result.right_in_time, right as u64, "the record decides what is right");
+    let right = outcomes.iter().filter(|outcome| outcome.quality == 1.0).count();
+    assert_eq!(result.quality_in_time, right as f64, "the record decides what is right");
     let bytes: u32 = outcomes.iter().map(|outcome| outcome.bytes).sum();
     assert_eq!(result.bytes, u64::from(bytes), "and what it takes");
     let known = record.expected(Run::Image(sent), 0).expect("recorded");
@@ -202,7 +202,8 @@ fn an_overloaded_link_misses_and_the_exit_answers() {
     let result = fixed(&world(90, 30), &record);
     assert!(result.miss_rate() > 0.8, "{}", result.miss_rate());
     assert!(result.reasons["deadline"] > 200, "{:?}", result.reasons);
-    let exits = (0..record.played()).filter(|&at| record.exit(0, 1, at).expect("recorded").right);
+    let exits =
+        (0..record.played()).filter(|&at| record.exit(0, 1, at).expect("recorded").quality == 1.0);
     let exit_accuracy = exits.count() as f64 / record.played() as f64;
     assert!((result.on_time_accuracy() - exit_accuracy).abs() < 0.12);
 }
@@ -246,7 +247,7 @@ fn every_frame_of_every_camera_ends_once() {
     for result in [fixed(&config, &record), greedy(&config, &record), mpc(&config, &record)] {
         assert_eq!(result.frames, 8 * 200);
         assert_eq!(result.reasons.values().sum::<u64>(), result.frames);
-        assert!(result.right_in_time <= result.frames && result.missed <= result.sent);
+        assert!(result.quality_in_time <= result.frames as f64 && result.missed <= result.sent);
     }
 }
 
@@ -311,7 +312,7 @@ fn no_controller_can_be_expected_to_exceed_the_oracle() {
         for result in results {
             let expected = result.clone().less_control_variate(known.price_level).expected;
             assert!(expected <= known.value, "{expected} {result:?} {known:?}");
-            assert!(result.right_in_time as f64 <= all.value, "{result:?} {all:?}");
+            assert!(result.quality_in_time <= all.value, "{result:?} {all:?}");
         }
         // Nor is the bound one that nobody could come near.
         assert!(known.value <= 0.98 * known.frames as f64, "{known:?}");
@@ -329,10 +330,10 @@ fn where_bytes_are_free_the_oracle_takes_the_best_of_every_frame() {
         let sent = runs.iter().filter_map(|&run| record.run_outcome(run, at));
         let heads: Vec<(u8, u8)> = runs.iter().filter_map(|run| run.head()).collect();
         let exits = heads.iter().filter_map(|&(s, w)| record.exit(s, w, at));
-        sent.chain(exits).any(|outcome| outcome.right)
+        sent.chain(exits).any(|outcome| outcome.quality == 1.0)
     };
     let best = (0..100).filter(|&frame| any_right(frame)).count() as u64;
-    assert_eq!(bound.right_in_time, best);
+    assert_eq!(bound.quality_in_time, best as f64);
     let mut dead = config.clone();
     dead.path.uplink.rate = crate::link::Rate::Constant(Bitrate::from_bps(0));
     assert_eq!(plan(&dead, &record, &runs, Knowledge::Expected).sent, 0);
@@ -392,20 +393,20 @@ fn an_observer_sees_every_frame_and_changes_nothing() {
     let record = record();
     let config = world(400, 60);
     let controller = |_| -> Box<dyn Controller> { Box::new(Greedy::new(ladder(&record))) };
-    let (mut frames, mut missed, mut bytes, mut right) = (0, 0, 0, 0);
+    let (mut frames, mut missed, mut bytes, mut right) = (0, 0, 0, 0.0);
     let mut estimated = false;
     let mut observer = |end: &FrameEnd<'_>| {
         frames += 1;
         missed += u64::from(end.missed);
         bytes += u64::from(end.bytes);
-        right += u64::from(end.right);
+        right += f64::from(end.quality);
         estimated |= end.estimate.is_some();
         assert_eq!(end.capacity.as_bps(), 400_000);
     };
     let observed = run_observed(&config, &record, controller, Some(&mut observer));
     assert_eq!(observed, run(&config, &record, controller));
-    let RunResult { frames: of, missed: misses, bytes: sent, right_in_time, .. } = observed;
-    assert_eq!((frames, missed, bytes, right), (of, misses, sent, right_in_time));
+    let RunResult { frames: of, missed: misses, bytes: sent, quality_in_time, .. } = observed;
+    assert_eq!((frames, missed, bytes, right), (of, misses, sent, quality_in_time));
     assert!(estimated);
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use isthmus_models::Wanted;
 use isthmus_proto::TraceContext;
-use isthmus_proto::wire::{Reply, Score};
+use isthmus_proto::wire::{Answer, Reply};
 
 use super::FrameKey;
 use crate::admission::{Announced, Refused};
@@ -53,15 +54,15 @@ pub struct Work<H> {
     pub to: H,
     /// What arrived of it.
     pub received: Received,
+    /// How much of an answer its device wants.
+    pub wanted: Wanted,
 }
 
 /// A network's answer to one frame.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Computed {
-    /// The most probable classes, best first.
-    pub top: Vec<Score>,
-    /// f32, one per class; sent where the hello asked for them.
-    pub logits: Vec<f32>,
+    /// The answer of each decoder in order, as much as its device wants.
+    pub answers: Vec<Answer>,
     /// Layers that were decoded.
     pub layers: usize,
     /// How long decoding the batch's frames took.

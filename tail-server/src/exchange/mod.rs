@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::wire::{Answer, Detail, Echo, Feedback, Hello, Reason, Reply, Welcome, reply};
-use isthmus_proto::{Content, Envelope, Timestamp, TraceIds};
+use isthmus_proto::wire::{Echo, Feedback, Hello, Reason, Reply, Welcome, reply};
+use isthmus_proto::{Content, Envelope, MAX_CONTROL_BYTES, Timestamp, TraceIds};
+use prost::Message;
 
 use crate::admission::{self, Announced, Binding, HelloError, Load, Refused};
 use crate::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, Lane};
@@ -26,9 +27,6 @@ use crate::registry::Registry;
 use state::{Connection, Frame, Running, Stage};
 
 pub use event::{Action, Computed, Ended, NoAnswer, Output, Whole, Work};
-
-/// Most classes that an answer names.
-pub const TOP: usize = 5;
 
 /// Limits of an [`Exchange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +320,10 @@ impl<H: Clone> Exchange<H> {
             let running = Running { deadline, received_at, started: now, unwanted: false };
             let stage = std::mem::replace(&mut state.stage, Stage::Running(running));
             if let Stage::Queued { received, .. } = stage {
-                work.push(Work { frame, to: state.to.clone(), received });
+                let connection = self.connections.get(&state.connection);
+                let binding = connection.and_then(|it| it.binding.as_ref());
+                let wanted = binding.map(Binding::wanted).unwrap_or_default();
+                work.push(Work { frame, to: state.to.clone(), received, wanted });
             }
         }
         self.running.insert(id, keys);
@@ -478,14 +479,22 @@ impl<H: Clone> Exchange<H> {
             batch_size: computed.batch_size,
         };
         let binding = self.connections.get(&frame.connection).and_then(|it| it.binding.as_ref());
-        let detailed = binding.is_some_and(|binding| binding.detail() == Detail::Logits);
-        let answer = Answer {
-            top: computed.top,
-            layers_used: u32::try_from(computed.layers).unwrap_or(u32::MAX),
-            logits: if detailed { computed.logits } else { Vec::new() },
+        let most = binding.map_or(MAX_CONTROL_BYTES, Binding::max_reply_bytes);
+        let mut answers = computed.answers.into_iter();
+        let mut first = answers.next().unwrap_or_default();
+        first.layers_used = u32::try_from(computed.layers).unwrap_or(u32::MAX);
+        let reply = Reply {
+            frame: frame.id,
+            outcome: Some(reply::Outcome::Answer(first)),
+            feedback: Some(feedback),
+            further: answers.collect(),
         };
-        let verdict = Verdict::Answered { late: now > deadline };
-        self.reply_with(key, verdict, reply::Outcome::Answer(answer), feedback);
+        let bytes = reply.encoded_len();
+        if bytes > most {
+            let detail = format!("the reply has {bytes} bytes, the device takes {most}");
+            return self.refuse(key, Refused::new(Reason::TooLarge, detail));
+        }
+        self.reply_with(key, Verdict::Answered { late: now > deadline }, reply);
     }
 
     /// Ends a frame that is not accepted, or whose picture is none.
@@ -514,20 +523,15 @@ impl<H: Clone> Exchange<H> {
     fn reply(&mut self, key: FrameKey, verdict: Verdict, outcome: reply::Outcome) {
         let receive_span = self.frames.get(&key).map_or(Duration::ZERO, |frame| frame.receive_span);
         let receive_span_us = micros(receive_span);
-        let feedback = Feedback { receive_span_us, ..Feedback::default() };
-        self.reply_with(key, verdict, outcome, feedback);
+        let feedback = Some(Feedback { receive_span_us, ..Feedback::default() });
+        let frame = self.frames.get(&key).map_or(0, |frame| frame.id);
+        let reply = Reply { frame, outcome: Some(outcome), feedback, further: Vec::new() };
+        self.reply_with(key, verdict, reply);
     }
 
-    fn reply_with(
-        &mut self,
-        key: FrameKey,
-        verdict: Verdict,
-        outcome: reply::Outcome,
-        feedback: Feedback,
-    ) {
+    fn reply_with(&mut self, key: FrameKey, verdict: Verdict, reply: Reply) {
         self.end(key, verdict);
         let Some(frame) = self.frames.get(&key) else { return };
-        let reply = Reply { frame: frame.id, outcome: Some(outcome), feedback: Some(feedback) };
         let action = Action::Reply(Box::new(Ended { reply, verdict, trace: frame.trace }));
         self.outputs.push_back(Output { frame: key, to: frame.to.clone(), action });
     }

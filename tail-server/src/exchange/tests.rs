@@ -1,7 +1,7 @@
 //! The exchange alone, in injected time.
 
-use isthmus_models::TailItem;
-use isthmus_proto::wire::{BundleRef, Score};
+use isthmus_models::{Outputs, TailItem, Wanted};
+use isthmus_proto::wire::{Answer, BundleRef, Detail, Score};
 use isthmus_proto::{
     BundleDigest, Coded, OperatingPoint, PROTOCOL_VERSION, write_packet, write_padding,
 };
@@ -31,7 +31,7 @@ impl Model for OnePoint {
     fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
         Err(ModelError::new("an exchange does not decode"))
     }
-    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         Err(ModelError::new("an exchange does not compute"))
     }
 }
@@ -73,7 +73,8 @@ fn frame(id: u16) -> Vec<u8> {
 
 fn computed() -> Computed {
     let top = vec![Score { class: 3, probability: 0.9 }];
-    Computed { top, logits: vec![1.0; 4], layers: 3, batch_size: 1, ..Computed::default() }
+    let answers = vec![Answer { top, logits: vec![1.0; 4], ..Answer::default() }];
+    Computed { answers, layers: 3, batch_size: 1, ..Computed::default() }
 }
 
 impl Desk {
@@ -152,9 +153,35 @@ fn a_frame_is_answered_with_its_durations() {
     let durations = (feedback.receive_span_us, feedback.queue_us, feedback.decode_us);
     assert_eq!((durations, feedback.tail_us), ((4_000, 1_000, 5_000), 10_000));
     let Some(reply::Outcome::Answer(answer)) = &ended.reply.outcome else { panic!("no answer") };
-    // The hello asked for the best classes alone.
-    assert_eq!((answer.top.len(), answer.logits.len(), answer.layers_used), (1, 0, 3));
+    assert_eq!((answer.top.len(), answer.layers_used), (1, 3));
     assert_eq!((desk.exchange.accepted(), desk.exchange.counters().unfinished()), (0, 0));
+}
+
+#[test]
+fn a_worker_is_told_what_the_device_wants_and_a_reply_that_it_does_not_take_is_refused() {
+    let registry = Arc::new(Registry::new(vec![Arc::new(OnePoint)]));
+    let mut exchange = Exchange::new(config(), registry);
+    let connection = exchange.connect(Carrier::Streams).expect("a place");
+    let wants = Hello {
+        detail: Detail::Logits.into(),
+        min_confidence: 0.25,
+        max_reply_bytes: 100,
+        ..hello()
+    };
+    exchange.handle_hello(connection, &wants, false).expect("a good hello");
+    let key = exchange.begin(at(0), connection, 0, 0);
+    exchange.handle_bytes(at(0), key, &frame(1));
+    let batch = exchange.poll_batch(at(0)).expect("a free worker");
+    let wanted = Wanted { logits: true, min_confidence: Some(0.25) };
+    assert_eq!(batch.work[0].wanted, wanted);
+    let answers = vec![Answer { boxes: vec![0; 100], ..Answer::default() }];
+    exchange.handle_computed(at(1), key, Ok(Computed { answers, ..computed() }));
+    let Some(Output { action: Action::Reply(ended), .. }) = exchange.poll_output() else {
+        panic!()
+    };
+    assert_eq!(ended.verdict, Verdict::Refused(Reason::TooLarge));
+    let Some(reply::Outcome::Refusal(refusal)) = &ended.reply.outcome else { panic!() };
+    assert!(refusal.detail.ends_with("the device takes 100"), "{}", refusal.detail);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_models::{
-    ImageEncoder, ImageSpec, InputSpec, Picture, PictureError, TailItem, decode_image,
+    ImageEncoder, ImageSpec, InputSpec, Outputs, Picture, PictureError, TailItem, decode_image,
 };
 use isthmus_proto::framer::write_message;
 use isthmus_proto::packet::VERSION;
@@ -86,10 +86,10 @@ impl Model for Echo {
         Ok(latents)
     }
 
-    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         std::thread::sleep(self.delay);
         assert!(batch.iter().all(|item| item.latents[0] != f32::from(PANIC)), "asked to panic");
-        Ok(batch.iter().map(|item| item.latents.to_vec()).collect())
+        Ok(batch.iter().map(|item| vec![item.latents.to_vec()]).collect())
     }
 
     fn full_network(&self) -> Option<&dyn FullNetwork> {
@@ -104,15 +104,15 @@ impl FullNetwork for Echo {
         Ok(picture.rgb()[..12].iter().map(|&level| level.into()).collect())
     }
 
-    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, batch: &[&[f32]]) -> Result<Vec<Outputs>, ModelError> {
         std::thread::sleep(self.delay);
-        Ok(batch.iter().map(|input| input.to_vec()).collect())
+        Ok(batch.iter().map(|input| vec![input.to_vec()]).collect())
     }
 }
 
 /// A white picture of `side` pixels, as a file.
 pub fn picture(format: ImageFormat, side: u32) -> Vec<u8> {
-    let input = InputSpec { width: side, height: side, mean: [0.0; 3], std: [1.0; 3] };
+    let input = InputSpec::new(side, side);
     let white = Picture::new(side, side, vec![255; (3 * side * side) as usize]).expect("pixels");
     let spec = ImageSpec { format, side, quality: 50 };
     ImageEncoder::new(spec, &input).encode(&white).expect("encodes")
@@ -287,7 +287,7 @@ pub fn hello(digest: BundleDigest) -> Hello {
         // The second one is served nowhere.
         bundles: vec![bundle(digest.0), bundle([0; 32])],
         detail: Detail::Logits.into(),
-        tracing: None,
+        ..Hello::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! `bundle inspect`: the contents of a bundle.
 
-use isthmus_models::{Bundle, Manifest};
+use isthmus_models::{Bundle, DecoderSpec, InputSpec, Manifest};
 use serde::Serialize;
 
 use crate::table;
@@ -18,20 +18,26 @@ pub(crate) fn json(bundle: &Bundle) -> anyhow::Result<String> {
 }
 
 pub(crate) fn text(bundle: &Bundle) -> String {
-    let Manifest { name, version, task, labels, input, full, splits, points, files, .. } =
+    let Manifest { name, version, input, full, splits, decoders, points, files, .. } =
         bundle.manifest();
-    let mut text = format!(
-        "{name} {version}, {task}: {} classes, pictures of {} × {}\n{}\n\n",
-        labels.len(),
-        input.width,
-        input.height,
-        bundle.digest()
-    );
+    let InputSpec { width, height, .. } = input;
+    let mut text =
+        format!("{name} {version}, pictures of {width} × {height}\n{}\n\n", bundle.digest());
+    for DecoderSpec { name, task, labels, outputs, .. } in decoders {
+        let shapes: Vec<String> =
+            outputs.iter().map(|output| format!("{} {:?}", output.name, output.shape)).collect();
+        let shapes = shapes.join(", ");
+        let task = task.name();
+        text += &match labels.len() {
+            0 => format!("decoder {name}: {task} from {shapes}\n"),
+            classes => format!("decoder {name}: {task}, {classes} classes, from {shapes}\n"),
+        };
+    }
     text += &format!(
-        "full network: {} MMAC, {} parameters, right on {}\n",
+        "full network: {} MMAC, {} parameters, quality {}\n",
         mega(full.macs),
         full.parameters,
-        percent(full.accuracy)
+        percent(full.quality)
     );
     for split in splits {
         let [c, h, w] = split.latent;
@@ -40,15 +46,16 @@ pub(crate) fn text(bundle: &Bundle) -> String {
             split.name,
             split.channels.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
         );
-        let mut rows = vec![row(&["width", "MMAC", "parameters", "exit's", "exit right", "bits"])];
+        let mut rows =
+            vec![row(&["width", "MMAC", "parameters", "exit's", "exit's quality", "bits"])];
         for width in &split.widths {
             let bits: Vec<String> = width.quantisers.iter().map(|q| q.bits.to_string()).collect();
-            let (parameters, right) = match width.exit {
-                true => (width.exit_parameters.to_string(), percent(width.exit_accuracy)),
+            let (parameters, quality) = match width.exit {
+                true => (width.exit_parameters.to_string(), percent(width.exit_quality)),
                 false => ("none".into(), "-".into()),
             };
             let (macs, own) = (mega(width.head_macs), width.head_parameters.to_string());
-            rows.push(vec![width.name.clone(), macs, own, parameters, right, bits.join(",")]);
+            rows.push(vec![width.name.clone(), macs, own, parameters, quality, bits.join(",")]);
         }
         text += &table(&rows);
     }
@@ -56,13 +63,13 @@ pub(crate) fn text(bundle: &Bundle) -> String {
     if points.is_empty() {
         text += "no point was measured\n";
     } else {
-        let mut rows = vec![row(&["point", "right", "bytes", "p50", "p99"])];
+        let mut rows = vec![row(&["point", "quality", "bytes", "p50", "p99"])];
         for point in points {
             let name =
                 format!("{}/{}/c{}/b{}", point.split, point.width, point.channels, point.bits);
             let bytes = [point.bytes_mean, point.bytes_p50, point.bytes_p99];
             let sizes = bytes.map(|bytes| format!("{bytes:.0}"));
-            rows.push([vec![name, percent(point.accuracy)], sizes.to_vec()].concat());
+            rows.push([vec![name, percent(point.quality)], sizes.to_vec()].concat());
         }
         text += &table(&rows);
     }

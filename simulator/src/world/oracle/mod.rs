@@ -40,7 +40,7 @@ const TRIED: usize = 12;
 pub enum Knowledge {
     /// What the record expects at the exit's confidence: what a controller knows.
     Expected,
-    /// Whether the answer will be right: what nobody knows.
+    /// How good the answer will be: what nobody knows.
     Clairvoyant,
 }
 
@@ -52,8 +52,9 @@ pub struct Plan {
     pub frames: u64,
     /// An upper bound on the sum over the frames of what was known of being right and in time.
     pub value: f64,
-    /// Frames of this plan that are right and in time.
-    pub right_in_time: u64,
+    /// Sum of the qualities of this plan's answers, all of which are in time.
+    #[serde(alias = "right_in_time")]
+    pub quality_in_time: f64,
     /// Frames sent.
     pub sent: u64,
     /// Bytes sent.
@@ -65,9 +66,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Fraction of frames that are right and in time.
+    /// Mean quality of all frames.
     pub fn on_time_accuracy(&self) -> f64 {
-        super::share(self.right_in_time, self.frames)
+        super::mean(self.quality_in_time, self.frames)
     }
 
     /// The bound as a fraction of all frames.
@@ -81,7 +82,7 @@ impl Plan {
         Plan {
             frames: self.frames + other.frames,
             value: self.value + other.value,
-            right_in_time: self.right_in_time + other.right_in_time,
+            quality_in_time: self.quality_in_time + other.quality_in_time,
             sent: self.sent + other.sent,
             bytes: self.bytes + other.bytes,
             price_level: other.price_level,

@@ -15,7 +15,7 @@ use crate::world::{Record, WorldConfig, capture_time};
 pub(super) struct Answer {
     pub(super) bytes: Option<u32>,
     pub(super) value: f64,
-    pub(super) right: bool,
+    pub(super) quality: f32,
 }
 
 /// What the device may run, and the answers it allows.
@@ -105,22 +105,22 @@ fn answers(
     picture: usize,
     knowledge: Knowledge,
 ) -> Vec<Answer> {
-    let worth = |expected: Option<f64>, right: bool| match knowledge {
+    let worth = |expected: Option<f64>, quality: f32| match knowledge {
         Knowledge::Expected => expected.unwrap_or(0.0),
-        Knowledge::Clairvoyant => f64::from(u8::from(right)),
+        Knowledge::Clairvoyant => f64::from(quality),
     };
     let mut answers = Vec::new();
     if let Some((split, width)) = runs.first().and_then(|run| run.head()) {
-        let right = record.exit(split, width, picture).is_some_and(|exit| exit.right);
-        let value = worth(record.expected_exit(split, width, picture), right);
-        answers.push(Answer { bytes: None, value, right });
+        let quality = record.exit(split, width, picture).map_or(0.0, |exit| exit.quality);
+        let value = worth(record.expected_exit(split, width, picture), quality);
+        answers.push(Answer { bytes: None, value, quality });
     }
     let outcomes = runs.iter().filter_map(|&run| Some((run, record.run_outcome(run, picture)?)));
     let mut sent: Vec<Answer> = outcomes
         .map(|(run, outcome)| Answer {
             bytes: (run != Run::Local).then_some(outcome.bytes),
-            value: worth(record.expected(run, picture), outcome.right),
-            right: outcome.right,
+            value: worth(record.expected(run, picture), outcome.quality),
+            quality: outcome.quality,
         })
         .collect();
     sent.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.value.total_cmp(&a.value)));

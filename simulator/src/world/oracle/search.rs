@@ -36,7 +36,7 @@ struct Choice {
     bytes: Option<u32>,
     /// What it is worth, less what is charged.
     gain: f64,
-    right: bool,
+    quality: f32,
 }
 
 impl Choice {
@@ -47,7 +47,7 @@ impl Choice {
             link,
             plan: Plan {
                 value: state.plan.value + self.gain,
-                right_in_time: state.plan.right_in_time + u64::from(self.right),
+                quality_in_time: state.plan.quality_in_time + f64::from(self.quality),
                 sent: state.plan.sent + u64::from(self.bytes.is_some()),
                 bytes: state.plan.bytes + u64::from(self.bytes.unwrap_or(0)),
                 ..state.plan
@@ -160,7 +160,7 @@ impl<'a> Step<'a> {
                 back: work.back,
                 bytes: None,
                 gain: -work.control_variate.of(price_level) - price,
-                right: false,
+                quality: 0.0,
             };
             if ready > self.answer_by {
                 // In vain, but a picture that is harder than most is refunded.
@@ -170,7 +170,7 @@ impl<'a> Step<'a> {
             choices.extend(work.answers.iter().map(|answer| Choice {
                 bytes: answer.bytes,
                 gain: answer.value + in_vain.gain,
-                right: answer.right,
+                quality: answer.quality,
                 ..in_vain
             }));
         }

@@ -31,8 +31,8 @@ impl Expected {
         }
         // Without a head nothing is known of a picture when it is sent.
         for (&image, frames) in &tables.images {
-            let right = frames.iter().step_by(2).filter(|outcome| outcome.right).count();
-            let fraction = right as f64 / frames.len().div_ceil(2) as f64;
+            let even = frames.iter().step_by(2).map(|outcome| f64::from(outcome.quality));
+            let fraction = even.sum::<f64>() / frames.len().div_ceil(2) as f64;
             let run = Run::Image(ImageRun { image, exit: None });
             expected.runs.insert(run, vec![fraction; drawn]);
         }

@@ -56,7 +56,7 @@ fn the_ladder_knows_the_even_frames_and_not_the_odd_ones() {
     let run = record.run("s/w1/c4/b6").expect("recorded");
     assert!(record.expected(run, 0).is_some_and(|expected| expected < 0.1), "as even ones at 0.1");
     assert_eq!(record.expected_exit(0, 0, 0), Some(ladder.exit_accuracy(0, Some(0.1))));
-    assert!((0..record.played()).all(|at| !record.exit(0, 0, at).expect("recorded").right));
+    assert!((0..record.played()).all(|at| record.exit(0, 0, at).expect("recorded").quality == 0.0));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_picture_without_a_head_is_worth_what_the_even_frames_say_of_it() {
     assert_eq!(record.expected(image, 0), Some(0.5));
     assert_eq!(record.control_variate(image.load(), 0), ControlVariate::default());
     let drawn = record.run_outcome(image, 0).expect("recorded");
-    assert_eq!((drawn.bytes, drawn.right), (900, false));
+    assert_eq!((drawn.bytes, drawn.quality), (900, 0.0));
     assert_eq!(record.expected(Run::Local, 0), Some(1.0));
     assert!(record.ladder().position(Run::Local).is_some());
 }

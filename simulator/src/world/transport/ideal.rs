@@ -15,7 +15,7 @@ use isthmus_tail_server::receiver::Received;
 use quinn_proto::{Dir, Side, StreamId};
 
 use super::links::Links;
-use super::{BUNDLE, Event, Exchange, Key, Route, Transport, Upload, event};
+use super::{Event, Exchange, Key, Route, Transport, Upload, bundle, event};
 use crate::link::LinkCounters;
 use crate::link::chance::scattered;
 use crate::world::agenda::Agenda;
@@ -309,8 +309,8 @@ impl Transport for Ideal {
 fn heard(key: Key, reply: Reply) -> Event {
     let asked = match reply.outcome {
         Some(reply::Outcome::Echo(_)) => Asked::Echo,
-        _ => Asked::Class { labels: BUNDLE.labels },
+        _ => Asked::Answers(bundle().decoders),
     };
-    let checked = check(FrameId(key.frame), asked, reply);
+    let checked = check(FrameId(key.frame), &asked, reply);
     checked.map_or(Event::Lost { key }, |checked| event(key, checked))
 }

@@ -4,10 +4,12 @@ mod ideal;
 mod links;
 mod quic;
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use isthmus_head_client::ServerReply;
 use isthmus_head_client::exchange::{BoundBundle, Checked};
+use isthmus_models::{DecoderSpec, Decoders, TOP_CLASSES};
 use isthmus_proto::wire::Feedback;
 use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
 use quinn_proto::StreamId;
@@ -107,9 +109,16 @@ pub(super) trait Transport {
     fn misdirected(&self) -> u64;
 }
 
-/// What a device asks of the simulated network: its classes are those of a record, which a transport
-/// does not know.
-const BUNDLE: BoundBundle = BoundBundle { digest: DIGEST, labels: usize::MAX };
+/// What a device asks of the simulated network: classes of which the answers say no more than how many
+/// bytes they have. What an answer is worth is the record's.
+fn bundle() -> BoundBundle {
+    static DECODERS: LazyLock<Arc<Decoders>> = LazyLock::new(|| {
+        Arc::new(Decoders::new(&[DecoderSpec::classification(
+            (0..TOP_CLASSES).map(|it| it.to_string()),
+        )]))
+    });
+    BoundBundle { digest: DIGEST, decoders: Arc::clone(&DECODERS) }
+}
 
 /// What a checked reply means to a device.
 fn event(key: Key, checked: Checked) -> Event {

@@ -20,7 +20,7 @@ use super::end::{Read, abandon, read, reconcile, transmit};
 use super::identity::{HOST, Identity};
 use crate::world::frames::coded;
 use crate::world::hello;
-use crate::world::transport::{BUNDLE, Event, Key, Upload, event};
+use crate::world::transport::{Event, Key, Upload, bundle, event};
 
 pub(super) struct Device {
     camera: u32,
@@ -73,7 +73,7 @@ impl Device {
     pub(super) fn send(&mut self, now: Instant, upload: &Upload) {
         let &Upload { key, content, ref layer_ends, time_left, answer_by } = upload;
         let (frame, coded) = (FrameId(key.frame), coded(layer_ends, key.frame));
-        self.put(now, Outgoing::frame(&BUNDLE, frame, content, &coded, time_left, answer_by));
+        self.put(now, Outgoing::frame(&bundle(), frame, content, &coded, time_left, answer_by));
     }
 
     pub(super) fn probe(&mut self, now: Instant, key: Key, padding: usize, time_left: Duration) {

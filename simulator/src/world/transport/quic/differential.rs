@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use isthmus_head_client::quic::client_config;
 use isthmus_head_client::tls::{Fingerprint, Trust, verifier};
-use isthmus_models::TailItem;
+use isthmus_models::{Outputs, TailItem};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{BundleRef, Hello, Reason, Reply, Score, ToServer, reply, to_server};
 use isthmus_proto::{
@@ -104,9 +104,9 @@ impl Model for Slow {
     fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
         Ok(vec![0.0; 4])
     }
-    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
         thread::sleep(RUN);
-        Ok(vec![vec![1.0, 0.0, 0.0, 0.0]; batch.len()])
+        Ok(vec![vec![vec![1.0, 0.0, 0.0, 0.0]]; batch.len()])
     }
 }
 
@@ -428,7 +428,8 @@ fn play_virtually(script: &[Step]) -> Ended {
             let (_, batch): (_, Batch<_>) = batches.remove(done);
             for Work { frame, received, .. } in batch.work {
                 let top = vec![Score { class: 0, probability: 0.5 }];
-                let computed = Computed { top, layers: received.layers, ..Computed::default() };
+                let answers = vec![isthmus_proto::wire::Answer { top, ..Default::default() }];
+                let computed = Computed { answers, layers: received.layers, ..Computed::default() };
                 exchange.handle_computed(now, frame, Ok(computed));
             }
             exchange.handle_worker_free(now, batch.id);

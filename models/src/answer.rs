@@ -1,0 +1,260 @@
+//! A network's answers, from its outputs.
+
+mod wire;
+
+use crate::classify::{softmax, top_k};
+use crate::engine::Tensor;
+use crate::manifest::{DecoderSpec, OutputSpec, Task};
+use crate::tail::Outputs;
+
+pub use wire::{UnusableAnswer, Wanted};
+
+/// Classes of a classification that are named in an answer.
+pub const TOP_CLASSES: usize = 5;
+
+/// What one decoder says of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Classification.
+    Scores(Scores),
+    /// Segmentation.
+    Classes(ClassMap),
+    /// Regression.
+    Values(ValueMap),
+    /// The outputs as they come, in the manifest's order and without the batch's dimension.
+    Tensors(Vec<Tensor>),
+}
+
+/// The classes of a picture.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// The most probable classes with their probabilities (0..=1), at most [`TOP_CLASSES`], best first.
+    pub top: Vec<(usize, f32)>,
+    /// Logits, f32 `[K]`; empty where nobody asked for them.
+    pub logits: Vec<f32>,
+}
+
+/// A class for every place of a grid over the network's input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClassMap {
+    /// Places in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// The most probable class of each place, row by row.
+    pub classes: Vec<u8>,
+    /// Mean softmax probability of the places' classes, 0..=1.
+    pub confidence: f32,
+}
+
+/// A value for every place of a grid over the network's input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ValueMap {
+    /// Places in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Row by row.
+    pub values: Vec<f32>,
+}
+
+/// Why outputs are no answer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AnswerError {
+    /// Another number of outputs or of values than the manifest says.
+    #[error("{decoder}: the network gave other outputs than the manifest says")]
+    Outputs {
+        /// The decoder's name.
+        decoder: String,
+    },
+    /// A value that is not finite.
+    #[error("{decoder}.{output}: value {at} is {value}; expected a finite number")]
+    NotFinite {
+        /// The decoder's name.
+        decoder: String,
+        /// The output's name.
+        output: String,
+        /// Which value.
+        at: usize,
+        /// What it is.
+        value: f32,
+    },
+}
+
+/// The decoders of a bundle: what makes answers of outputs, and of what came over the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoders {
+    specs: Vec<DecoderSpec>,
+}
+
+impl Decoders {
+    /// The decoders that a parsed manifest lists.
+    pub fn new(specs: &[DecoderSpec]) -> Decoders {
+        Decoders { specs: specs.to_vec() }
+    }
+
+    /// What the manifest says of each.
+    pub fn specs(&self) -> &[DecoderSpec] {
+        &self.specs
+    }
+
+    /// The answer of each decoder to one picture, of the network's outputs for it. Boxes are those that
+    /// have at least `min_confidence`, or the bundle's own threshold.
+    pub fn answers(
+        &self,
+        outputs: Outputs,
+        min_confidence: Option<f32>,
+    ) -> Result<Vec<Answer>, AnswerError> {
+        let mut outputs = outputs.into_iter();
+        let answer = |spec: &DecoderSpec| {
+            let own: Vec<Vec<f32>> = outputs.by_ref().take(spec.outputs.len()).collect();
+            let lengths = own.iter().map(Vec::len);
+            if !lengths.eq(spec.outputs.iter().map(OutputSpec::len)) {
+                return Err(AnswerError::Outputs { decoder: spec.name.clone() });
+            }
+            answer(spec, own, min_confidence)
+        };
+        self.specs.iter().map(answer).collect()
+    }
+
+    /// The answer of an early exit, f32 `[K]`, to the first decoder's question, and how sure it is (0..=1);
+    /// `None` where that is not a number.
+    pub fn exit_answer(&self, logits: Vec<f32>) -> Option<(Answer, f32)> {
+        let answer = Answer::Scores(Scores::of(logits));
+        let Answer::Scores(scores) = &answer else { return None };
+        let confidence = scores.top.first()?.1;
+        confidence.is_finite().then_some((answer, confidence))
+    }
+}
+
+impl Answer {
+    /// How sure the answer is, 0..=1: of a class its softmax probability, of a map of classes the mean of
+    /// its places' probabilities; 1 where the network does not say.
+    pub fn confidence(&self) -> f32 {
+        let confidence = match self {
+            Answer::Scores(scores) => scores.top.first().map_or(0.0, |best| best.1),
+            Answer::Classes(map) => map.confidence,
+            Answer::Values(_) | Answer::Tensors(_) => 1.0,
+        };
+        // What gives NaN is sure of nothing.
+        if confidence.is_finite() { confidence.clamp(0.0, 1.0) } else { 0.0 }
+    }
+
+    /// The most probable class of a classification.
+    pub fn class(&self) -> Option<usize> {
+        match self {
+            Answer::Scores(scores) => scores.top.first().map(|best| best.0),
+            _ => None,
+        }
+    }
+}
+
+impl Scores {
+    /// Of logits, f32 `[K]`.
+    pub fn of(logits: Vec<f32>) -> Scores {
+        Scores { top: top_k(&logits, TOP_CLASSES), logits }
+    }
+}
+
+fn answer(
+    spec: &DecoderSpec,
+    outputs: Vec<Vec<f32>>,
+    _min_confidence: Option<f32>,
+) -> Result<Answer, AnswerError> {
+    let first = || outputs.first().map_or(&[][..], Vec::as_slice);
+    match spec.task {
+        Task::Classification => Ok(Answer::Scores(Scores::of(first().to_vec()))),
+        Task::Segmentation => {
+            expect_finite(spec, &outputs)?;
+            Ok(Answer::Classes(class_map(grid(spec), first())))
+        }
+        Task::Regression => {
+            expect_finite(spec, &outputs)?;
+            let (width, height) = grid(spec);
+            Ok(Answer::Values(ValueMap { width, height, values: first().to_vec() }))
+        }
+        Task::Detection | Task::Tensors => {
+            let tensor =
+                |(spec, data): (&OutputSpec, Vec<f32>)| Tensor { shape: spec.shape.clone(), data };
+            Ok(Answer::Tensors(spec.outputs.iter().zip(outputs).map(tensor).collect()))
+        }
+    }
+}
+
+/// Width and height of a map; a manifest that was parsed says both.
+fn grid(spec: &DecoderSpec) -> (usize, usize) {
+    match spec.outputs.first().map(|output| output.shape.as_slice()) {
+        Some(&[.., height, width]) => (width, height),
+        _ => (0, 0),
+    }
+}
+
+fn expect_finite(spec: &DecoderSpec, outputs: &[Vec<f32>]) -> Result<(), AnswerError> {
+    for (output, values) in spec.outputs.iter().zip(outputs) {
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let (decoder, output) = (spec.name.clone(), output.name.clone());
+            return Err(AnswerError::NotFinite { decoder, output, at, value: values[at] });
+        }
+    }
+    Ok(())
+}
+
+/// The likeliest class of each place, of logits `[K, height, width]`; of equals the lower one.
+fn class_map((width, height): (usize, usize), logits: &[f32]) -> ClassMap {
+    let places = width * height;
+    let (mut classes, mut sum) = (Vec::with_capacity(places), 0.0f64);
+    let mut here: Vec<f32> = Vec::new();
+    for place in 0..places {
+        here.clear();
+        here.extend(logits.iter().skip(place).step_by(places.max(1)));
+        let best = here.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+        let class = best.map_or(0, |best| best.0);
+        sum += softmax(&here).get(class).map_or(0.0, |&probability| f64::from(probability));
+        classes.push(class as u8);
+    }
+    ClassMap { width, height, classes, confidence: (sum / places.max(1) as f64) as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoders(task: Task, labels: &[&str], outputs: &[&[usize]]) -> Decoders {
+        let output =
+            |(at, shape): (usize, &&[usize])| OutputSpec::f32(&at.to_string(), shape.to_vec());
+        Decoders::new(&[DecoderSpec {
+            name: "it".into(),
+            task,
+            labels: labels.iter().map(|&label| label.into()).collect(),
+            trunk: [].into(),
+            outputs: outputs.iter().enumerate().map(output).collect(),
+        }])
+    }
+
+    #[test]
+    fn a_map_has_the_likeliest_class_of_every_place() {
+        let decoders = decoders(Task::Segmentation, &["road", "sky"], &[&[2, 1, 3]]);
+        let answers =
+            decoders.answers(vec![vec![0.0, 9.0, 0.0, 0.0, 0.0, 9.0]], None).expect("a map");
+        let [Answer::Classes(map)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!((map.width, map.height, &map.classes[..]), (3, 1, &[0, 0, 1][..]));
+        assert!((map.confidence - (0.5 + 2.0 * 0.99987_66) / 3.0).abs() < 1e-5);
+        let error = decoders.answers(vec![vec![0.0, 9.0, 0.0, 0.0, f32::NAN, 9.0]], None);
+        let error = error.expect_err("NaN").to_string();
+        assert_eq!(error, "it.0: value 4 is NaN; expected a finite number");
+        assert!(decoders.answers(vec![vec![0.0; 5]], None).is_err());
+    }
+
+    #[test]
+    fn several_outputs_come_as_they_are() {
+        let decoders = decoders(Task::Tensors, &[], &[&[2], &[1, 2]]);
+        let answers =
+            decoders.answers(vec![vec![1.0, f32::NAN], vec![3.0, 4.0]], None).expect("any");
+        let [Answer::Tensors(tensors)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!(
+            (tensors[1].shape.as_slice(), tensors[1].data.as_slice()),
+            (&[1, 2][..], &[3.0, 4.0][..])
+        );
+        assert_eq!((answers[0].confidence(), answers[0].class()), (1.0, None));
+    }
+}
