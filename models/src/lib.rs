@@ -24,6 +24,7 @@ mod classify;
 mod cores;
 #[cfg(feature = "shell")]
 mod cut;
+mod detect;
 mod engine;
 mod golden;
 mod head;
@@ -55,6 +56,10 @@ pub use classify::{softmax, top_k};
 pub use cores::{on_all_cores, on_threads};
 #[cfg(feature = "shell")]
 pub use cut::{Cut, CutError, Parts, WholeModel};
+pub use detect::{
+    Activation, Background, BoxForm, BoxesDecodeError, BoxesDecoder, BoxesError, BoxesLayout,
+    BoxesSpec, Column, Detection, MAX_BOXES, MAX_CANDIDATES, PriorLevel,
+};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 #[cfg(feature = "tract")]
 pub use engine::{EngineKind, EngineKindError, OrtProvider};
