@@ -42,6 +42,7 @@ mod picture;
 mod prepared;
 mod preprocess;
 mod profile;
+mod quality;
 #[cfg(feature = "shell")]
 mod record;
 mod tail;
@@ -85,6 +86,9 @@ pub use picture::{MAX_PIXELS, Picture, PictureError};
 pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;
 pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
+pub use quality::{
+    AveragePrecision, MeanAveragePrecision, MeanIou, QualityError, TrueBox, f1, iou, within_ratio,
+};
 #[cfg(feature = "shell")]
 pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
 pub use tail::{Full, Tail, TailItem};
