@@ -49,6 +49,8 @@ mod tail;
 mod taps;
 #[cfg(feature = "tract")]
 mod tract;
+#[cfg(feature = "shell")]
+mod truth;
 mod verify;
 mod yuyv;
 
@@ -94,4 +96,6 @@ pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
 pub use tail::{Full, Tail, TailItem};
 #[cfg(feature = "tract")]
 pub use tract::{PlainTract, Tract};
+#[cfg(feature = "shell")]
+pub use truth::{MAX_TRUE_BOXES, MAX_TRUTH_BYTES, Truth, TruthError};
 pub use verify::{GoldenProblem, Verified, VerifyError, verify};
