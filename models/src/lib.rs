@@ -25,6 +25,7 @@ mod classify;
 mod cores;
 #[cfg(feature = "shell")]
 mod cut;
+mod detect;
 mod engine;
 mod golden;
 mod head;
@@ -43,12 +44,15 @@ mod placement;
 mod prepared;
 mod preprocess;
 mod profile;
+mod quality;
 #[cfg(feature = "shell")]
 mod record;
 mod tail;
 mod taps;
 #[cfg(feature = "tract")]
 mod tract;
+#[cfg(feature = "shell")]
+mod truth;
 mod verify;
 mod yuyv;
 
@@ -60,6 +64,10 @@ pub use classify::{softmax, top_k};
 pub use cores::{on_all_cores, on_threads};
 #[cfg(feature = "shell")]
 pub use cut::{Cut, CutError, Parts, WholeModel};
+pub use detect::{
+    Activation, Background, BoxForm, BoxesDecodeError, BoxesDecoder, BoxesError, BoxesLayout,
+    BoxesSpec, Column, Detection, MAX_BOXES, MAX_CANDIDATES, PriorLevel,
+};
 pub use engine::{Engine, EngineError, Graph, Tensor, TensorView};
 #[cfg(feature = "tract")]
 pub use engine::{EngineKind, EngineKindError, OrtProvider};
@@ -86,9 +94,14 @@ pub use placement::Placement;
 pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;
 pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
+pub use quality::{
+    AveragePrecision, MeanAveragePrecision, MeanIou, QualityError, TrueBox, f1, iou, within_ratio,
+};
 #[cfg(feature = "shell")]
 pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
 pub use tail::{Full, Outputs, Tail, TailItem};
 #[cfg(feature = "tract")]
 pub use tract::{PlainTract, Tract};
+#[cfg(feature = "shell")]
+pub use truth::{MAX_TRUE_BOXES, MAX_TRUTH_BYTES, Truth, TruthError};
 pub use verify::{GoldenProblem, Verified, VerifyError, verify};
