@@ -6,7 +6,7 @@ use std::time::Duration;
 use isthmus_head_client::exchange::{
     BoundBundle, Checked, Exchange, Handshake, Messages, Outcome, Outgoing,
 };
-use isthmus_models::{Answer, DecoderSpec, Decoders};
+use isthmus_models::{Answer, Decoders};
 use isthmus_proto::wire::{BundleRef, Hello, ToDevice};
 use isthmus_proto::{
     Coded, Content, FrameId, Framer, MAX_CONTROL_BYTES, OperatingPoint, Timestamp,
@@ -56,7 +56,7 @@ fn frame() -> Outgoing {
     let coded = Coded { stream: (0..60).collect(), layer_ends: vec![20, 60] };
     let content = Content::Features(OperatingPoint { split: 0, width: 0, layers: 2, bits: 6 });
     let labels = (0..LABELS).map(|label| label.to_string());
-    let decoders = Decoders::new(&[DecoderSpec::classification(labels)]);
+    let decoders = Decoders::classifier(labels);
     let bundle = BoundBundle { digest: DIGEST, decoders: Arc::new(decoders) };
     Outgoing::frame(&bundle, FRAME, content, &coded, Duration::from_secs(1), Timestamp::ZERO)
 }

@@ -3,6 +3,7 @@
 mod wire;
 
 use crate::classify::{softmax, top_k};
+use crate::detect::{BoxesDecodeError, BoxesDecoder, BoxesError, Detection};
 use crate::engine::Tensor;
 use crate::manifest::{DecoderSpec, OutputSpec, Task};
 use crate::tail::Outputs;
@@ -17,6 +18,8 @@ pub const TOP_CLASSES: usize = 5;
 pub enum Answer {
     /// Classification.
     Scores(Scores),
+    /// Detection: boxes in pixels of the network's input, the most confident first.
+    Boxes(Vec<Detection>),
     /// Segmentation.
     Classes(ClassMap),
     /// Regression.
@@ -67,6 +70,14 @@ pub enum AnswerError {
         /// The decoder's name.
         decoder: String,
     },
+    /// Outputs that are no boxes.
+    #[error("{decoder}: {source}")]
+    Boxes {
+        /// The decoder's name.
+        decoder: String,
+        /// Which output and place.
+        source: BoxesDecodeError,
+    },
     /// A value that is not finite.
     #[error("{decoder}.{output}: value {at} is {value}; expected a finite number")]
     NotFinite {
@@ -81,21 +92,64 @@ pub enum AnswerError {
     },
 }
 
+/// Why decoders cannot be made of what a manifest says.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("decoders[{decoder}].boxes: {source}")]
+pub struct DecodersError {
+    /// Position of the decoder.
+    pub decoder: usize,
+    /// Which parameter or output, and why.
+    pub source: BoxesError,
+}
+
 /// The decoders of a bundle: what makes answers of outputs, and of what came over the wire.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Decoders {
-    specs: Vec<DecoderSpec>,
+    decoders: Vec<Decoder>,
+    /// Width and height of the network's input (pixels).
+    input: (u32, u32),
+}
+
+#[derive(Clone, Debug)]
+struct Decoder {
+    spec: DecoderSpec,
+    boxes: Option<BoxesDecoder>,
+}
+
+impl PartialEq for Decoders {
+    /// What makes boxes follows from the rest.
+    fn eq(&self, other: &Decoders) -> bool {
+        self.input == other.input && self.specs().eq(other.specs())
+    }
 }
 
 impl Decoders {
-    /// The decoders that a parsed manifest lists.
-    pub fn new(specs: &[DecoderSpec]) -> Decoders {
-        Decoders { specs: specs.to_vec() }
+    /// The decoders that a parsed manifest lists, of a network with an input of this width and height
+    /// (pixels).
+    pub fn new(specs: &[DecoderSpec], input: (u32, u32)) -> Result<Decoders, DecodersError> {
+        let decoder = |(at, spec): (usize, &DecoderSpec)| {
+            let outputs: Vec<(&str, &[usize])> =
+                spec.outputs.iter().map(|it| (it.name.as_str(), it.shape.as_slice())).collect();
+            let classes = u16::try_from(spec.labels.len()).unwrap_or(u16::MAX);
+            let boxes = spec.boxes.as_ref();
+            let boxes = boxes.map(|boxes| BoxesDecoder::new(boxes, &outputs, input, classes));
+            let boxes = boxes.transpose();
+            let boxes = boxes.map_err(|source| DecodersError { decoder: at, source })?;
+            Ok(Decoder { spec: spec.clone(), boxes })
+        };
+        let decoders = specs.iter().enumerate().map(decoder).collect::<Result<_, _>>()?;
+        Ok(Decoders { decoders, input })
+    }
+
+    /// Of a network that does nothing but classify.
+    pub fn classifier(labels: impl IntoIterator<Item = String>) -> Decoders {
+        let decoder = Decoder { spec: DecoderSpec::classification(labels), boxes: None };
+        Decoders { decoders: vec![decoder], input: (1, 1) }
     }
 
     /// What the manifest says of each.
-    pub fn specs(&self) -> &[DecoderSpec] {
-        &self.specs
+    pub fn specs(&self) -> impl ExactSizeIterator<Item = &DecoderSpec> {
+        self.decoders.iter().map(|decoder| &decoder.spec)
     }
 
     /// The answer of each decoder to one picture, of the network's outputs for it. Boxes are those that
@@ -106,34 +160,68 @@ impl Decoders {
         min_confidence: Option<f32>,
     ) -> Result<Vec<Answer>, AnswerError> {
         let mut outputs = outputs.into_iter();
-        let answer = |spec: &DecoderSpec| {
+        let answer = |decoder: &Decoder| {
+            let spec = &decoder.spec;
             let own: Vec<Vec<f32>> = outputs.by_ref().take(spec.outputs.len()).collect();
             let lengths = own.iter().map(Vec::len);
             if !lengths.eq(spec.outputs.iter().map(OutputSpec::len)) {
                 return Err(AnswerError::Outputs { decoder: spec.name.clone() });
             }
-            answer(spec, own, min_confidence)
+            decoder.answer(own, min_confidence)
         };
-        self.specs.iter().map(answer).collect()
+        self.decoders.iter().map(answer).collect()
     }
 
     /// The answer of an early exit, f32 `[K]`, to the first decoder's question, and how sure it is (0..=1);
     /// `None` where that is not a number.
+    ///
+    /// A classifier's exit names a class. A detector's says of each label how likely one of its objects is
+    /// in the picture (the logit of a sigmoid); it finds nothing, and is as sure of that as the likeliest
+    /// label is unlikely.
     pub fn exit_answer(&self, logits: Vec<f32>) -> Option<(Answer, f32)> {
-        let answer = Answer::Scores(Scores::of(logits));
-        let Answer::Scores(scores) = &answer else { return None };
-        let confidence = scores.top.first()?.1;
+        let first = self.decoders.first()?;
+        let (answer, confidence) = match first.spec.task {
+            Task::Detection => {
+                let likeliest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let none = 1.0 / (1.0 + likeliest.exp());
+                let sane = logits.iter().all(|logit| !logit.is_nan());
+                (Answer::Boxes(Vec::new()), if sane { none } else { f32::NAN })
+            }
+            _ => {
+                let scores = Scores::of(logits);
+                let confidence = scores.top.first()?.1;
+                (Answer::Scores(scores), confidence)
+            }
+        };
         confidence.is_finite().then_some((answer, confidence))
+    }
+
+    /// How sure an answer of the decoder at a position is, 0..=1: of boxes the mean over those of at least
+    /// the bundle's confidence, or, without one, how far the best falls short of a certain one; of others
+    /// as [`Answer::confidence`] says.
+    pub fn confidence(&self, at: usize, answer: &Answer) -> f32 {
+        let threshold = self.decoders.get(at).and_then(|it| it.spec.boxes.as_ref());
+        let (Some(spec), Answer::Boxes(boxes)) = (threshold, answer) else {
+            return answer.confidence();
+        };
+        let counted = boxes.iter().map(|it| it.confidence).filter(|&it| it >= spec.confidence);
+        let (count, sum) = counted.fold((0, 0.0), |(count, sum), it| (count + 1, sum + it));
+        match count {
+            0 => 1.0 - boxes.first().map_or(0.0, |best| best.confidence),
+            count => sum / count as f32,
+        }
     }
 }
 
 impl Answer {
-    /// How sure the answer is, 0..=1: of a class its softmax probability, of a map of classes the mean of
-    /// its places' probabilities; 1 where the network does not say.
+    /// How sure the answer is, 0..=1: of a class its softmax probability, of boxes the best one's
+    /// confidence, of a map of classes the mean of its places' probabilities; 1 where the network does not
+    /// say.
     pub fn confidence(&self) -> f32 {
         let confidence = match self {
             Answer::Scores(scores) => scores.top.first().map_or(0.0, |best| best.1),
             Answer::Classes(map) => map.confidence,
+            Answer::Boxes(boxes) => boxes.first().map_or(1.0, |best| best.confidence),
             Answer::Values(_) | Answer::Tensors(_) => 1.0,
         };
         // What gives NaN is sure of nothing.
@@ -156,11 +244,27 @@ impl Scores {
     }
 }
 
-fn answer(
-    spec: &DecoderSpec,
-    outputs: Vec<Vec<f32>>,
-    _min_confidence: Option<f32>,
-) -> Result<Answer, AnswerError> {
+impl Decoder {
+    fn answer(
+        &self,
+        outputs: Vec<Vec<f32>>,
+        min_confidence: Option<f32>,
+    ) -> Result<Answer, AnswerError> {
+        let spec = &self.spec;
+        if let Some(boxes) = &self.boxes {
+            let outputs: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
+            let found = boxes.decode(&outputs, min_confidence);
+            let decoder = || spec.name.clone();
+            let found =
+                found.map_err(|source| AnswerError::Boxes { decoder: decoder(), source })?;
+            return Ok(Answer::Boxes(found));
+        }
+        dense_answer(spec, outputs)
+    }
+}
+
+/// The answer of a decoder that finds no boxes.
+fn dense_answer(spec: &DecoderSpec, outputs: Vec<Vec<f32>>) -> Result<Answer, AnswerError> {
     let first = || outputs.first().map_or(&[][..], Vec::as_slice);
     match spec.task {
         Task::Classification => Ok(Answer::Scores(Scores::of(first().to_vec()))),
@@ -222,13 +326,15 @@ mod tests {
     fn decoders(task: Task, labels: &[&str], outputs: &[&[usize]]) -> Decoders {
         let output =
             |(at, shape): (usize, &&[usize])| OutputSpec::f32(&at.to_string(), shape.to_vec());
-        Decoders::new(&[DecoderSpec {
+        let spec = DecoderSpec {
             name: "it".into(),
             task,
             labels: labels.iter().map(|&label| label.into()).collect(),
             trunk: [].into(),
             outputs: outputs.iter().enumerate().map(output).collect(),
-        }])
+            boxes: None,
+        };
+        Decoders::new(&[spec], (8, 8)).expect("no boxes")
     }
 
     #[test]

@@ -13,7 +13,7 @@ use isthmus_proto::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::answer::Decoders;
+use crate::answer::{Decoders, DecodersError};
 use crate::manifest::{FileSpec, Manifest, ManifestError, QuantiserSpec, SplitSpec};
 
 /// Name of the file that describes a bundle.
@@ -50,6 +50,14 @@ pub enum BundleError {
         expected: u64,
         /// On disk (bytes).
         actual: u64,
+    },
+    /// A detector whose outputs fit no layout, or parameters of one that cannot be meant.
+    #[error("{}: {source}", file.display())]
+    Decoders {
+        /// The manifest.
+        file: PathBuf,
+        /// Which decoder, and why.
+        source: DecodersError,
     },
     /// A file of other content than the manifest fixes.
     #[error("{}: altered or damaged: SHA-256 is {actual}, {MANIFEST} says {expected}", file.display())]
@@ -183,12 +191,15 @@ impl Bundle {
         let path = dir.join(MANIFEST);
         let (text, digest) = read_manifest(&path)?;
         let manifest = Manifest::parse(&text)
-            .map_err(|source| BundleError::Manifest { file: path, source })?;
+            .map_err(|source| BundleError::Manifest { file: path.clone(), source })?;
         for (name, expected) in &manifest.files {
             hash_file(&dir.join(name), expected, &mut |_| {})?;
         }
+        let input = (manifest.input.width, manifest.input.height);
+        let decoders = Decoders::new(&manifest.decoders, input);
+        let decoders = decoders.map_err(|source| BundleError::Decoders { file: path, source })?;
         let mut bundle = Bundle {
-            decoders: Arc::new(Decoders::new(&manifest.decoders)),
+            decoders: Arc::new(decoders),
             dir: dir.to_owned(),
             manifest,
             digest,

@@ -57,7 +57,8 @@ mod verify;
 mod yuyv;
 
 pub use answer::{
-    Answer, AnswerError, ClassMap, Decoders, Scores, TOP_CLASSES, UnusableAnswer, ValueMap, Wanted,
+    Answer, AnswerError, ClassMap, Decoders, DecodersError, Scores, TOP_CLASSES, UnusableAnswer,
+    ValueMap, Wanted,
 };
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};

@@ -217,8 +217,8 @@ fn inspect_prints_for_people_and_programs() {
     assert_eq!(json["manifest"]["name"], "street");
     refusal(dir.path(), &["inspect", "none"], &["none/manifest.toml: No such file"]);
     fs::create_dir(dir.path().join("bad")).expect("folder");
-    fs::write(dir.path().join("bad/manifest.toml"), "format = 2\n").expect("written");
-    refusal(dir.path(), &["inspect", "bad"], &["manifest.toml: format: this is bundle format 2"]);
+    fs::write(dir.path().join("bad/manifest.toml"), "format = 3\n").expect("written");
+    refusal(dir.path(), &["inspect", "bad"], &["manifest.toml: format: this is bundle format 3"]);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use isthmus_models::{
-    Answer, Bundle, Engine, Full, Outputs, PictureError, Preprocessor, Tail, TailItem,
-    decode_image, max_image_pixels,
+    Bundle, Engine, Full, Outputs, PictureError, Preprocessor, Tail, TailItem, Wanted, decode_image,
+    max_image_pixels,
 };
-use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
+use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint, wire};
 
 use crate::model::{FullNetwork, Model, ModelError};
 
@@ -81,12 +81,10 @@ impl Model for BundleModel {
         self.tail.run(batch).map_err(ModelError::new)
     }
 
-    fn answers(
-        &self,
-        outputs: Outputs,
-        min_confidence: Option<f32>,
-    ) -> Result<Vec<Answer>, ModelError> {
-        self.bundle.decoders().answers(outputs, min_confidence).map_err(ModelError::new)
+    fn answers(&self, outputs: Outputs, wanted: Wanted) -> Result<Vec<wire::Answer>, ModelError> {
+        let decoders = self.bundle.decoders();
+        let answers = decoders.answers(outputs, wanted.min_confidence).map_err(ModelError::new)?;
+        Ok(decoders.to_wire(answers, wanted))
     }
 
     fn full_network(&self) -> Option<&dyn FullNetwork> {

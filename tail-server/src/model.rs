@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-use isthmus_models::{Answer, Outputs, PictureError, Scores, TailItem};
-use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint};
+use isthmus_models::{Answer, Outputs, PictureError, Scores, TailItem, Wanted};
+use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint, wire};
 
 #[cfg(feature = "shell")]
 pub use crate::bundle::BundleModel;
@@ -44,16 +44,11 @@ pub trait Model: Send + Sync {
     /// trunks run once.
     fn infer(&self, batch: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError>;
 
-    /// The answer of each decoder to one frame, of the network's outputs for it. Boxes are those of at
-    /// least `min_confidence`, or of the model's own threshold. Where nothing else is said, a model has
-    /// one decoder, which classifies.
-    fn answers(
-        &self,
-        outputs: Outputs,
-        min_confidence: Option<f32>,
-    ) -> Result<Vec<Answer>, ModelError> {
-        let _ = min_confidence;
-        Ok(vec![Answer::Scores(Scores::of(outputs.concat()))])
+    /// The answer of each decoder to one frame, as much of it as the device wants, of the network's
+    /// outputs for it. Where nothing else is said, a model has one decoder, which classifies.
+    fn answers(&self, outputs: Outputs, wanted: Wanted) -> Result<Vec<wire::Answer>, ModelError> {
+        let scores = Answer::Scores(Scores::of(outputs.concat()));
+        Ok(vec![scores.into_wire((1, 1), wanted)])
     }
 
     /// The network in one piece, which answers compressed pictures; `None` if none are taken.

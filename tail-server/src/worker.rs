@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::{io, thread};
 
 use isthmus_models::{Outputs, TailItem, Wanted};
-use isthmus_proto::wire::Answer;
 use isthmus_proto::{Content, OperatingPoint};
 
 use crate::batcher::{Batch, Lane};
@@ -62,7 +61,9 @@ fn compute(gate: &Gate, lane: Lane, work: Vec<Work<Orders>>) {
         Ok(outputs) if outputs.len() == jobs.len() => {
             for (job, outputs) in jobs.into_iter().zip(outputs) {
                 let layers = job.received.layers;
-                let computed = answers(model, &job, outputs)
+                // One frame's outputs that are no answer fail no other.
+                let computed = model
+                    .answers(outputs, job.wanted)
                     .map(|answers| Computed { answers, layers, decode, tail, batch_size })
                     .map_err(|error| failed(model, &job.received, &error));
                 finish(gate, job.frame, computed);
@@ -97,12 +98,6 @@ fn decode(model: &dyn Model, received: &Received) -> Result<Vec<f32>, NoAnswer> 
             .decode(format, stream)
             .map_err(|error| NoAnswer::Refused(error.into())),
     }
-}
-
-/// The answers of a job's outputs, as they travel. One frame's outputs that are none fail no other.
-fn answers(model: &dyn Model, job: &Prepared, outputs: Outputs) -> Result<Vec<Answer>, ModelError> {
-    let answers = model.answers(outputs, job.wanted.min_confidence)?;
-    Ok(answers.into_iter().map(|answer| answer.into_wire(job.wanted)).collect())
 }
 
 /// The outputs of each job, in order. All are of one lane.

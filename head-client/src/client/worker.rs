@@ -165,7 +165,8 @@ impl Networks {
     fn answer_locally(&self, outputs: Outputs) -> Result<Here, String> {
         let answers = self.bundle.decoders().answers(outputs, self.min_confidence);
         let answers = answers.map_err(|error| error.to_string())?;
-        let confidence = answers.first().map_or(0.0, Answer::confidence);
+        let first = answers.first();
+        let confidence = first.map_or(0.0, |it| self.bundle.decoders().confidence(0, it));
         Ok(Here { answers, confidence })
     }
 

@@ -100,7 +100,7 @@ pub fn check(frame: FrameId, asked: &Asked, reply: wire::Reply) -> Outcome {
             let layers = first.layers_used;
             let layers = u8::try_from(layers).map_err(|_| ReplyError::Layers(layers))?;
             let answers = decoders.from_wire(first, reply.further)?;
-            let confidence = answers.first().map_or(0.0, Answer::confidence);
+            let confidence = answers.first().map_or(0.0, |first| decoders.confidence(0, first));
             let outcome = Ok((confidence, layers));
             let reply = ServerReply { outcome, feedback };
             Ok(Checked::Reply { reply, answers, detail: String::new() })
@@ -110,7 +110,7 @@ pub fn check(frame: FrameId, asked: &Asked, reply: wire::Reply) -> Outcome {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use isthmus_models::{DecoderSpec, Scores};
+    use isthmus_models::Scores;
 
     use super::*;
 
@@ -118,7 +118,7 @@ pub(super) mod tests {
     /// The answers of a classifier of four classes.
     pub(in crate::exchange) fn asked() -> Asked {
         let labels = (0..4).map(|label| label.to_string());
-        Asked::Answers(Arc::new(Decoders::new(&[DecoderSpec::classification(labels)])))
+        Asked::Answers(Arc::new(Decoders::classifier(labels)))
     }
 
     pub(in crate::exchange) fn answer(class: u32, probability: f32) -> wire::Reply {

@@ -2,9 +2,11 @@
 
 use std::io::Read;
 
+use isthmus_proto::boxes::{PackedBox, read_boxes, write_boxes};
 use isthmus_proto::wire::{self, Score};
 
 use super::{Answer, ClassMap, Decoders, Scores, TOP_CLASSES, ValueMap};
+use crate::detect::Detection;
 use crate::engine::Tensor;
 use crate::manifest::{DecoderSpec, OutputSpec, Task};
 
@@ -58,6 +60,12 @@ pub enum UnusableAnswer {
 }
 
 impl Decoders {
+    /// The answers as they travel: of the first decoder, then of the others. Who counts layers adds them to
+    /// the first.
+    pub fn to_wire(&self, answers: Vec<Answer>, wanted: Wanted) -> Vec<wire::Answer> {
+        answers.into_iter().map(|answer| answer.into_wire(self.input, wanted)).collect()
+    }
+
     /// The answers of each decoder, of what came over the wire: classes are ones that the bundle has,
     /// confidences lie in 0..=1, and maps and tensors have the bundle's shapes. No more memory is taken
     /// than these shapes need.
@@ -66,24 +74,33 @@ impl Decoders {
         first: wire::Answer,
         further: Vec<wire::Answer>,
     ) -> Result<Vec<Answer>, UnusableAnswer> {
-        let (expected, actual) = (self.specs.len(), 1 + further.len());
+        let (expected, actual) = (self.decoders.len(), 1 + further.len());
         if expected != actual {
             return Err(UnusableAnswer::Count { expected, actual });
         }
         let answers = std::iter::once(first).chain(further);
-        self.specs.iter().zip(answers).map(|(spec, answer)| from_wire(spec, answer)).collect()
+        let specs = self.specs().zip(answers);
+        specs.map(|(spec, answer)| from_wire(spec, self.input, answer)).collect()
     }
 }
 
 impl Answer {
-    /// The answer as it travels. Who counts layers adds them to the first decoder's.
-    pub fn into_wire(self, wanted: Wanted) -> wire::Answer {
+    /// The answer as it travels; `input` is the width and height of the network's input (pixels).
+    pub fn into_wire(self, (width, height): (u32, u32), wanted: Wanted) -> wire::Answer {
         let mut sent = wire::Answer::default();
         match self {
             Answer::Scores(Scores { top, logits }) => {
                 let score = |(class, probability)| Score { class: number(class), probability };
                 sent.top = top.into_iter().map(score).collect();
                 sent.logits = if wanted.logits { logits } else { Vec::new() };
+            }
+            Answer::Boxes(boxes) => {
+                let [w, h] = [width, height].map(|side| side as f32);
+                let packed =
+                    boxes.iter().map(|&Detection { class, confidence, x0, y0, x1, y1 }| {
+                        PackedBox { class, confidence, edges: [x0 / w, y0 / h, x1 / w, y1 / h] }
+                    });
+                sent.boxes = write_boxes(packed);
             }
             Answer::Classes(ClassMap { width, height, classes, confidence }) => {
                 let (width, height) = (number(width), number(height));
@@ -105,9 +122,14 @@ impl Answer {
     }
 }
 
-fn from_wire(spec: &DecoderSpec, answer: wire::Answer) -> Result<Answer, UnusableAnswer> {
+fn from_wire(
+    spec: &DecoderSpec,
+    input: (u32, u32),
+    answer: wire::Answer,
+) -> Result<Answer, UnusableAnswer> {
     match spec.task {
         Task::Classification => scores(spec, answer),
+        Task::Detection => boxes(spec, input, &answer.boxes),
         Task::Segmentation => {
             let (map, width, height) = map_of(spec, answer.map)?;
             if !(0.0..=1.0).contains(&map.confidence) {
@@ -136,7 +158,7 @@ fn from_wire(spec: &DecoderSpec, answer: wire::Answer) -> Result<Answer, Unusabl
             let values = words(&bytes).map(value).collect();
             Ok(Answer::Values(ValueMap { width, height, values }))
         }
-        Task::Detection | Task::Tensors => {
+        Task::Tensors => {
             let (expected, actual) = (spec.outputs.len(), answer.tensors.len());
             if expected != actual {
                 return Err(shape(spec, format!("{actual} tensors; expected {expected}")));
@@ -146,6 +168,23 @@ fn from_wire(spec: &DecoderSpec, answer: wire::Answer) -> Result<Answer, Unusabl
             Ok(Answer::Tensors(tensors.collect::<Result<_, _>>()?))
         }
     }
+}
+
+/// Boxes in pixels of the input, of fractions of it.
+fn boxes(
+    spec: &DecoderSpec,
+    (width, height): (u32, u32),
+    bytes: &[u8],
+) -> Result<Answer, UnusableAnswer> {
+    let [w, h] = [width, height].map(|side| side as f32);
+    let found = |PackedBox { class, confidence, edges: [x0, y0, x1, y1] }| {
+        if usize::from(class) >= spec.labels.len() {
+            return Err(unknown_class(spec, class.into()));
+        }
+        Ok(Detection { class, confidence, x0: x0 * w, y0: y0 * h, x1: x1 * w, y1: y1 * h })
+    };
+    let packed = read_boxes(bytes).map_err(|error| shape(spec, error.to_string()))?;
+    Ok(Answer::Boxes(packed.into_iter().map(found).collect::<Result<_, _>>()?))
 }
 
 fn scores(spec: &DecoderSpec, answer: wire::Answer) -> Result<Answer, UnusableAnswer> {

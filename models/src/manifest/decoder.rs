@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ManifestError, check_count, check_distinct, check_name, check_shape, ensure};
+use crate::detect::BoxesSpec;
 
 /// Most labels of a decoder: a box names its class in 16 bits.
 const MAX_LABELS: usize = 1 << 16;
@@ -55,6 +56,9 @@ pub struct DecoderSpec {
     pub trunk: BTreeMap<String, String>,
     /// The trunks' outputs, in their order: 1 to 16.
     pub outputs: Vec<OutputSpec>,
+    /// Of a detection: how the outputs become boxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boxes: Option<BoxesSpec>,
 }
 
 /// An output of a trunk.
@@ -96,6 +100,7 @@ impl DecoderSpec {
             trunk: BTreeMap::new(),
             outputs: vec![OutputSpec::f32("logits", vec![labels.len()])],
             labels,
+            boxes: None,
         }
     }
 
@@ -135,6 +140,11 @@ impl DecoderSpec {
             format!("a {} has at most {most} labels, not {classes}", self.task.name())
         })?;
         ensure(classes > 0 || most == 0, &labels, || "needs at least one label".into())?;
+        ensure(
+            self.boxes.is_some() == (self.task == Task::Detection),
+            &format!("{key}.boxes"),
+            || "is what a detection has, and no other task".into(),
+        )?;
         let fits = |shape: &[usize]| match (self.task, shape) {
             (Task::Classification, &[k]) | (Task::Segmentation, &[k, _, _]) => k == classes,
             (Task::Regression, &[_, _] | &[1, _, _]) => true,

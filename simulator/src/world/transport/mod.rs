@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use isthmus_head_client::ServerReply;
 use isthmus_head_client::exchange::{BoundBundle, Checked};
-use isthmus_models::{DecoderSpec, Decoders, TOP_CLASSES};
+use isthmus_models::{Decoders, TOP_CLASSES};
 use isthmus_proto::wire::Feedback;
 use isthmus_proto::{Bitrate, Content, DataSize, Timestamp};
 use quinn_proto::StreamId;
@@ -112,11 +112,8 @@ pub(super) trait Transport {
 /// What a device asks of the simulated network: classes of which the answers say no more than how many
 /// bytes they have. What an answer is worth is the record's.
 fn bundle() -> BoundBundle {
-    static DECODERS: LazyLock<Arc<Decoders>> = LazyLock::new(|| {
-        Arc::new(Decoders::new(&[DecoderSpec::classification(
-            (0..TOP_CLASSES).map(|it| it.to_string()),
-        )]))
-    });
+    static DECODERS: LazyLock<Arc<Decoders>> =
+        LazyLock::new(|| Arc::new(Decoders::classifier((0..TOP_CLASSES).map(|it| it.to_string()))));
     BoundBundle { digest: DIGEST, decoders: Arc::clone(&DECODERS) }
 }
 
