@@ -51,6 +51,8 @@ mod client;
 #[allow(clippy::disallowed_methods)]
 pub mod config;
 #[cfg(feature = "shell")]
+pub mod drawn;
+#[cfg(feature = "shell")]
 #[allow(clippy::disallowed_methods)]
 pub mod live;
 #[cfg(feature = "shell")]
@@ -76,6 +78,8 @@ pub use config::BundleLadderError;
 #[cfg(feature = "shell")]
 pub use prober::{Heard, Prober};
 #[cfg(feature = "shell")]
-pub use report::{FrameReport, Quantiles, Stages, Summary, SummaryBuilder};
+pub use report::{
+    Found, FrameReport, MapSummary, Quantiles, Said, Stages, Summary, SummaryBuilder,
+};
 #[cfg(feature = "shell")]
 pub use transport::{ConnectError, quic, tls};

@@ -6,6 +6,7 @@ mod view;
 use std::cell::RefCell;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use isthmus_head_client::cli::{Cli, Command, ProfileArgs, RunArgs};
-use isthmus_head_client::config::{Format, Options};
+use isthmus_head_client::config::{Format, Options, SourceConfigError};
+use isthmus_head_client::drawn::{self, DrawError};
 use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
 use isthmus_models::{Bundle, Full, Head, Profile};
 use isthmus_telemetry::{log, stop};
@@ -61,8 +63,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     let options = options.or(file.unwrap_or_default());
     let client_config = options.to_config().or_fail(2)?;
     let dir = options.bundle.as_deref().context("--bundle DIR is needed").or_fail(2)?;
-    let input =
-        options.input.as_deref().context("--input CAMERA|FILE|DIR|- is needed").or_fail(2)?;
+    options.input.as_deref().context("--input CAMERA|FILE|DIR|- is needed").or_fail(2)?;
 
     let bundle = Arc::new(Bundle::open(dir).or_fail(3)?);
     let point = match &options.point {
@@ -74,7 +75,11 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
     let full = options.runs_locally().then(|| Full::load(Arc::clone(&bundle), &*engine));
     let full = full.transpose().or_fail(3)?.map(Arc::new);
-    let source = source::open(input, bundle.labels(), options.rate).or_fail(7)?;
+    let source = options.to_source(bundle.labels());
+    let source = source.map_err(|error| match error {
+        SourceConfigError::Config(error) => Failure { code: 2, error: error.into() },
+        SourceConfigError::Input(error) => Failure { code: 7, error: error.into() },
+    })?;
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
 
@@ -94,7 +99,13 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         manager.ready();
         let view = tui.then(|| View::open(title, deadline));
         let view = view.transpose().context("--tui").or_fail(1)?;
-        let printer = RefCell::new(Printer::new(options.format.unwrap_or_default(), view));
+        let pictures = Pictures {
+            bundle: Arc::clone(&bundle),
+            annotate: options.annotate.clone(),
+            maps: options.maps.clone(),
+        };
+        let format = options.format.unwrap_or_default();
+        let printer = RefCell::new(Printer::new(format, view, pictures));
         printer.borrow_mut().start();
         let asked = stop::asked().context("signals").or_fail(1)?;
         let stop = async {
@@ -108,7 +119,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
             }
         };
         let sink = |report: &FrameReport| {
-            if report.label.is_some() {
+            if report.arm.is_some() {
                 manager.answered();
             }
             printer.borrow_mut().frame(report)
@@ -117,7 +128,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         manager.stopping();
         let mut printer = printer.into_inner();
         printer.summary(&summary);
-        printer.finish().context("standard output").or_fail(9)
+        printer.finish().or_fail(9)
     });
     // The capture thread may be waiting for standard input: the process need not wait for it.
     runtime.shutdown_background();
@@ -178,11 +189,36 @@ struct Printer {
     out: BufWriter<io::Stdout>,
     written: io::Result<()>,
     view: Option<View>,
+    pictures: Pictures,
+    drawn: Result<(), DrawError>,
+}
+
+/// Which pictures of the answers are written, and where.
+struct Pictures {
+    bundle: Arc<Bundle>,
+    annotate: Option<PathBuf>,
+    maps: Option<PathBuf>,
+}
+
+impl Pictures {
+    fn write(&self, report: &FrameReport) -> Result<(), DrawError> {
+        if let Some(folder) = &self.annotate {
+            drawn::annotate(report, self.bundle.labels(), folder)?;
+        }
+        match &self.maps {
+            Some(folder) => {
+                let decoders = self.bundle.decoders().specs();
+                drawn::write_maps(report, decoders.map(|spec| spec.name.as_str()), folder)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Printer {
-    fn new(format: Format, view: Option<View>) -> Self {
-        Printer { format, out: BufWriter::new(io::stdout()), written: Ok(()), view }
+    fn new(format: Format, view: Option<View>, pictures: Pictures) -> Self {
+        let out = BufWriter::new(io::stdout());
+        Printer { format, out, written: Ok(()), view, pictures, drawn: Ok(()) }
     }
 
     fn start(&mut self) {
@@ -197,9 +233,10 @@ impl Printer {
             (None, Format::Text) => self.line(text::frame(report)),
             (None, Format::Json) => self.json(report),
         }
-        match self.written {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        self.drawn = self.pictures.write(report);
+        match self.written.is_ok() && self.drawn.is_ok() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
     }
 
@@ -230,8 +267,9 @@ impl Printer {
     }
 
     /// The first error, unless it is only that nobody reads any more.
-    fn finish(self) -> io::Result<()> {
-        self.written.or_else(quiet_if_broken)
+    fn finish(self) -> anyhow::Result<()> {
+        self.drawn?;
+        self.written.or_else(quiet_if_broken).context("standard output")
     }
 
     fn json(&mut self, value: &impl Serialize) {

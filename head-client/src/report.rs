@@ -1,9 +1,12 @@
 //! Reports of a run: one for every frame, and a summary.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::{Answer, Bundle, View};
+use isthmus_models::{
+    Answer, Bundle, DecoderSpec, Detection, MeanAveragePrecision, Picture, TrueBox, View, f1,
+};
 use isthmus_proto::Arm;
 use serde::{Serialize, Serializer};
 
@@ -26,6 +29,16 @@ pub struct FrameReport {
     pub confidence: Option<f32>,
     /// The true class, where the source knows it.
     pub truth: Option<String>,
+    /// How good the answer is, 0 to 1, where the truth is known: a right class 1 and a wrong one 0; of
+    /// boxes the F1 at IoU 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f32>,
+    /// What the first answer says beyond a class.
+    #[serde(flatten)]
+    pub said: Said,
+    /// What the bundle's other decoders say, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub further: BTreeMap<String, Said>,
     /// Who answered, in the line by its [name](Arm::name); `None` if nobody did.
     #[serde(serialize_with = "by_name")]
     pub arm: Option<Arm>,
@@ -54,9 +67,19 @@ pub struct FrameReport {
     /// What is wrong with a picture that could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The answer of each decoder that was answered, in the bundle's order; not part of the line.
+    /// The answer of each decoder that was answered, in the bundle's order, boxes in the picture's pixels;
+    /// not part of the line.
     #[serde(skip)]
     pub answers: Vec<Answer>,
+    /// How the network saw the picture; not part of the line.
+    #[serde(skip)]
+    pub view: Option<View>,
+    /// The picture, where the configuration asks for it; not part of the line.
+    #[serde(skip)]
+    pub picture: Option<Arc<Picture>>,
+    /// The true boxes in the picture's pixels, where the source knows them; not part of the line.
+    #[serde(skip)]
+    pub true_boxes: Option<Vec<TrueBox>>,
     /// The part of `stages.queue` that passed on the device; not part of the line.
     #[serde(skip)]
     pub device_wait: Duration,
@@ -67,16 +90,32 @@ pub struct FrameReport {
 
 impl FrameReport {
     /// Takes in what was answered about a picture that the network saw so.
-    pub(crate) fn say(&mut self, bundle: &Bundle, answers: Vec<Answer>, _view: &View) {
-        let class = answers.first().and_then(Answer::class);
-        self.label = class.and_then(|class| bundle.labels().get(class).cloned());
-        self.answers = answers;
+    pub(crate) fn say(&mut self, bundle: &Bundle, answers: Vec<Answer>, view: View) {
+        let decoders = bundle.decoders().specs();
+        self.answers = answers.into_iter().map(|answer| in_picture(answer, &view)).collect();
+        for (at, (spec, answer)) in decoders.zip(&self.answers).enumerate() {
+            let said = Said::of(spec, answer);
+            match at {
+                0 => self.said = said,
+                _ => drop(self.further.insert(spec.name.clone(), said)),
+            }
+        }
+        self.label = self.said.label.take();
+        self.view = Some(view);
+        let threshold = bundle.manifest().decoders.first().and_then(|it| it.boxes.as_ref());
+        let threshold = threshold.map_or(0.0, |boxes| boxes.confidence);
+        self.quality = match (&self.truth, &self.true_boxes, self.answers.first()) {
+            (Some(truth), ..) => Some(if self.label.as_ref() == Some(truth) { 1.0 } else { 0.0 }),
+            (None, Some(truth), Some(Answer::Boxes(found))) => {
+                Some(f1(found, truth, threshold) as f32)
+            }
+            _ => None,
+        };
     }
 
-    /// How good the answer is, 0 to 1, where the truth is known: of a class 1 if it is right, else 0.
-    pub fn quality(&self) -> Option<f32> {
-        let right = |truth: &String| if self.label.as_ref() == Some(truth) { 1.0 } else { 0.0 };
-        self.truth.as_ref().map(right)
+    /// Whether the source knows what is true of the picture.
+    pub fn has_truth(&self) -> bool {
+        self.truth.is_some() || self.true_boxes.is_some()
     }
 
     /// Logits of the first answer, one per class, where it is a class and they were asked for.
@@ -114,6 +153,104 @@ impl FrameReport {
         ];
         stages.into_iter().filter_map(|(stage, time)| Some((stage, time?)))
     }
+}
+
+/// What one decoder says of a frame, with the keys of a JSON line; what does not apply is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Said {
+    /// A classification's class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// A detection's objects, the most confident first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detections: Option<Vec<Found>>,
+    /// A map in short.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapSummary>,
+    /// Tensors in short: the shape of each, without the batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<Vec<Vec<usize>>>,
+}
+
+/// An object in the picture.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Found {
+    /// Its class.
+    pub label: String,
+    /// How sure the network is of it, 0 to 1.
+    pub confidence: f32,
+    /// Left, top, width and height, in pixels of the source's picture, to a hundredth.
+    #[serde(rename = "box")]
+    pub area: [f32; 4],
+}
+
+/// A map in short.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MapSummary {
+    /// Places in a row, over the network's input.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Of a map of classes the fraction of its places that each class has, 0 to 1; classes without a
+    /// place are left out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, f32>,
+    /// Of a map of values the least, the mean and the greatest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<[f32; 3]>,
+}
+
+impl Said {
+    fn of(spec: &DecoderSpec, answer: &Answer) -> Said {
+        let label = |class: usize| spec.labels.get(class).cloned().unwrap_or_default();
+        match answer {
+            Answer::Scores(_) => Said { label: answer.class().map(label), ..Said::default() },
+            Answer::Boxes(boxes) => {
+                let hundredths = |value: f32| (100.0 * value).round() / 100.0;
+                let found = |it: &Detection| Found {
+                    label: label(it.class.into()),
+                    confidence: it.confidence,
+                    area: [it.x0, it.y0, it.x1 - it.x0, it.y1 - it.y0].map(hundredths),
+                };
+                Said { detections: Some(boxes.iter().map(found).collect()), ..Said::default() }
+            }
+            Answer::Classes(map) => {
+                let mut counts = BTreeMap::<usize, usize>::new();
+                for &class in &map.classes {
+                    *counts.entry(class.into()).or_default() += 1;
+                }
+                let places = map.classes.len().max(1) as f32;
+                let classes = counts.into_iter();
+                let classes = classes.map(|(class, count)| (label(class), count as f32 / places));
+                let (width, height) = (map.width, map.height);
+                let map = MapSummary { width, height, classes: classes.collect(), values: None };
+                Said { map: Some(map), ..Said::default() }
+            }
+            Answer::Values(map) => {
+                let least = map.values.iter().copied().fold(f32::INFINITY, f32::min);
+                let most = map.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f64 = map.values.iter().copied().map(f64::from).sum();
+                let mean = (sum / map.values.len().max(1) as f64) as f32;
+                let (width, height, classes) = (map.width, map.height, BTreeMap::new());
+                let map = MapSummary { width, height, classes, values: Some([least, mean, most]) };
+                Said { map: Some(map), ..Said::default() }
+            }
+            Answer::Tensors(tensors) => {
+                let shapes = tensors.iter().map(|tensor| tensor.shape.clone()).collect();
+                Said { tensors: Some(shapes), ..Said::default() }
+            }
+        }
+    }
+}
+
+/// Boxes of the network's input as ones of the picture; those outside of what is seen of it are left out.
+fn in_picture(answer: Answer, view: &View) -> Answer {
+    let Answer::Boxes(boxes) = answer else { return answer };
+    let seen = boxes.into_iter().map(|it| {
+        let [x0, y0, x1, y1] = view.to_picture([it.x0, it.y0, it.x1, it.y1]);
+        Detection { x0, y0, x1, y1, ..it }
+    });
+    Answer::Boxes(seen.filter(|it| it.x0 < it.x1 && it.y0 < it.y1).collect())
 }
 
 /// Where a frame's time went (milliseconds). All but `receive_span`, which lies within `network`,
@@ -162,10 +299,17 @@ pub struct Summary {
     pub links_lost: u64,
     /// Frames whose true class is known.
     pub with_truth: u64,
-    /// Right answers over frames with an answer and a known truth, 0 to 1.
+    /// Mean quality of the answers to frames of known truth, 0 to 1: of classes the fraction that are right.
     pub accuracy: Option<f64>,
-    /// Answers that were right and in time over all readable frames with a known truth, 0 to 1.
+    /// The same over all readable frames of known truth, where an answer that was late or missing has none.
     pub on_time_accuracy: Option<f64>,
+    /// Of boxes the mean average precision at IoU 0.5 to 0.95, as COCO defines it, 0 to 1, over frames of
+    /// known truth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map: Option<f64>,
+    /// The same at IoU 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ap50: Option<f64>,
     /// Answers in time over all readable frames, 0 to 1.
     pub on_time: Option<f64>,
     /// Of answered frames.
@@ -212,8 +356,10 @@ pub struct SummaryBuilder {
     bad_pictures: u64,
     with_truth: u64,
     judged: u64,
-    right: u64,
-    right_on_time: u64,
+    quality: f64,
+    quality_on_time: f64,
+    /// Of frames whose boxes are known.
+    precision: MeanAveragePrecision,
     on_time: u64,
     latency: Histogram,
     stages: BTreeMap<&'static str, Histogram>,
@@ -229,12 +375,18 @@ impl SummaryBuilder {
             return;
         }
         self.on_time += u64::from(report.on_time);
-        if report.truth.is_some() {
-            let right = report.label == report.truth;
+        if report.has_truth() {
+            let quality = f64::from(report.quality.unwrap_or(0.0));
             self.with_truth += 1;
-            self.judged += u64::from(report.label.is_some());
-            self.right += u64::from(right);
-            self.right_on_time += u64::from(right && report.on_time);
+            self.judged += u64::from(report.arm.is_some());
+            self.quality += quality;
+            self.quality_on_time += if report.on_time { quality } else { 0.0 };
+        }
+        if let Some(truth) = &report.true_boxes {
+            match report.answers.first() {
+                Some(Answer::Boxes(found)) => self.precision.add(found, truth),
+                _ => self.precision.add(&[], truth),
+            }
         }
         if let Some(latency) = report.capture_to_output_ms {
             self.latency.record(micros(latency));
@@ -250,6 +402,8 @@ impl SummaryBuilder {
     /// The summary of what was taken in, with the session's `counters`, after `elapsed`.
     pub fn finish(&self, counters: &Counters, elapsed: Duration) -> Summary {
         let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
+        let precision = self.precision.summary();
         Summary {
             frames: self.frames,
             answered: counters.answered.clone(),
@@ -262,8 +416,10 @@ impl SummaryBuilder {
             late_replies: counters.late_replies,
             links_lost: counters.links_down,
             with_truth: self.with_truth,
-            accuracy: ratio(self.right, self.judged),
-            on_time_accuracy: ratio(self.right_on_time, self.with_truth),
+            accuracy: mean(self.quality, self.judged),
+            on_time_accuracy: mean(self.quality_on_time, self.with_truth),
+            map: precision.as_ref().map(|it| it.mean),
+            ap50: precision.as_ref().map(|it| it.at_50),
             on_time: ratio(self.on_time, self.frames - self.bad_pictures),
             capture_to_output_ms: quantiles(&self.latency),
             stages_ms: self
@@ -305,6 +461,8 @@ mod tests {
     fn report(label: Option<&str>, on_time: bool) -> FrameReport {
         FrameReport {
             label: label.map(Into::into),
+            arm: label.map(|_| Arm::Exit),
+            quality: label.map(|label| if label == "stop" { 1.0 } else { 0.0 }),
             truth: Some("stop".into()),
             on_time,
             capture_to_output_ms: label.map(|_| 10.0),

@@ -6,12 +6,15 @@ mod mjpeg;
 mod v4l2;
 mod y4m;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use isthmus_models::{MAX_PICTURE_BYTES, Photo, PhotoError, Picture, find_photos};
+use isthmus_models::{
+    MAX_PICTURE_BYTES, Photo, PhotoError, Picture, TrueBox, Truth, TruthError, find_photos,
+};
 
 pub use camera::{CameraError, CameraFormat, CameraSpec, CameraSpecError, Offer, Size, Sizes};
 pub use mjpeg::Mjpeg;
@@ -26,10 +29,29 @@ pub use y4m::{Y4m, Y4mError};
 pub struct SourceFrame {
     /// Where it came from: a path, or the source's name and a number.
     pub source: String,
-    /// Its true class, where the source knows it.
-    pub truth: Option<String>,
+    /// What is true of it, where the source knows it.
+    pub truth: Option<FrameTruth>,
     /// The picture, upright, or why there is none.
     pub picture: Result<Picture, NoPicture>,
+}
+
+/// What is true of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FrameTruth {
+    /// Its class.
+    Class(String),
+    /// Its objects: boxes in the picture's pixels, whose classes are places in the bundle's labels.
+    Boxes(Vec<TrueBox>),
+}
+
+impl FrameTruth {
+    /// The class, where it is one.
+    pub fn into_class(self) -> Option<String> {
+        match self {
+            FrameTruth::Class(class) => Some(class),
+            FrameTruth::Boxes(_) => None,
+        }
+    }
 }
 
 /// Why a frame has no picture.
@@ -79,6 +101,9 @@ pub enum InputError {
     /// A camera that gives no frames.
     #[error(transparent)]
     Camera(#[from] CameraError),
+    /// What is really in the pictures cannot be told.
+    #[error(transparent)]
+    Truth(#[from] TruthError),
     /// Standard input is not a stream of pictures.
     #[error("standard input is neither MJPEG nor YUV4MPEG2: {0}")]
     Stream(String),
@@ -96,21 +121,59 @@ pub fn open(input: &Path, labels: &[String], rate: Option<f64>) -> Result<BoxedS
     if let Some(spec) = CameraSpec::parse(input) {
         return Ok(open_camera(CameraSpec { rate, ..spec? })?);
     }
+    let labels = labels.to_vec();
+    let photos = photos(input, &labels)?;
+    Ok(Box::new(photos.into_iter().map(move |photo| SourceFrame {
+        source: photo.path.display().to_string(),
+        truth: photo.class.map(|class| FrameTruth::Class(labels[class].clone())),
+        picture: photo.read().map_err(NoPicture::Bad),
+    })))
+}
+
+/// Opens a file or a folder of pictures whose boxes the file `truth` knows: a COCO JSON file, or the
+/// names of classes, one a line, where YOLO's text files lie by the pictures. Boxes get the bundle's
+/// `labels`, as [`Truth::with_labels`] says.
+///
+/// A picture of which nothing is known, or of another size than its boxes were drawn for, is a bad one.
+pub fn open_with_boxes(
+    input: &Path,
+    labels: &[String],
+    truth: &Path,
+    renamed: &BTreeMap<String, String>,
+) -> Result<BoxedSource, InputError> {
+    let photos = photos(input, &[])?;
+    let json = truth.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    let read = if json {
+        let folder = if input.is_dir() { input } else { input.parent().unwrap_or(input) };
+        Truth::coco(truth, folder)?
+    } else {
+        let pictures: Vec<PathBuf> = photos.iter().map(|photo| photo.path.clone()).collect();
+        Truth::yolo(&pictures, &Truth::class_names(truth)?)?
+    };
+    let truth = read.with_labels(labels, renamed)?;
+    Ok(Box::new(photos.into_iter().map(move |photo| {
+        let (truth, picture) = match photo.read() {
+            Ok(picture) => match truth.boxes(&photo.path, picture.width(), picture.height()) {
+                Ok(boxes) => (Some(FrameTruth::Boxes(boxes)), Ok(picture)),
+                Err(error) => (None, Err(NoPicture::Bad(error.to_string()))),
+            },
+            Err(error) => (None, Err(NoPicture::Bad(error))),
+        };
+        SourceFrame { source: photo.path.display().to_string(), truth, picture }
+    })))
+}
+
+/// The pictures of a file or a folder.
+fn photos(input: &Path, labels: &[String]) -> Result<Vec<Photo>, InputError> {
     let unreadable = |source| InputError::Unreadable { path: input.to_owned(), source };
     let metadata = fs::metadata(input).map_err(unreadable)?;
-    let photos = if metadata.is_dir() {
-        find_photos(input, labels)?
+    if metadata.is_dir() {
+        Ok(find_photos(input, labels)?)
     } else {
         // Opened once, so that an unreadable file is an error of the input, not a bad picture.
         File::open(input).map_err(unreadable)?;
-        vec![Photo::new(input.to_owned(), labels)]
-    };
-    let labels = labels.to_vec();
-    Ok(Box::new(photos.into_iter().map(move |photo| SourceFrame {
-        source: photo.path.display().to_string(),
-        truth: photo.class.map(|class| labels[class].clone()),
-        picture: photo.read().map_err(NoPicture::Bad),
-    })))
+        Ok(vec![Photo::new(input.to_owned(), labels)])
+    }
 }
 
 /// Starts a camera. It gives its newest frame each time; one that goes away is a bad frame, after
@@ -161,7 +224,11 @@ fn known(
 ) -> BoxedSource {
     let labels = labels.to_vec();
     Box::new(frames.map(move |SourceFrame { source, truth, picture }| {
-        let truth = truth.filter(|truth| labels.contains(truth));
+        let known = |truth: &FrameTruth| match truth {
+            FrameTruth::Class(class) => labels.contains(class),
+            FrameTruth::Boxes(_) => true,
+        };
+        let truth = truth.filter(known);
         SourceFrame { source, truth, picture }
     }))
 }

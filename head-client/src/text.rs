@@ -1,7 +1,9 @@
 //! Results as lines and a table, for people to read.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::report::{MapSummary, Said};
 #[cfg(target_os = "linux")]
 use crate::source::FoundCamera;
 use crate::{FrameReport, Quantiles, Summary};
@@ -17,7 +19,7 @@ pub fn frame(report: &FrameReport) -> String {
         (Some(label), Some(truth)) if label == truth => format!("{label} ✓"),
         (Some(label), Some(_)) => format!("{label} ✗"),
         (Some(label), None) => label.clone(),
-        (None, _) => "-".into(),
+        (None, _) => said(&report.said),
     };
     let reason = match &report.error {
         Some(error) => format!("{}: {error}", report.reason),
@@ -34,6 +36,31 @@ pub fn frame(report: &FrameReport) -> String {
         &reason,
         &report.source,
     ])
+}
+
+/// An answer that is no class, in a few words: how many objects of each label, or the largest parts of a
+/// map.
+fn said(Said { detections, map, tensors, .. }: &Said) -> String {
+    if let Some(found) = detections {
+        let mut counts = BTreeMap::<&str, usize>::new();
+        for it in found {
+            *counts.entry(&it.label).or_default() += 1;
+        }
+        let counts: Vec<String> =
+            counts.into_iter().map(|(label, count)| format!("{count} {label}")).collect();
+        return if counts.is_empty() { "nothing".into() } else { counts.join(", ") };
+    }
+    match (map, tensors) {
+        (Some(MapSummary { values: Some([least, _, most]), .. }), _) => {
+            format!("{least:.2} to {most:.2}")
+        }
+        (Some(MapSummary { classes, .. }), _) => {
+            let largest = classes.iter().max_by(|a, b| a.1.total_cmp(b.1));
+            largest.map_or("-".into(), |(label, part)| format!("{:.0}% {label}", 100.0 * part))
+        }
+        (None, Some(tensors)) => format!("{tensors:?}"),
+        (None, None) => "-".into(),
+    }
 }
 
 /// What was sent of a frame, or else the head that was run.
@@ -83,6 +110,9 @@ pub fn summary(summary: &Summary) -> String {
     line("on time", or_dash(summary.on_time.map(percent)));
     line("accuracy", or_dash(summary.accuracy.map(percent)));
     line("on-time accuracy", or_dash(summary.on_time_accuracy.map(percent)));
+    if let Some((map, ap50)) = summary.map.zip(summary.ap50) {
+        line("mAP", format!("{map:.3}, AP50 {ap50:.3}"));
+    }
     let mean = or_dash(summary.bytes.mean.map(|mean| format!("{mean:.0}")));
     let p99 = or_dash(summary.bytes.p99.map(|p99| p99.to_string()));
     line("bytes a frame", format!("{mean} mean, {p99} p99"));

@@ -61,6 +61,9 @@ pub struct View {
     last: Placement,
     /// Of the picture in what was sent, where that was another one.
     sent: Option<Placement>,
+    /// Width and height of the picture (pixels).
+    size: (u32, u32),
+    input: (u32, u32),
 }
 
 impl View {
@@ -80,7 +83,8 @@ impl View {
     pub fn new(input: &InputSpec, image: Option<ImageSpec>, size: (u32, u32)) -> View {
         let sent = image.map(|image| image.place(input, size));
         let (width, height) = sent.map_or(size, |sent| (sent.to.width, sent.to.height));
-        View { last: Placement::new(input, width, height), sent }
+        let last = Placement::new(input, width, height);
+        View { last, sent, size, input: (input.width, input.height) }
     }
 
     /// Left, top, right and bottom edge (pixels) in the picture of what has these in the input.
@@ -89,9 +93,30 @@ impl View {
         self.sent.map_or(edges, |sent| sent.to_picture(edges))
     }
 
-    /// Left, top, width and height (pixels) of the part of the input that shows the picture.
-    pub fn shown(&self) -> [u32; 4] {
-        self.last.shown()
+    /// Width and height of the picture (pixels).
+    pub fn picture(&self) -> (u32, u32) {
+        self.size
+    }
+
+    /// Width and height of the network's input (pixels).
+    pub fn input(&self) -> (u32, u32) {
+        self.input
+    }
+
+    /// Where in the input a place of the picture (pixels from its left and top) is seen; `None` if it is
+    /// cropped away.
+    pub fn to_input(&self, [x, y]: [f32; 2]) -> Option<[f32; 2]> {
+        let within = |placed: &Placement, [x, y]: [f32; 2]| {
+            let [left, top, width, height] = placed.kept().map(|side| side as f32);
+            let inside = (left..=left + width).contains(&x) && (top..=top + height).contains(&y);
+            let [x, y, ..] = placed.to_input([x, y, x, y]);
+            inside.then_some([x, y])
+        };
+        let seen = match &self.sent {
+            Some(sent) => within(sent, [x, y])?,
+            None => [x, y],
+        };
+        within(&self.last, seen)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use isthmus_head_client::config::{ClientConfig, ControllerKind, ServerUrl, Transport};
-use isthmus_head_client::source::{self, BoxedSource, NoPicture, SourceFrame};
+use isthmus_head_client::source::{self, BoxedSource, FrameTruth, NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{
     Arms, Client, Controller, Fixed, FrameReport, ImageRun, MpcConfig, Pace, Run, Summary,
@@ -231,6 +231,7 @@ impl Stage<'_> {
             connect_timeout: Duration::from_secs(10),
             detail: Detail::Top,
             min_confidence: None,
+            keep_pictures: false,
             metrics: None,
             traces: None,
         };
@@ -254,7 +255,7 @@ pub fn camera_source(
 ) -> Result<impl Iterator<Item = SourceFrame> + Send, crate::camera::ConfigError> {
     Ok(Camera::new(config)?.map(|frame| SourceFrame {
         source: format!("camera {}", frame.index),
-        truth: Some(frame.sign.label().to_owned()),
+        truth: Some(FrameTruth::Class(frame.sign.label().to_owned())),
         picture: Picture::new(frame.width, frame.height, frame.rgb)
             .map_err(|error| NoPicture::Bad(error.to_string())),
     }))

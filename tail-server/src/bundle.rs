@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use isthmus_models::{
-    Bundle, Engine, Full, Outputs, PictureError, Preprocessor, Tail, TailItem, Wanted, decode_image,
-    max_image_pixels,
+    Bundle, Engine, Full, Outputs, PictureError, Preprocessor, Tail, TailItem, Wanted,
+    decode_image, max_image_pixels,
 };
 use isthmus_proto::{BundleDigest, ImageFormat, OperatingPoint, wire};
 

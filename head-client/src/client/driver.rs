@@ -21,7 +21,7 @@ use crate::exchange::{BoundBundle, Checked, Limits, Outgoing};
 use crate::outcome::FrameOutcome;
 use crate::report::{FrameReport, Summary, SummaryBuilder};
 use crate::session::{GUARD, HeadOutcome, Input, Output, Pace, Session, SessionConfig};
-use crate::source::{NoPicture, SourceFrame};
+use crate::source::{FrameTruth, NoPicture, SourceFrame};
 use crate::transport::{Command, Event, Link};
 
 pub(super) struct Driver<F> {
@@ -132,7 +132,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 return self.report(&FrameReport {
                     frame: frame.0,
                     source,
-                    truth,
+                    truth: truth.and_then(FrameTruth::into_class),
                     reason: "bad picture".into(),
                     error: Some(error),
                     ..FrameReport::default()
@@ -140,6 +140,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
             }
         };
         let size = picture.as_ref().map_or((1, 1), |it: &Picture| (it.width(), it.height()));
+        let picture = picture.map(Arc::new);
         self.frames.insert(frame, Entry { source, truth, picture, size, ..Entry::default() });
         let at = if self.config.pace == Pace::Live { at } else { Instant::now() };
         self.handle_at(at, input);
@@ -206,8 +207,11 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::RunHead { frame, run } => {
-                    let entry = self.frames.get_mut(&frame);
-                    let picture = entry.and_then(|entry| entry.picture.take());
+                    let kept = self.config.keep_pictures;
+                    let picture = self.frames.get_mut(&frame).and_then(|entry| match kept {
+                        true => entry.picture.clone(),
+                        false => entry.picture.take(),
+                    });
                     let job = picture.map(|picture| Job { frame, picture, run });
                     // The thread lives as long as this does, unless a head panicked.
                     if job.is_none_or(|job| self.worker.jobs.send(job).is_err()) {

@@ -1,5 +1,6 @@
 //! What a client keeps of a frame until it ends, and the report that it makes of it then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_models::{Answer, Bundle, Picture, View};
@@ -8,13 +9,14 @@ use isthmus_proto::{Arm, Coded, Content, OperatingPoint};
 use crate::controller::{LinkEstimate, Run};
 use crate::outcome::{FrameOutcome, Verdict};
 use crate::report::{FrameReport, Stages};
+use crate::source::FrameTruth;
 
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) source: String,
-    pub(super) truth: Option<String>,
-    /// Until the compute thread has it.
-    pub(super) picture: Option<Picture>,
+    pub(super) truth: Option<FrameTruth>,
+    /// Until the compute thread has it; to the end where the report is to have it.
+    pub(super) picture: Option<Arc<Picture>>,
     /// Until it is sent.
     pub(super) coded: Option<Coded>,
     /// Envelope and packet (bytes), once sent.
@@ -37,10 +39,17 @@ impl Entry {
         bundle: &Bundle,
         estimate: Option<LinkEstimate>,
     ) -> FrameReport {
+        let (truth, true_boxes) = match self.truth {
+            Some(FrameTruth::Class(class)) => (Some(class), None),
+            Some(FrameTruth::Boxes(boxes)) => (None, Some(boxes)),
+            None => (None, None),
+        };
         let mut report = FrameReport {
             frame: outcome.frame.0,
             source: self.source,
-            truth: self.truth,
+            truth,
+            true_boxes,
+            picture: self.picture,
             layers_used: outcome.layers_used,
             bytes: self.bytes,
             on_time: outcome.on_time,
@@ -72,7 +81,7 @@ impl Entry {
                     (Arm::Image | Arm::Split(_), _) => (self.replied, None),
                 };
                 let view = View::new(&bundle.manifest().input, image, self.size);
-                report.say(bundle, answers, &view);
+                report.say(bundle, answers, view);
                 report.confidence = Some(confidence);
                 report.arm = Some(arm);
                 report.capture_to_output_ms = Some(millis(elapsed));

@@ -17,7 +17,7 @@ use crate::controller::{HeadRun, ImageRun, Run};
 
 pub(crate) struct Job {
     pub(crate) frame: FrameId,
-    pub(crate) picture: Picture,
+    pub(crate) picture: Arc<Picture>,
     pub(crate) run: Run,
 }
 

@@ -1,5 +1,6 @@
 //! The configuration of a [`Client`](crate::Client), checked.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::server_url::ServerUrl;
 use crate::controller::MpcConfig;
 use crate::exchange::CONNECT_TIMEOUT;
 use crate::session::Pace;
-use crate::source::CameraSpec;
+use crate::source::{self, BoxedSource, CameraSpec, InputError};
 use crate::tls::{Fingerprint, Trust};
 
 /// Everything a [`Client`](crate::Client) needs to know.
@@ -36,11 +37,28 @@ pub struct ClientConfig {
     pub detail: Detail,
     /// Boxes of at least this confidence are answered, above 0 to 1; `None` for the bundle's own threshold.
     pub min_confidence: Option<f32>,
+    /// Whether reports have their pictures, which then take memory until their frames end.
+    pub keep_pictures: bool,
     /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
     /// them.
     pub metrics: Option<SocketAddr>,
     /// Where spans go; `None` traces nothing.
     pub traces: Option<TraceConfig>,
+}
+
+/// From which confidence boxes are asked for where they are measured: precision is a mean over recalls,
+/// and the unsure boxes make the highest.
+const MEASURED_CONFIDENCE: f32 = 0.01;
+
+/// Why options give no source of frames.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceConfigError {
+    /// The options.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What they name.
+    #[error(transparent)]
+    Input(#[from] InputError),
 }
 
 /// Where spans go, and of which frames.
@@ -94,13 +112,49 @@ impl Options {
             rate: self.rate.filter(|_| !camera),
             connect_timeout: Duration::from_millis(timeout_ms),
             detail: Detail::Top,
-            min_confidence: None,
+            min_confidence: self.confidence()?,
+            keep_pictures: self.annotate.is_some(),
             metrics: self.metrics_port.map(|port| {
                 let address = self.metrics_address.unwrap_or(Ipv4Addr::LOCALHOST.into());
                 SocketAddr::new(address, port)
             }),
             traces: self.to_traces()?,
         })
+    }
+
+    /// The confidence from which boxes are answered, where it is not the bundle's.
+    fn confidence(&self) -> Result<Option<f32>, ConfigError> {
+        let confidence = self.min_confidence.or(self.truth.as_ref().map(|_| MEASURED_CONFIDENCE));
+        match confidence.filter(|it| !(*it > 0.0 && *it <= 1.0)) {
+            None => Ok(confidence),
+            Some(value) => {
+                let (name, range) = ("min_confidence", "above 0 to 1".to_owned());
+                Err(ConfigError::Range { name, range, value: value.to_string() })
+            }
+        }
+    }
+
+    /// The labels that `--relabel` gives to categories of the truth.
+    pub fn renamed(&self) -> Result<BTreeMap<String, String>, ConfigError> {
+        let pair = |text: &String| {
+            let (category, label) = text.split_once('=')?;
+            Some((category.trim().to_owned(), label.trim().to_owned()))
+        };
+        let pairs = self.relabel.iter().flatten();
+        pairs.map(|text| pair(text).ok_or_else(|| ConfigError::Relabel(text.clone()))).collect()
+    }
+
+    /// What gives the frames of the input, for a bundle with these labels.
+    pub fn to_source(&self, labels: &[String]) -> Result<BoxedSource, SourceConfigError> {
+        let input = self.input.as_deref();
+        let input = input.ok_or(ConfigError::Missing("--input CAMERA|FILE|DIR|-"))?;
+        match &self.truth {
+            None => Ok(source::open(input, labels, self.rate)?),
+            Some(_) if input == Path::new("-") || CameraSpec::parse(input).is_some() => {
+                Err(ConfigError::TruthOfStream.into())
+            }
+            Some(truth) => Ok(source::open_with_boxes(input, labels, truth, &self.renamed()?)?),
+        }
     }
 
     fn to_traces(&self) -> Result<Option<TraceConfig>, ConfigError> {

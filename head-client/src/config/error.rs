@@ -45,6 +45,12 @@ pub enum ConfigError {
     /// A text that is not a fingerprint.
     #[error("--server-fingerprint: {0}")]
     Fingerprint(#[from] FingerprintError),
+    /// What is not of the form `CATEGORY=LABEL`.
+    #[error("--relabel: expected CATEGORY=LABEL, found {0:?}")]
+    Relabel(String),
+    /// Truth for frames that come and go.
+    #[error("--truth needs --input FILE or DIR: it is of pictures by their names")]
+    TruthOfStream,
     /// Several arms, or none, for a controller that does not choose.
     #[error("--controller fixed takes exactly one --arm, not {0:?}")]
     OneArm(String),

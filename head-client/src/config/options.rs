@@ -36,6 +36,24 @@ pub struct Options {
     /// pictures), or - for standard input (MJPEG or YUV4MPEG2).
     #[arg(long, value_name = "CAMERA|FILE|DIR|-", env = "ISTHMUS_INPUT")]
     pub input: Option<PathBuf>,
+    /// What is really in the pictures of a file or folder, to tell how good boxes are: a COCO JSON file,
+    /// or the names of classes, one a line, where YOLO's text files lie by the pictures
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_TRUTH")]
+    pub truth: Option<PathBuf>,
+    /// Labels for categories of --truth that the bundle calls otherwise, such as motorbike=motorcycle;
+    /// person= leaves a category out
+    #[arg(long, value_name = "CATEGORY=LABEL,…", value_delimiter = ',', env = "ISTHMUS_RELABEL")]
+    pub relabel: Option<Vec<String>>,
+    /// Confidence, above 0 to 1, from which boxes are answered [default: the bundle's own; 0.01 with
+    /// --truth]
+    #[arg(long, value_name = "RATIO", env = "ISTHMUS_MIN_CONFIDENCE")]
+    pub min_confidence: Option<f32>,
+    /// Folder to write pictures of the answers to: the frames with boxes, labels and maps drawn in
+    #[arg(long, value_name = "DIR", env = "ISTHMUS_ANNOTATE")]
+    pub annotate: Option<PathBuf>,
+    /// Folder to write answered maps to, as PNG files of the frames' size
+    #[arg(long, value_name = "DIR", env = "ISTHMUS_MAPS")]
+    pub maps: Option<PathBuf>,
     /// Operating point that the fixed controller runs and sends, such as s16/w100/c16/b6: the split
     /// at stride 16, an encoder of 100 percent width, 16 latent channels sent, 6 bits per symbol
     /// [default: the bundle's most accurate]
@@ -195,6 +213,11 @@ impl Options {
             ca,
             bundle: self.bundle.or(file.bundle),
             input: self.input.or(file.input),
+            truth: self.truth.or(file.truth),
+            relabel: self.relabel.or(file.relabel),
+            min_confidence: self.min_confidence.or(file.min_confidence),
+            annotate: self.annotate.or(file.annotate),
+            maps: self.maps.or(file.maps),
             point: self.point.or(file.point),
             engine: self.engine.or(file.engine),
             ort_providers: self.ort_providers.or(file.ort_providers),

@@ -56,7 +56,7 @@ impl Seen {
             bytes: report.bytes.map(|bytes| bytes as u64),
             missed: report.is_missed(),
             on_time: report.on_time,
-            quality: report.quality(),
+            quality: report.has_truth().then(|| report.quality.unwrap_or(0.0)),
             estimate: report.estimate,
             capacity: None,
         }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use isthmus_models::Picture;
 
-use super::{MAX_PICTURE_BYTES, NoPicture, SourceFrame};
+use super::{FrameTruth, MAX_PICTURE_BYTES, NoPicture, SourceFrame};
 
 /// The first bytes of every JPEG.
 pub(super) const MAGIC: &[u8] = &[0xff, SOI];
@@ -90,7 +90,8 @@ impl<R: Read> Iterator for Mjpeg<R> {
         let jpeg = self.next_jpeg()?;
         let source = format!("mjpeg:{}", self.frame);
         self.frame += 1;
-        let truth = jpeg.as_deref().ok().and_then(label).map(str::to_owned);
+        let class = jpeg.as_deref().ok().and_then(label).map(str::to_owned);
+        let truth = class.map(FrameTruth::Class);
         let picture =
             jpeg.and_then(|jpeg| Picture::decode(&jpeg).map_err(|error| error.to_string()));
         let picture = picture.map_err(NoPicture::Bad);

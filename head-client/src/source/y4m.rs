@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use isthmus_models::Picture;
 
-use super::{NoPicture, SourceFrame};
+use super::{FrameTruth, NoPicture, SourceFrame};
 
 /// Begins the word of a frame's header that names the frame's true class.
 const LABEL: &str = "XLABEL=";
@@ -96,7 +96,7 @@ impl<R: Read> Iterator for Y4m<R> {
         let source = format!("y4m:{}", self.frame);
         self.frame += 1;
         let (picture, truth) = match next? {
-            Ok((picture, label)) => (Ok(picture), label),
+            Ok((picture, label)) => (Ok(picture), label.map(FrameTruth::Class)),
             Err(error) => (Err(NoPicture::Bad(error)), None),
         };
         Some(SourceFrame { source, truth, picture })

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
-use isthmus_head_client::source::SourceFrame;
+use isthmus_head_client::source::{FrameTruth, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, ConnectError, Controller, Fixed, Pace};
 use isthmus_models::{Bundle, Engine, EngineError, Full, Graph, Head, Picture, Tensor, TensorView};
@@ -188,6 +188,7 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
         min_confidence: None,
+        keep_pictures: false,
         metrics: None,
         traces: None,
     }
@@ -220,7 +221,7 @@ pub fn pictures(count: usize) -> impl Iterator<Item = SourceFrame> + Send + 'sta
         let grey = [32u8, 96, 160, 224][class];
         let picture =
             Picture::new(16, 12, vec![grey; 16 * 12 * 3]).map_err(|e| e.to_string().into());
-        let truth = Some(LABELS[class].to_owned());
+        let truth = Some(FrameTruth::Class(LABELS[class].to_owned()));
         SourceFrame { source: format!("grey:{number}"), truth, picture }
     })
 }

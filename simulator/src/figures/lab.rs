@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
-use isthmus_head_client::source::{self, BoxedSource, SourceFrame};
+use isthmus_head_client::source::{self, BoxedSource, FrameTruth, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, Controller, FrameReport, Pace, Summary};
 use isthmus_models::{Bundle, Engine, Full, Head, Picture, on_all_cores};
@@ -207,7 +207,7 @@ impl Lab {
         work: impl Fn(&Picture, &str) -> anyhow::Result<T> + Sync,
     ) -> anyhow::Result<Vec<T>> {
         let done = on_all_cores(self.labelled()?, |frame| {
-            let Some(truth) = frame.truth else { return Ok(None) };
+            let Some(truth) = frame.truth.and_then(FrameTruth::into_class) else { return Ok(None) };
             let picture = frame.picture.map_err(|error| anyhow!("{}: {error}", frame.source))?;
             work(&picture, &truth).map(Some)
         })?;
@@ -277,6 +277,7 @@ impl Serving {
             connect_timeout: DEADLINE,
             detail,
             min_confidence: None,
+            keep_pictures: false,
             metrics: None,
             traces: None,
         };
