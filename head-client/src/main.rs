@@ -61,7 +61,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     }
     let file = config.as_deref().map(Options::read).transpose().or_fail(2)?;
     let options = options.or(file.unwrap_or_default());
-    let client_config = options.to_config().or_fail(2)?;
+    let mut client_config = options.to_config().or_fail(2)?;
     let dir = options.bundle.as_deref().context("--bundle DIR is needed").or_fail(2)?;
     options.input.as_deref().context("--input CAMERA|FILE|DIR|- is needed").or_fail(2)?;
 
@@ -70,6 +70,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         Some(text) => bundle.parse_point(text).context("--point").or_fail(2)?,
         None => bundle.default_point(),
     };
+    client_config.filter_classes = options.to_filter_classes(bundle.labels()).or_fail(2)?;
     let controller = options.to_controller(&bundle, point).or_fail(2)?;
     let engine = options.to_engine().context("--engine").or_fail(8)?;
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);

@@ -127,6 +127,7 @@ fn config(transport: Transport, address: SocketAddr, fingerprint: Fingerprint) -
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
         min_confidence: None,
+        filter_classes: None,
         keep_pictures: false,
         metrics: None,
         traces: None,

@@ -176,13 +176,15 @@ impl Decoders {
     /// `None` where that is not a number.
     ///
     /// A classifier's exit names a class. A detector's says of each label how likely one of its objects is
-    /// in the picture (the logit of a sigmoid); it finds nothing, and is as sure of that as the likeliest
-    /// label is unlikely.
-    pub fn exit_answer(&self, logits: Vec<f32>) -> Option<(Answer, f32)> {
+    /// in the picture (the logit of a sigmoid); it finds nothing, and is as sure of that as the likeliest of
+    /// the labels `of` interest, or of all, is unlikely.
+    pub fn exit_answer(&self, logits: Vec<f32>, of: Option<&[usize]>) -> Option<(Answer, f32)> {
         let first = self.decoders.first()?;
         let (answer, confidence) = match first.spec.task {
             Task::Detection => {
-                let likeliest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let counts = |at: &usize| of.is_none_or(|of| of.contains(at));
+                let logits_of = logits.iter().enumerate().filter(|(at, _)| counts(at));
+                let likeliest = logits_of.map(|it| *it.1).fold(f32::NEG_INFINITY, f32::max);
                 let none = 1.0 / (1.0 + likeliest.exp());
                 let sane = logits.iter().all(|logit| !logit.is_nan());
                 (Answer::Boxes(Vec::new()), if sane { none } else { f32::NAN })

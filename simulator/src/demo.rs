@@ -231,6 +231,7 @@ impl Stage<'_> {
             connect_timeout: Duration::from_secs(10),
             detail: Detail::Top,
             min_confidence: None,
+            filter_classes: None,
             keep_pictures: false,
             metrics: None,
             traces: None,

@@ -70,7 +70,7 @@ impl Client {
         let sampled = config.traces.as_ref().map(|traces| traces.sampled);
         let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
         let link = Link::connect(dialer).await?;
-        let compute = Box::new(Networks::new(Arc::clone(&head), None, config.min_confidence));
+        let compute = Box::new(Networks::new(Arc::clone(&head), None, &config));
         Ok(Client { config, head, compute, controller, link, telemetry })
     }
 
@@ -78,8 +78,7 @@ impl Client {
     /// are dropped as ones whose head failed.
     #[must_use]
     pub fn with_full(self, full: Arc<Full>) -> Client {
-        let confidence = self.config.min_confidence;
-        let compute = Box::new(Networks::new(Arc::clone(&self.head), Some(full), confidence));
+        let compute = Box::new(Networks::new(Arc::clone(&self.head), Some(full), &self.config));
         Client { compute, ..self }
     }
 

@@ -13,6 +13,7 @@ use isthmus_models::{
 use isthmus_proto::{Coded, FrameId};
 use tokio::sync::mpsc as tokio_mpsc;
 
+use crate::config::ClientConfig;
 use crate::controller::{HeadRun, ImageRun, Run};
 
 pub(crate) struct Job {
@@ -97,6 +98,8 @@ pub(crate) struct Networks {
     input: Vec<f32>,
     /// Of boxes; none for the bundle's own.
     min_confidence: Option<f32>,
+    /// Labels that an exit looks for; none for all.
+    filter_classes: Option<Vec<usize>>,
 }
 
 impl Compute for Networks {
@@ -112,14 +115,18 @@ impl Compute for Networks {
 
 impl Networks {
     /// Without `full`, the full network cannot be run.
-    pub(crate) fn new(
-        head: Arc<Head>,
-        full: Option<Arc<Full>>,
-        min_confidence: Option<f32>,
-    ) -> Self {
+    pub(crate) fn new(head: Arc<Head>, full: Option<Arc<Full>>, config: &ClientConfig) -> Self {
         let bundle = Arc::clone(head.bundle());
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
-        Networks { bundle, head, full, preprocessor, input: Vec::new(), min_confidence }
+        Networks {
+            bundle,
+            head,
+            full,
+            preprocessor,
+            input: Vec::new(),
+            min_confidence: config.min_confidence,
+            filter_classes: config.filter_classes.clone(),
+        }
     }
 
     fn work(&mut self, picture: &Picture, run: Run) -> Result<Computed, String> {
@@ -137,7 +144,8 @@ impl Networks {
         let exit = match (local, output.and_then(|output| output.exit)) {
             (Some(outputs), _) => Some(self.answer_locally(outputs)?),
             (None, Some(logits)) => {
-                let exit = self.bundle.decoders().exit_answer(logits);
+                let of = self.filter_classes.as_deref();
+                let exit = self.bundle.decoders().exit_answer(logits, of);
                 exit.map(|(answer, confidence)| Here { answers: vec![answer], confidence })
             }
             (None, None) => None,

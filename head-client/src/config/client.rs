@@ -37,6 +37,8 @@ pub struct ClientConfig {
     pub detail: Detail,
     /// Boxes of at least this confidence are answered, above 0 to 1; `None` for the bundle's own threshold.
     pub min_confidence: Option<f32>,
+    /// Places in the bundle's labels that a detector's exit looks for; `None` for all.
+    pub filter_classes: Option<Vec<usize>>,
     /// Whether reports have their pictures, which then take memory until their frames end.
     pub keep_pictures: bool,
     /// Where Prometheus finds metrics over HTTP; port 0 takes a free one; `None` does not offer
@@ -113,6 +115,7 @@ impl Options {
             connect_timeout: Duration::from_millis(timeout_ms),
             detail: Detail::Top,
             min_confidence: self.confidence()?,
+            filter_classes: None,
             keep_pictures: self.annotate.is_some(),
             metrics: self.metrics_port.map(|port| {
                 let address = self.metrics_address.unwrap_or(Ipv4Addr::LOCALHOST.into());

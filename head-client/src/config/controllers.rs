@@ -12,7 +12,9 @@ use super::error::{ConfigError, within};
 use super::ladder::BundleLadderError;
 use super::objective::{ObjectiveError, ObjectiveKind};
 use super::options::{ArmKind, Options};
-use crate::controller::{Arms, Controller, ControllerKind, ImageRun, Ladder, MpcConfig, Run};
+use crate::controller::{
+    Arms, Controller, ControllerKind, Filter, Filtered, ImageRun, Ladder, MpcConfig, Run,
+};
 
 impl ControllerKind {
     /// The controller for `bundle`: `point` is what `fixed` runs; `config` and `arms` are for those
@@ -68,8 +70,33 @@ impl Options {
         };
         let arms =
             Arms { image: arms.contains(&ArmKind::Image), local: arms.contains(&ArmKind::Local) };
-        let built = kind.with(run, config).build(|| Ladder::of_bundle(bundle, arms).map(Arc::new));
-        built.map_err(|source| ConfigError::Ladder { controller, source })
+        let failed = |source| ConfigError::Ladder { controller, source };
+        let filter = self.filter_recall.map(|recall| Filter::of_bundle(bundle, recall));
+        let filter = filter.transpose().map_err(failed)?;
+        let ladder = || {
+            let ladder = Ladder::of_bundle(bundle, arms)?;
+            Ok(Arc::new(match &filter {
+                Some(filter) => ladder.filtered(filter),
+                None => ladder,
+            }))
+        };
+        let built = kind.with(run, config).build(ladder).map_err(failed)?;
+        Ok(match filter {
+            Some(filter) => Box::new(Filtered::new(filter, built)),
+            None => built,
+        })
+    }
+
+    /// Positions of the labels that the filter looks for; `None` for all.
+    pub fn to_filter_classes(&self, labels: &[String]) -> Result<Option<Vec<usize>>, ConfigError> {
+        let find = |name: &String| {
+            let at = labels.iter().position(|label| label == name);
+            at.ok_or_else(|| {
+                let (class, labels) = (name.clone(), labels.join(", "));
+                ConfigError::FilterClass { class, labels }
+            })
+        };
+        self.filter_classes.as_ref().map(|names| names.iter().map(find).collect()).transpose()
     }
 
     /// What the fixed controller runs.

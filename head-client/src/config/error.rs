@@ -45,6 +45,14 @@ pub enum ConfigError {
     /// A text that is not a fingerprint.
     #[error("--server-fingerprint: {0}")]
     Fingerprint(#[from] FingerprintError),
+    /// A class that the bundle does not have.
+    #[error("--filter-classes: unknown class {class:?}; expected {labels}")]
+    FilterClass {
+        /// The class.
+        class: String,
+        /// What there is, joined by commas.
+        labels: String,
+    },
     /// What is not of the form `CATEGORY=LABEL`.
     #[error("--relabel: expected CATEGORY=LABEL, found {0:?}")]
     Relabel(String),

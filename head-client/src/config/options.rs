@@ -92,6 +92,14 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", env = "ISTHMUS_IMAGE_EXIT", num_args = 0..=1,
           default_missing_value = "true")]
     pub image_exit: Option<bool>,
+    /// Answer frames in which the exit of a detector finds nothing without sending anything, so that at
+    /// least this fraction of those with objects is still sent; above 0, below 1, such as 0.99 [default:
+    /// no frame is filtered]
+    #[arg(long, value_name = "RATIO", env = "ISTHMUS_FILTER_RECALL")]
+    pub filter_recall: Option<f64>,
+    /// Labels that --filter-recall looks for [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "ISTHMUS_FILTER_CLASSES")]
+    pub filter_classes: Option<Vec<String>>,
     /// Fraction of the frames sent that mpc lets miss their deadline, 0.001 to 0.5 [default: 0.01]
     #[arg(long, value_name = "RATIO", env = "ISTHMUS_TARGET_MISS")]
     pub target_miss: Option<f64>,
@@ -227,6 +235,8 @@ impl Options {
             image_quality: self.image_quality.or(file.image_quality),
             image_side: self.image_side.or(file.image_side),
             image_exit: self.image_exit.or(file.image_exit),
+            filter_recall: self.filter_recall.or(file.filter_recall),
+            filter_classes: self.filter_classes.or(file.filter_classes),
             target_miss: self.target_miss.or(file.target_miss),
             objective: self.objective.or(file.objective),
             accuracy_floor: self.accuracy_floor.or(file.accuracy_floor),

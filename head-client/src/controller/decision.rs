@@ -194,6 +194,8 @@ pub enum Choice {
     /// It would be in time, but costs more than it gains: it holds up frames that gain more, or
     /// spends bytes or energy that are to be saved.
     Spared,
+    /// The exit says that nothing of interest is in the picture.
+    Filtered,
     /// A probe goes in place of the frame, to find out whether frames, or larger ones, would be in
     /// time.
     Probe,
@@ -207,6 +209,7 @@ impl fmt::Display for Choice {
             Choice::ExitSuffices => "exit suffices",
             Choice::TooSlow => "too slow",
             Choice::Spared => "spared",
+            Choice::Filtered => "filtered",
             Choice::Probe => "probe",
         })
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use isthmus_proto::ImageFormat;
 
 use super::calibration::Calibration;
+use super::filter::Filter;
 use super::run::{HeadRun, Run};
 
 /// One way to answer a frame, with its size and its accuracy.
@@ -121,6 +122,29 @@ impl Ladder {
         let runs = rungs.iter().map(|rung| widest_run(&rungs, rung.run)).collect();
         let planned = (0..rungs.len()).collect();
         Ok(Ladder { rungs, exits, means, exit_means, runs, planned })
+    }
+
+    /// The same ladder for frames that go through a filter first: those that pass for empty are never
+    /// sent, so that there a rung is worth what its exit is.
+    #[must_use]
+    pub fn filtered(mut self, filter: &Filter) -> Ladder {
+        for (at, rung) in self.rungs.iter_mut().enumerate() {
+            let Some(head) = rung.run.head() else { continue };
+            let (Some(exit), Some(threshold)) = (self.exits.get(&head), filter.threshold(head))
+            else {
+                continue;
+            };
+            let network = rung.accuracy.clone();
+            let lower = |band: usize| band.checked_sub(1).map_or(0.0, |below| exit.upper[below]);
+            rung.accuracy = (0..exit.upper.len())
+                .map(|band| match lower(band) >= threshold {
+                    true => exit.accuracy[band],
+                    false => network[band.min(network.len() - 1)],
+                })
+                .collect();
+            self.means[at] = exit.mean(&rung.accuracy);
+        }
+        self
     }
 
     /// The same ladder with at most twelve rungs to plan with: those of the greatest worth. Rungs with

@@ -9,6 +9,7 @@ mod backoff;
 mod calibration;
 mod conformal;
 mod decision;
+mod filter;
 mod fixed;
 mod greedy;
 mod ladder;
@@ -30,6 +31,7 @@ pub use decision::{
     Choice, Controller, HeadDecision, HeadView, LinkEstimate, LinkView, NetworkSample,
     NetworkTimeout, SendDecision, SendView, Sending,
 };
+pub use filter::{Filter, FilterError, Filtered};
 pub use fixed::Fixed;
 pub use greedy::Greedy;
 pub use ladder::{Ladder, LadderError, LadderRung};

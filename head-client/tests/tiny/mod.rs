@@ -188,6 +188,7 @@ pub fn config(server: &Server, transport: Transport) -> ClientConfig {
         connect_timeout: Duration::from_secs(20),
         detail: Detail::Top,
         min_confidence: None,
+        filter_classes: None,
         keep_pictures: false,
         metrics: None,
         traces: None,

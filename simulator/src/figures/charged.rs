@@ -122,6 +122,7 @@ fn client_config(
         connect_timeout: Duration::from_secs(10),
         detail: Detail::Top,
         min_confidence: None,
+        filter_classes: None,
         keep_pictures: false,
         metrics: None,
         traces: None,

@@ -277,6 +277,7 @@ impl Serving {
             connect_timeout: DEADLINE,
             detail,
             min_confidence: None,
+            filter_classes: None,
             keep_pictures: false,
             metrics: None,
             traces: None,
