@@ -86,8 +86,7 @@ struct Server {
 
 struct Connection {
     id: ConnectionId,
-    /// Until the hello came.
-    handshake: Option<Handshake>,
+    handshake: Handshake,
     /// It brings no more frames.
     over: bool,
 }
@@ -144,7 +143,7 @@ impl Server {
         let carrier =
             if choice(script).is_multiple_of(2) { Carrier::Streams } else { Carrier::Call };
         if let Some(id) = self.exchange.connect(carrier) {
-            let handshake = Some(Handshake::new(self.now));
+            let handshake = Handshake::new(self.now);
             self.connections.push(Connection { id, handshake, over: false });
         }
     }
@@ -154,11 +153,14 @@ impl Server {
         match step {
             HELLO => {
                 let bytes = take(script);
-                let Some(handshake) = &mut self.connections[at].handshake else { return };
-                match handshake.handle_bytes(bytes) {
-                    Ok(None) => {}
-                    Ok(Some(hello)) => self.greet(at, &hello),
-                    Err(_) => self.lose(at),
+                let Server { exchange, connections, .. } = self;
+                let greet = |hello: &Hello| {
+                    let welcome = exchange.handle_hello(id, hello, true)?;
+                    assert_eq!(welcome.bundles.len(), hello.bundles.len());
+                    Ok(welcome)
+                };
+                if connections[at].handshake.handle_bytes(bytes, greet).is_err() {
+                    self.lose(at);
                 }
             }
             BEGIN if !over => {
@@ -174,14 +176,6 @@ impl Server {
                 self.exchange.handle_closed(id);
             }
             _ => {}
-        }
-    }
-
-    fn greet(&mut self, at: usize, hello: &Hello) {
-        self.connections[at].handshake = None;
-        match self.exchange.handle_hello(self.connections[at].id, hello, true) {
-            Ok(welcome) => assert_eq!(welcome.bundles.len(), hello.bundles.len()),
-            Err(_) => self.lose(at),
         }
     }
 
