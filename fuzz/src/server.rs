@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::TailItem;
+use isthmus_fixtures::OnePoint;
 use isthmus_proto::wire::{Hello, Reason, Score};
-use isthmus_proto::{BundleDigest, OperatingPoint, Timestamp};
+use isthmus_proto::{OperatingPoint, Timestamp};
 use isthmus_tail_server::Registry;
 use isthmus_tail_server::admission::Refused;
 use isthmus_tail_server::batcher::{Batch, BatcherConfig};
@@ -16,7 +16,6 @@ use isthmus_tail_server::exchange::{
     Work,
 };
 use isthmus_tail_server::handshake::Handshake;
-use isthmus_tail_server::model::{Model, ModelError};
 use isthmus_tail_server::receiver::ReceiverConfig;
 
 use crate::choice;
@@ -44,25 +43,7 @@ pub(crate) const CLOSED: u8 = 12;
 pub(crate) const DRAIN: u8 = 13;
 const STEPS: u8 = 14;
 
-struct OnePoint;
-
-impl Model for OnePoint {
-    fn name(&self) -> &str {
-        "one-point"
-    }
-    fn digest(&self) -> BundleDigest {
-        DIGEST
-    }
-    fn max_stream_bytes(&self, point: OperatingPoint) -> Option<usize> {
-        (point == POINT).then_some(MAX_STREAM)
-    }
-    fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
-        Err(ModelError::new("an exchange does not decode"))
-    }
-    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
-        Err(ModelError::new("an exchange does not compute"))
-    }
-}
+const MODEL: OnePoint = OnePoint { digest: DIGEST, point: POINT, max_stream_bytes: MAX_STREAM };
 
 /// Whatever devices do and in whatever order, each frame ends once and is counted once, and nothing
 /// of it stays when all devices are gone. The bytes are a script of steps.
@@ -108,7 +89,7 @@ impl Server {
             max_connections: 3,
         };
         Server {
-            exchange: Exchange::new(config, Arc::new(Registry::new(vec![Arc::new(OnePoint)]))),
+            exchange: Exchange::new(config, Arc::new(Registry::new(vec![Arc::new(MODEL)]))),
             now: Timestamp::ZERO,
             connections: Vec::new(),
             frames: Vec::new(),
@@ -249,8 +230,8 @@ impl Server {
         }
         let counters = self.exchange.counters();
         assert_eq!((counters.arrived, counters.unfinished()), (self.frames.len() as u64, 0));
-        let kept = [Carrier::Streams, Carrier::Call].map(|kind| self.exchange.connections(kind));
-        assert_eq!((kept, self.exchange.accepted(), self.exchange.queued()), ([0, 0], 0, 0));
+        assert!(self.exchange.is_empty());
+        assert_eq!((self.exchange.accepted(), self.exchange.queued()), (0, 0));
     }
 }
 
