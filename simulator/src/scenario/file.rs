@@ -20,7 +20,7 @@ pub const BUILT_IN: [(&str, &str); 11] = [
     ("bluetooth", include_str!("../../../configs/scenarios/bluetooth.toml")),
     ("heat", include_str!("../../../configs/scenarios/heat.toml")),
     ("busy-server", include_str!("../../../configs/scenarios/busy-server.toml")),
-    ("thrift", include_str!("../../../configs/scenarios/thrift.toml")),
+    ("metered", include_str!("../../../configs/scenarios/metered.toml")),
     ("nb-iot", include_str!("../../../configs/scenarios/nb-iot.toml")),
     ("lora", include_str!("../../../configs/scenarios/lora.toml")),
     ("fleet", include_str!("../../../configs/scenarios/fleet.toml")),
