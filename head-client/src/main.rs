@@ -96,7 +96,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         let view = view.transpose().context("--tui").or_fail(1)?;
         let printer = RefCell::new(Printer::new(options.format.unwrap_or_default(), view));
         printer.borrow_mut().start();
-        let asked = stop::asked().context("signals").or_fail(1)?;
+        let asked = stop::signalled().context("signals").or_fail(1)?;
         let stop = async {
             let mut asked = pin!(asked);
             let mut redraw = tokio::time::interval(REDRAW);
