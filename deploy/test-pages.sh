@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Runs the shell blocks of pages, in their order, so that no command that a page shows is stale:
 #
-#     deploy/test-pages.sh docs/own-model.md
+#     deploy/test-pages.sh [docs/own-model.md ...]
+#
+# Without a page, those of all pages that show commands; CI does that.
 #
 # A page's blocks run one after the other in a new folder, in which the repository's own (target,
 # models, configs, ...) lie as links: what a block writes to the folder is the next one's. python and
-# pip are those of a new virtual environment. Each block has to end well. In the page itself:
+# pip, where a block calls them, are those of a new virtual environment. Each block has to end well. In the page itself:
 #
 #   ```sh                        the block is run
 #   ```sh until=REGEX            it is left to run as soon as it has printed a match, to the page's end
@@ -91,12 +93,14 @@ run_block() {
     return 1
 }
 
-[[ $# -gt 0 ]] || fail "which pages?"
+if [[ $# -eq 0 ]]; then
+    mapfile -t pages < <(grep -lE '^ *```sh' *.md docs/*.md models/*.md models/training/*.md)
+    set -- "${pages[@]}"
+fi
 [[ -d target/release ]] || fail "target/release: cargo build --release has to come first"
 for page; do
     [[ -f $page ]] || fail "$page: there is no such page"
     mkdir "$work/blocks" "$work/folder"
-    python3 -m venv "$work/venv"
     for entry in target models configs deploy docs; do ln -s "$root/$entry" "$work/folder/$entry"; done
     blocks "$page"
     ran=0
@@ -111,6 +115,7 @@ for page; do
             continue
         fi
         echo "$at: $(head -1 "$block")"
+        if [[ ! -d $work/venv ]] && grep -qwE 'python|pip' "$block"; then python3 -m venv "$work/venv"; fi
         if ! run_block "$block" "$(cat "$block.until")"; then
             cat "$block" >&2
             tail -20 "$block.out" >&2

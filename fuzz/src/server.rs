@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_models::{Outputs, TailItem};
+use isthmus_fixtures::OnePoint;
 use isthmus_proto::wire::{Answer, Hello, Reason};
-use isthmus_proto::{BundleDigest, OperatingPoint, Timestamp};
+use isthmus_proto::{OperatingPoint, Timestamp};
 use isthmus_tail_server::Registry;
 use isthmus_tail_server::admission::Refused;
 use isthmus_tail_server::batcher::{Batch, BatcherConfig};
@@ -16,7 +16,6 @@ use isthmus_tail_server::exchange::{
     Work,
 };
 use isthmus_tail_server::handshake::Handshake;
-use isthmus_tail_server::model::{Model, ModelError};
 use isthmus_tail_server::receiver::ReceiverConfig;
 
 use crate::choice;
@@ -44,25 +43,7 @@ pub(crate) const CLOSED: u8 = 12;
 pub(crate) const DRAIN: u8 = 13;
 const STEPS: u8 = 14;
 
-struct OnePoint;
-
-impl Model for OnePoint {
-    fn name(&self) -> &str {
-        "one-point"
-    }
-    fn digest(&self) -> BundleDigest {
-        DIGEST
-    }
-    fn max_stream_bytes(&self, point: OperatingPoint) -> Option<usize> {
-        (point == POINT).then_some(MAX_STREAM)
-    }
-    fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
-        Err(ModelError::new("an exchange does not decode"))
-    }
-    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
-        Err(ModelError::new("an exchange does not compute"))
-    }
-}
+const MODEL: OnePoint = OnePoint { digest: DIGEST, point: POINT, max_stream_bytes: MAX_STREAM };
 
 /// Whatever devices do and in whatever order, each frame ends once and is counted once, and nothing
 /// of it stays when all devices are gone. The bytes are a script of steps.
@@ -86,8 +67,7 @@ struct Server {
 
 struct Connection {
     id: ConnectionId,
-    /// Until the hello came.
-    handshake: Option<Handshake>,
+    handshake: Handshake,
     /// It brings no more frames.
     over: bool,
 }
@@ -109,7 +89,7 @@ impl Server {
             max_connections: 3,
         };
         Server {
-            exchange: Exchange::new(config, Arc::new(Registry::new(vec![Arc::new(OnePoint)]))),
+            exchange: Exchange::new(config, Arc::new(Registry::new(vec![Arc::new(MODEL)]))),
             now: Timestamp::ZERO,
             connections: Vec::new(),
             frames: Vec::new(),
@@ -144,7 +124,7 @@ impl Server {
         let carrier =
             if choice(script).is_multiple_of(2) { Carrier::Streams } else { Carrier::Call };
         if let Some(id) = self.exchange.connect(carrier) {
-            let handshake = Some(Handshake::new(self.now));
+            let handshake = Handshake::new(self.now);
             self.connections.push(Connection { id, handshake, over: false });
         }
     }
@@ -154,11 +134,14 @@ impl Server {
         match step {
             HELLO => {
                 let bytes = take(script);
-                let Some(handshake) = &mut self.connections[at].handshake else { return };
-                match handshake.handle_bytes(bytes) {
-                    Ok(None) => {}
-                    Ok(Some(hello)) => self.greet(at, &hello),
-                    Err(_) => self.lose(at),
+                let Server { exchange, connections, .. } = self;
+                let greet = |hello: &Hello| {
+                    let welcome = exchange.handle_hello(id, hello, true)?;
+                    assert_eq!(welcome.bundles.len(), hello.bundles.len());
+                    Ok(welcome)
+                };
+                if connections[at].handshake.handle_bytes(bytes, greet).is_err() {
+                    self.lose(at);
                 }
             }
             BEGIN if !over => {
@@ -174,14 +157,6 @@ impl Server {
                 self.exchange.handle_closed(id);
             }
             _ => {}
-        }
-    }
-
-    fn greet(&mut self, at: usize, hello: &Hello) {
-        self.connections[at].handshake = None;
-        match self.exchange.handle_hello(self.connections[at].id, hello, true) {
-            Ok(welcome) => assert_eq!(welcome.bundles.len(), hello.bundles.len()),
-            Err(_) => self.lose(at),
         }
     }
 
@@ -255,8 +230,8 @@ impl Server {
         }
         let counters = self.exchange.counters();
         assert_eq!((counters.arrived, counters.unfinished()), (self.frames.len() as u64, 0));
-        let kept = [Carrier::Streams, Carrier::Call].map(|kind| self.exchange.connections(kind));
-        assert_eq!((kept, self.exchange.accepted(), self.exchange.queued()), ([0, 0], 0, 0));
+        assert!(self.exchange.is_empty());
+        assert_eq!((self.exchange.accepted(), self.exchange.queued()), (0, 0));
     }
 }
 

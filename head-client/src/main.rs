@@ -108,7 +108,7 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         let format = options.format.unwrap_or_default();
         let printer = RefCell::new(Printer::new(format, view, pictures));
         printer.borrow_mut().start();
-        let asked = stop::asked().context("signals").or_fail(1)?;
+        let asked = stop::signalled().context("signals").or_fail(1)?;
         let stop = async {
             let mut asked = pin!(asked);
             let mut redraw = tokio::time::interval(REDRAW);

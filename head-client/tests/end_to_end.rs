@@ -2,13 +2,12 @@
 
 #![cfg(feature = "shell")]
 
-mod tiny;
-
 use std::future::pending;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use isthmus_fixtures::{ends, tiny};
 use isthmus_head_client::config::Transport;
 use isthmus_head_client::source::{NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
@@ -42,12 +41,12 @@ async fn run(
 #[tokio::test]
 async fn every_frame_is_answered_by_the_server_over_both_transports() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     for transport in [Transport::Quic, Transport::Grpc] {
-        let mut config = tiny::config(&server, transport);
+        let mut config = ends::config(&server, transport);
         config.detail = Detail::Logits;
-        let client = tiny::client(config, &bundle).await.expect("connected");
-        let (reports, summary) = run(client, tiny::pictures(40)).await;
+        let client = ends::client(config, &bundle).await.expect("connected");
+        let (reports, summary) = run(client, ends::pictures(40)).await;
         assert_eq!(reports.len(), 40);
         for report in &reports {
             assert_eq!(
@@ -92,15 +91,15 @@ fn pictures_as(format: ImageFormat, exit: bool) -> Box<Fixed> {
 #[tokio::test]
 async fn compressed_pictures_are_answered_by_the_full_network_over_both_transports() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     let formats: Vec<ImageFormat> = image_formats().collect();
     for transport in [Transport::Quic, Transport::Grpc] {
         for (format, exit) in formats.iter().copied().zip([false, true].into_iter().cycle()) {
-            let mut config = tiny::config(&server, transport);
+            let mut config = ends::config(&server, transport);
             config.detail = Detail::Logits;
             let controller = pictures_as(format, exit);
-            let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
-            let (reports, summary) = run(client, tiny::pictures(12)).await;
+            let client = ends::client_with(config, &bundle, controller).await.expect("connected");
+            let (reports, summary) = run(client, ends::pictures(12)).await;
             let name = format!("{}/8/q80", format.name());
             for report in &reports {
                 assert_eq!((report.arm_name(), &report.label), (Some("image"), &report.truth));
@@ -121,8 +120,8 @@ async fn compressed_pictures_are_answered_by_the_full_network_over_both_transpor
         }
     }
     // The same server goes on with features.
-    let client = tiny::client(tiny::config(&server, Transport::Quic), &bundle).await;
-    let (_, summary) = run(client.expect("connected"), tiny::pictures(4)).await;
+    let client = ends::client(ends::config(&server, Transport::Quic), &bundle).await;
+    let (_, summary) = run(client.expect("connected"), ends::pictures(4)).await;
     assert_eq!(summary.answered.get("split"), Some(&4));
     let counters = server.shutdown().await;
     let frames = 2 * 12 * formats.len() as u64 + 4;
@@ -132,13 +131,13 @@ async fn compressed_pictures_are_answered_by_the_full_network_over_both_transpor
 #[tokio::test]
 async fn the_full_network_answers_on_the_device_where_it_was_loaded() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     for loaded in [true, false] {
-        let config = tiny::config(&server, Transport::Quic);
+        let config = ends::config(&server, Transport::Quic);
         let controller = Box::new(Fixed::new(Run::Local));
-        let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
+        let client = ends::client_with(config, &bundle, controller).await.expect("connected");
         let client = if loaded { client.with_full(tiny::full(&bundle)) } else { client };
-        let (reports, summary) = run(client, tiny::pictures(8)).await;
+        let (reports, summary) = run(client, ends::pictures(8)).await;
         for report in &reports {
             let expected = if loaded { (Some("local"), "fixed") } else { (None, "head failed") };
             assert_eq!((report.arm_name(), report.reason.as_str()), expected, "{report:?}");
@@ -167,16 +166,16 @@ fn ladder() -> Arc<Ladder> {
 #[tokio::test]
 async fn controllers_that_adapt_climb_to_all_layers_over_both_transports() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     for transport in [Transport::Quic, Transport::Grpc] {
         let controllers: [(&str, Box<dyn Controller>); 2] = [
             ("greedy", Box::new(Greedy::new(ladder()))),
             ("mpc", Box::new(Mpc::new(MpcConfig::default(), ladder()))),
         ];
         for (name, controller) in controllers {
-            let config = tiny::config(&server, transport);
-            let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
-            let (reports, summary) = run(client, tiny::pictures(60)).await;
+            let config = ends::config(&server, transport);
+            let client = ends::client_with(config, &bundle, controller).await.expect("connected");
+            let (reports, summary) = run(client, ends::pictures(60)).await;
             assert_eq!(summary.on_time, Some(1.0), "{name}: {summary:?}");
             for report in &reports {
                 assert!(report.label.is_some() && report.reason != "fixed", "{name}: {report:?}");
@@ -197,12 +196,12 @@ async fn without_the_server_s_answer_a_picture_has_the_exit_s_or_none() {
     // Too small for any picture.
     let config = ServerConfig::new("unused".into(), TlsConfig::InMemory);
     let config = ServerConfig { max_frame_bytes: 64, ..config };
-    let server = tiny::serve(vec![tiny::model(&bundle, NO_TIME)], config).await;
+    let server = ends::serve(vec![ends::model(&bundle, NO_TIME)], config).await;
     for (exit, arm, reason) in [(true, Some("exit"), "too large"), (false, None, "no exit")] {
-        let config = tiny::config(&server, Transport::Quic);
+        let config = ends::config(&server, Transport::Quic);
         let controller = pictures_as(ImageFormat::Jpeg, exit);
-        let client = tiny::client_with(config, &bundle, controller).await.expect("connected");
-        let (reports, summary) = run(client, tiny::pictures(3)).await;
+        let client = ends::client_with(config, &bundle, controller).await.expect("connected");
+        let (reports, summary) = run(client, ends::pictures(3)).await;
         for report in &reports {
             assert_eq!((report.arm_name(), report.reason.as_str()), (arm, reason), "{report:?}");
         }
@@ -213,7 +212,7 @@ async fn without_the_server_s_answer_a_picture_has_the_exit_s_or_none() {
 #[tokio::test]
 async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     for transport in [Transport::Quic, Transport::Grpc] {
         // Unreadable frames count, and cost next to nothing.
         let skipped = (0..65_530u32).map(|number| SourceFrame {
@@ -222,8 +221,8 @@ async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
             picture: Err(NoPicture::Bad("skipped".into())),
         });
         let client =
-            tiny::client(tiny::config(&server, transport), &bundle).await.expect("connected");
-        let (reports, summary) = run(client, skipped.chain(tiny::pictures(12))).await;
+            ends::client(ends::config(&server, transport), &bundle).await.expect("connected");
+        let (reports, summary) = run(client, skipped.chain(ends::pictures(12))).await;
         assert_eq!(reports.last().map(|report| report.frame), Some(65_541));
         assert_eq!((summary.bad_pictures, summary.accuracy), (65_530, Some(1.0)));
     }
@@ -233,13 +232,13 @@ async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
 async fn a_server_that_is_too_slow_leaves_the_answer_to_the_exit_in_time() {
     let (_dir, bundle) = tiny::bundle();
     let tail = Duration::from_secs(3);
-    let server = tiny::server(&bundle, tail).await;
+    let server = ends::server(&bundle, tail).await;
     for transport in [Transport::Quic, Transport::Grpc] {
-        let mut config = tiny::config(&server, transport);
+        let mut config = ends::config(&server, transport);
         config.deadline = Duration::from_millis(100);
-        let client = tiny::client(config, &bundle).await.expect("connected");
+        let client = ends::client(config, &bundle).await.expect("connected");
         let start = Instant::now();
-        let (reports, summary) = run(client, tiny::pictures(3)).await;
+        let (reports, summary) = run(client, ends::pictures(3)).await;
         assert!(start.elapsed() < tail, "none waited for the server");
         for report in &reports {
             assert_eq!((report.arm_name(), report.label.as_deref()), (Some("exit"), Some("dark")));
@@ -255,11 +254,11 @@ async fn a_server_that_is_too_slow_leaves_the_answer_to_the_exit_in_time() {
 #[tokio::test]
 async fn a_live_source_drops_what_it_must_and_counts_it() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
-    let mut config = tiny::config(&server, Transport::Quic);
+    let server = ends::server(&bundle, NO_TIME).await;
+    let mut config = ends::config(&server, Transport::Quic);
     (config.pace, config.rate, config.in_flight) = (Pace::Live, Some(2_000.0), 2);
-    let client = tiny::client(config, &bundle).await.expect("connected");
-    let (reports, summary) = run(client, tiny::pictures(1_000)).await;
+    let client = ends::client(config, &bundle).await.expect("connected");
+    let (reports, summary) = run(client, ends::pictures(1_000)).await;
     assert_eq!(reports.len(), 1_000);
     let answered: u64 = summary.answered.values().sum();
     let dropped: u64 = summary.dropped.values().sum();
@@ -274,15 +273,15 @@ async fn a_server_that_goes_away_costs_answers_but_no_frame_and_is_found_again()
         // Its certificate has to survive the restart.
         let tls = tempfile::tempdir().expect("temporary folder");
         let start = |port| {
-            let models = vec![tiny::model(&bundle, NO_TIME)];
-            tiny::serve(models, tiny::server_config(port, tls.path()))
+            let models = vec![ends::model(&bundle, NO_TIME)];
+            ends::serve(models, ends::server_config(port, tls.path()))
         };
         let server = start(0).await;
-        let mut config = tiny::config(&server, transport);
+        let mut config = ends::config(&server, transport);
         let port = config.server.port;
         (config.pace, config.rate) = (Pace::Live, Some(50.0));
         config.deadline = Duration::from_millis(200);
-        let client = tiny::client(config, &bundle).await.expect("connected");
+        let client = ends::client(config, &bundle).await.expect("connected");
 
         let restart = async {
             tokio::time::sleep(Duration::from_millis(400)).await;
@@ -301,7 +300,7 @@ async fn a_server_that_goes_away_costs_answers_but_no_frame_and_is_found_again()
             reports.push(report.clone());
             ControlFlow::Continue(())
         };
-        let running = client.run(tiny::pictures(3_000), found.notified(), sink);
+        let running = client.run(ends::pictures(3_000), found.notified(), sink);
         let (summary, server) = tokio::join!(running, restart);
         let summary = summary.expect("threads");
         assert!(reports.len() < 3_000, "not found again: {summary:?}");
@@ -317,9 +316,9 @@ async fn a_server_that_goes_away_costs_answers_but_no_frame_and_is_found_again()
 #[tokio::test]
 async fn stopping_ends_the_run_with_all_open_frames_reported() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     let client =
-        tiny::client(tiny::config(&server, Transport::Quic), &bundle).await.expect("connected");
+        ends::client(ends::config(&server, Transport::Quic), &bundle).await.expect("connected");
     let enough = Notify::new();
     let mut reports = 0;
     let sink = |_: &FrameReport| {
@@ -329,7 +328,7 @@ async fn stopping_ends_the_run_with_all_open_frames_reported() {
         }
         ControlFlow::Continue(())
     };
-    let pictures = tiny::pictures(10_000_000);
+    let pictures = ends::pictures(10_000_000);
     let summary = client.run(pictures, enough.notified(), sink).await.expect("threads");
     assert_eq!(summary.frames, reports);
     assert_eq!(summary.answered.values().sum::<u64>(), reports);
@@ -339,13 +338,13 @@ async fn stopping_ends_the_run_with_all_open_frames_reported() {
 #[tokio::test]
 async fn an_absent_server_and_a_wrong_one_are_told_apart() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, NO_TIME).await;
+    let server = ends::server(&bundle, NO_TIME).await;
     for transport in [Transport::Quic, Transport::Grpc] {
-        let good = tiny::config(&server, transport);
+        let good = ends::config(&server, transport);
 
         let mut config = good.clone();
         config.trust = Trust::Fingerprint("00".repeat(32).parse().expect("hex"));
-        let error = tiny::client(config, &bundle).await.err();
+        let error = ends::client(config, &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Identity { .. })), "{error:?}");
         let actual = server.fingerprint().to_string();
         assert!(error.is_some_and(|error| error.to_string().contains(&actual)));
@@ -353,12 +352,12 @@ async fn an_absent_server_and_a_wrong_one_are_told_apart() {
         // Discard is never listened on here.
         let mut config = good.clone();
         (config.server.port, config.connect_timeout) = (9, Duration::from_millis(300));
-        let error = tiny::client(config, &bundle).await.err();
+        let error = ends::client(config, &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Unreachable { .. })), "{error:?}");
 
         let mut config = good;
         config.server.host = "no.such.name.invalid".into();
-        let error = tiny::client(config, &bundle).await.err();
+        let error = ends::client(config, &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Resolve { .. })), "{error:?}");
     }
 }
@@ -367,18 +366,18 @@ async fn an_absent_server_and_a_wrong_one_are_told_apart() {
 async fn a_certificate_authority_vouches_for_names_and_nothing_else() {
     let (_dir, bundle) = tiny::bundle();
     let tls = tempfile::tempdir().expect("temporary folder");
-    let models = || vec![tiny::model(&bundle, NO_TIME)];
-    let trusted = tiny::serve(models(), tiny::server_config(0, tls.path())).await;
-    let other = tiny::server(&bundle, NO_TIME).await;
+    let models = || vec![ends::model(&bundle, NO_TIME)];
+    let trusted = ends::serve(models(), ends::server_config(0, tls.path())).await;
+    let other = ends::server(&bundle, NO_TIME).await;
     for transport in [Transport::Quic, Transport::Grpc] {
         let trust = Trust::Authorities(tls.path().join("certificate.pem"));
-        let mut config = tiny::config(&trusted, transport);
+        let mut config = ends::config(&trusted, transport);
         config.trust = trust.clone();
-        tiny::client(config, &bundle).await.expect("the authority's own certificate");
+        ends::client(config, &bundle).await.expect("the authority's own certificate");
 
-        let mut config = tiny::config(&other, transport);
+        let mut config = ends::config(&other, transport);
         config.trust = trust;
-        let error = tiny::client(config, &bundle).await.err();
+        let error = ends::client(config, &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Identity { .. })), "{error:?}");
     }
 }
@@ -387,9 +386,9 @@ async fn a_certificate_authority_vouches_for_names_and_nothing_else() {
 async fn a_server_without_the_bundle_says_so() {
     let (_dir, bundle) = tiny::bundle();
     let tls = tempfile::tempdir().expect("temporary folder");
-    let server = tiny::serve(Vec::new(), tiny::server_config(0, tls.path())).await;
+    let server = ends::serve(Vec::new(), ends::server_config(0, tls.path())).await;
     for transport in [Transport::Quic, Transport::Grpc] {
-        let error = tiny::client(tiny::config(&server, transport), &bundle).await.err();
+        let error = ends::client(ends::config(&server, transport), &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::NotServed { .. })), "{error:?}");
     }
 }

@@ -2,14 +2,13 @@
 
 #![cfg(feature = "shell")]
 
-mod tiny;
-
 use std::future::pending;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_fixtures::{ends, tiny};
 use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::tls::{Fingerprint, Trust};
 use isthmus_head_client::{ConnectError, FrameReport, Pace};
@@ -180,14 +179,14 @@ async fn grpc_reasons(
 
 async fn reasons_with(config: ClientConfig) -> Vec<String> {
     let (_dir, bundle) = tiny::bundle();
-    let client = tiny::client(config, &bundle).await.expect("connected");
+    let client = ends::client(config, &bundle).await.expect("connected");
     let mut reasons = Vec::new();
     let sink = |report: &FrameReport| {
         assert!(report.label.is_some() && report.on_time, "{report:?}");
         reasons.push(report.reason.clone());
         ControlFlow::Continue(())
     };
-    client.run(tiny::pictures(5), pending(), sink).await.expect("threads");
+    client.run(ends::pictures(5), pending(), sink).await.expect("threads");
     reasons
 }
 
@@ -250,7 +249,7 @@ async fn first_messages_that_break_the_protocol_over_grpc_are_refused() {
     ];
     for first in cases {
         let config = hostile_grpc(first, Box::new(|_| Vec::new())).await;
-        let error = tiny::client(config, &bundle).await.err();
+        let error = ends::client(config, &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Protocol { .. })), "{error:?}");
     }
 }
@@ -267,7 +266,7 @@ async fn welcomes_that_break_the_protocol_are_refused() {
         oversized,
     ];
     for bytes in cases {
-        let error = tiny::client(hostile(bytes, |_| Vec::new()), &bundle).await.err();
+        let error = ends::client(hostile(bytes, |_| Vec::new()), &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Protocol { .. })), "{error:?}");
     }
 }
@@ -277,6 +276,6 @@ async fn a_server_that_stays_silent_is_unreachable() {
     let (_dir, bundle) = tiny::bundle();
     let mut config = hostile(Vec::new(), |_| Vec::new());
     config.connect_timeout = Duration::from_millis(300);
-    let error = tiny::client(config, &bundle).await.err();
+    let error = ends::client(config, &bundle).await.err();
     assert!(matches!(error, Some(ConnectError::Unreachable { .. })), "{error:?}");
 }

@@ -2,14 +2,13 @@
 
 #![cfg(feature = "shell")]
 
-mod tiny;
-
 use std::future::pending;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use isthmus_fixtures::{ends, tiny};
 use isthmus_head_client::ConnectError;
 use isthmus_head_client::config::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,14 +30,14 @@ async fn get(address: SocketAddr, path: &str) -> (String, String) {
 /// What Prometheus reads of a client that has answered `FRAMES` frames and waits for the next.
 async fn scrape() -> String {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, Duration::ZERO).await;
-    let mut config = tiny::config(&server, Transport::Quic);
+    let server = ends::server(&bundle, Duration::ZERO).await;
+    let mut config = ends::config(&server, Transport::Quic);
     config.metrics = "127.0.0.1:0".parse().ok();
-    let client = tiny::client(config, &bundle).await.expect("connected");
+    let client = ends::client(config, &bundle).await.expect("connected");
     let address = client.metrics_addr().expect("offered");
 
     let (camera, source) = mpsc::channel();
-    tiny::pictures(FRAMES).for_each(|picture| camera.send(picture).expect("open"));
+    ends::pictures(FRAMES).for_each(|picture| camera.send(picture).expect("open"));
     let answered = Notify::new();
     let mut frames = 0;
     let running = client.run(source.into_iter(), pending(), |_| {
@@ -108,12 +107,12 @@ async fn the_documentation_lists_the_metrics_that_there_are() {
 #[tokio::test]
 async fn a_port_that_is_taken_is_named_before_anything_starts() {
     let (_dir, bundle) = tiny::bundle();
-    let server = tiny::server(&bundle, Duration::ZERO).await;
+    let server = ends::server(&bundle, Duration::ZERO).await;
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = taken.local_addr().expect("bound");
-    let mut config = tiny::config(&server, Transport::Quic);
+    let mut config = ends::config(&server, Transport::Quic);
     config.metrics = Some(address);
-    let failed = tiny::client(config, &bundle).await.err().expect("refused");
+    let failed = ends::client(config, &bundle).await.err().expect("refused");
     assert!(matches!(&failed, ConnectError::Listen { address: at, .. } if *at == address));
     assert!(failed.to_string().contains("--metrics-port"), "{failed}");
 }

@@ -2,8 +2,6 @@
 
 #![cfg(feature = "shell")]
 
-mod tiny;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -11,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_fixtures::{ends, tiny};
 use isthmus_models::{Bundle, Tract};
 use isthmus_tail_server::model::{BundleModel, Model};
 use isthmus_tail_server::{ServerConfig, TlsConfig};
@@ -98,7 +97,7 @@ async fn street() -> (String, isthmus_tail_server::Server) {
     let model: Arc<dyn Model> =
         Arc::new(BundleModel::load(bundle, Arc::new(Tract)).expect("a tail"));
     let config = ServerConfig::new("unused".into(), TlsConfig::InMemory);
-    (dir.to_owned(), tiny::serve(vec![model], config).await)
+    (dir.to_owned(), ends::serve(vec![model], config).await)
 }
 
 #[cfg(unix)]

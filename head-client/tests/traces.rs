@@ -2,13 +2,12 @@
 
 #![cfg(feature = "otel")]
 
-mod tiny;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use isthmus_fixtures::{ends, tiny};
 use isthmus_head_client::config::{TraceConfig, Transport};
 use isthmus_tail_server::{ServerConfig, TlsConfig};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
@@ -61,11 +60,11 @@ async fn trace(transport: Transport, sampled: f64) -> Vec<(String, Span)> {
     let otlp_endpoint = Some(endpoint.clone());
     let config =
         ServerConfig { otlp_endpoint, ..ServerConfig::new("unused".into(), TlsConfig::InMemory) };
-    let server = tiny::serve(vec![tiny::model(&bundle, Duration::ZERO)], config).await;
-    let mut config = tiny::config(&server, transport);
+    let server = ends::serve(vec![ends::model(&bundle, Duration::ZERO)], config).await;
+    let mut config = ends::config(&server, transport);
     config.traces = Some(TraceConfig { endpoint, sampled });
-    let client = tiny::client(config, &bundle).await.expect("connected");
-    let source = tiny::pictures(FRAMES);
+    let client = ends::client(config, &bundle).await.expect("connected");
+    let source = ends::pictures(FRAMES);
     client.run(source, pending(), |_| ControlFlow::Continue(())).await.expect("threads");
     // Both ends export what they have before they end.
     server.shutdown().await;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use isthmus_fixtures::{file_entry, write_bundle};
 use isthmus_models::{Bundle, MANIFEST, PointError};
 use isthmus_proto::{BundleDigest, OperatingPoint};
 use sha2::{Digest, Sha256};
@@ -92,25 +93,14 @@ impl Maker {
     /// Writes the bundle; `[files]` follows the files as they are now.
     fn write(&self) -> TempDir {
         let dir = TempDir::new().expect("temporary folder");
-        let mut manifest = format!("{}\n[files]\n", self.manifest);
-        for (name, bytes) in &self.files {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
-            fs::write(path, bytes).expect("file");
-            manifest += &entry(name, bytes);
-        }
-        fs::write(dir.path().join(MANIFEST), manifest).expect("manifest");
+        let files = self.files.iter().map(|(&name, bytes)| (name, &bytes[..]));
+        write_bundle(dir.path(), &self.manifest, files);
         dir
     }
 }
 
 fn table(frequencies: [u16; 4]) -> Vec<u8> {
     frequencies.iter().flat_map(|frequency| frequency.to_le_bytes()).collect()
-}
-
-fn entry(name: &str, bytes: &[u8]) -> String {
-    let sha256 = BundleDigest(Sha256::digest(bytes).into());
-    format!("{name:?} = {{ bytes = {}, sha256 = \"{sha256}\" }}\n", bytes.len())
 }
 
 /// Why the bundle in `dir` is refused; the message must begin with the path of `file`.
@@ -369,7 +359,7 @@ fn nothing_outside_the_bundle_is_read() {
 
         let dir = Maker::new().write();
         let mut manifest = fs::read_to_string(dir.path().join(MANIFEST)).expect("manifest");
-        manifest += &entry(path, b"");
+        manifest += &file_entry(path, b"");
         fs::write(dir.path().join(MANIFEST), manifest).expect("written");
         assert_says(&refusal(&dir, MANIFEST), &["files.", "inside the bundle"]);
     }

@@ -175,9 +175,7 @@ fn controllers(
     let mpc = MpcConfig { interval, ..MpcConfig::default() };
     let name = match config.controller {
         ControllerKind::Fixed => format!("fixed {}", bundle.describe_point(point)),
-        ControllerKind::Greedy => "greedy".to_owned(),
-        ControllerKind::Mpc => "mpc".to_owned(),
-        ControllerKind::LinUcb => "linucb".to_owned(),
+        kind => kind.name().to_owned(),
     };
     let mut controllers = Vec::new();
     if config.controller != ControllerKind::Fixed {

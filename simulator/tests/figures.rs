@@ -1,12 +1,10 @@
 //! The figures that do not hang on a clock, on a bundle so small that they are known beforehand.
 
-#[path = "../../head-client/tests/tiny/mod.rs"]
-mod tiny;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_fixtures::tiny;
 use isthmus_models::Bundle;
 use isthmus_simulator::figures::{self, FIGURES, Format, Lab};
 use serde_json::Value;

@@ -69,6 +69,9 @@ impl From<Refused> for Refusal {
 /// Why a connection cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
+    /// Nothing came in time.
+    #[error("no hello came")]
+    Late,
     /// The control stream ended first.
     #[error("the control stream ended before a hello")]
     Missing,

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use isthmus_models::{EngineKind, OrtProvider};
 use isthmus_telemetry::spans::endpoint;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::receiver::ReceiverConfig;
 use crate::tls::TlsConfig;
@@ -93,12 +94,16 @@ pub struct Options {
     /// Largest frame accepted (bytes) [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "ISTHMUS_MAX_FRAME_BYTES")]
     pub max_frame_bytes: Option<usize>,
-    /// Longest stay of a frame, whatever time it says it has left (seconds) [default: 60]
-    #[arg(long, value_name = "SECONDS", env = "ISTHMUS_MAX_STAY_SECS")]
-    pub max_stay_secs: Option<u64>,
-    /// How long a stopping server may take to answer what it accepted (seconds) [default: 30]
-    #[arg(long, value_name = "SECONDS", env = "ISTHMUS_EXIT_TIMEOUT_SECS")]
-    pub exit_timeout_secs: Option<u64>,
+    /// Longest stay of a frame, whatever time it says it has left [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "ISTHMUS_MAX_STAY",
+          value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub max_stay: Option<Duration>,
+    /// How long a stopping server may take to answer what it accepted [default: 30s]
+    #[arg(long, value_name = "DURATION", env = "ISTHMUS_EXIT_TIMEOUT",
+          value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub exit_timeout: Option<Duration>,
 }
 
 /// A transport by which devices reach the server.
@@ -227,8 +232,8 @@ impl Options {
             max_in_flight: self.max_in_flight.or(fallback.max_in_flight),
             max_connections: self.max_connections.or(fallback.max_connections),
             max_frame_bytes: self.max_frame_bytes.or(fallback.max_frame_bytes),
-            max_stay_secs: self.max_stay_secs.or(fallback.max_stay_secs),
-            exit_timeout_secs: self.exit_timeout_secs.or(fallback.exit_timeout_secs),
+            max_stay: self.max_stay.or(fallback.max_stay),
+            exit_timeout: self.exit_timeout.or(fallback.exit_timeout),
         }
     }
 
@@ -286,8 +291,8 @@ impl Options {
             max_in_flight: self.max_in_flight.unwrap_or(defaults.max_in_flight),
             max_connections: self.max_connections.unwrap_or(defaults.max_connections),
             max_frame_bytes: self.max_frame_bytes.unwrap_or(defaults.max_frame_bytes),
-            max_stay: self.max_stay_secs.map_or(defaults.max_stay, Duration::from_secs),
-            exit_timeout: self.exit_timeout_secs.map_or(defaults.exit_timeout, Duration::from_secs),
+            max_stay: self.max_stay.unwrap_or(defaults.max_stay),
+            exit_timeout: self.exit_timeout.unwrap_or(defaults.exit_timeout),
             ..defaults
         };
         config.validate()?;
@@ -328,7 +333,7 @@ impl ServerConfig {
             return Err(ConfigError::Missing("at least one transport is needed (--transports)"));
         }
         if self.max_stay.is_zero() {
-            return Err(ConfigError::Missing("max_stay_secs has to be more than zero"));
+            return Err(ConfigError::Missing("max_stay has to be more than zero"));
         }
         let ranges = [
             ("max_batch", self.max_batch, 1, 1024),
@@ -345,6 +350,15 @@ impl ServerConfig {
         }
         Ok(())
     }
+}
+
+/// Reads a file's duration, such as `"15s"`.
+fn duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(value)?;
+    humantime::parse_duration(&text).map(Some).map_err(|error| {
+        let problem = format!("{text:?} is not a duration: {error}");
+        D::Error::custom(format!("{problem}; expected one such as \"15s\" or \"2m\""))
+    })
 }
 
 fn state_dir() -> Option<PathBuf> {
@@ -389,6 +403,22 @@ mod tests {
         let options = Options { max_batch: Some(0), ..repository() };
         let error = options.into_config().expect_err("out of range").to_string();
         assert!(error.contains("max_batch is 0"), "{error}");
+    }
+
+    #[test]
+    fn durations_are_written_as_people_do() {
+        let options = parse("max_stay = '2m'\nexit_timeout = '1s 500ms'").expect("options");
+        let config = repository().or(options).into_config().expect("valid");
+        assert_eq!(config.max_stay, Duration::from_secs(120));
+        assert_eq!(config.exit_timeout, Duration::from_millis(1_500));
+        let error = parse("max_stay = 'a while'").expect_err("no duration");
+        assert!(error.contains("a while") && error.contains("15s"), "{error}");
+        assert!(parse("max_stay = '0s'").is_ok_and(|options| {
+            repository()
+                .or(options)
+                .into_config()
+                .is_err_and(|error| error.to_string().contains("max_stay"))
+        }));
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn ask_health(mut address: SocketAddr) -> anyhow::Result<()> {
 
 async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     // Listened for first, so that a signal during a long start is not lost.
-    let stop = stop::asked().context("signals")?;
+    let stop = stop::signalled().context("signals")?;
     let server = Server::start(config).await?;
     announce(&server).context("standard output")?;
     stop.await;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_proto::ALPN;
-use isthmus_proto::wire::{Hello, Reply};
+use isthmus_proto::wire::Reply;
 use prost::Message;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+    Connection, ConnectionError, Endpoint, Incoming, ReadError, RecvStream, SendStream,
+    ServerConfig, TransportConfig, VarInt, WriteError,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -20,7 +21,7 @@ use crate::admission::HelloError;
 use crate::code;
 use crate::exchange::{Carrier, Exchange, ExchangeConfig, FrameKey};
 use crate::gate::{Gate, Open, Order, Place};
-use crate::handshake::{Handshake, welcome_bytes};
+use crate::handshake::Handshake;
 use crate::tls::{Identity, TlsError};
 
 /// A connection on which nothing moves for so long is closed; a device that wants to keep it open
@@ -95,10 +96,8 @@ async fn serve_connection(incoming: Incoming, gate: Arc<Gate>, place: Place) {
         Ok(connection) => connection,
         Err(error) => return tracing::debug!(%remote, "no connection: {error}"),
     };
-    let handshake = Handshake::new(gate.clock.now());
-    let wait = gate.clock.until(handshake.deadline());
-    match timeout(wait, greet(&connection, handshake, &place)).await {
-        Ok(Ok(_control)) => {
+    match greet(&connection, &gate, &place).await {
+        Ok(_control) => {
             tracing::info!(%remote, "connected");
             while let Ok((send, recv)) = connection.accept_bi().await {
                 gate.metrics.on_quic_rtt(connection.rtt());
@@ -109,37 +108,52 @@ async fn serve_connection(incoming: Incoming, gate: Arc<Gate>, place: Place) {
             let reason = connection.close_reason().map(|reason| reason.to_string());
             tracing::info!(%remote, "disconnected: {}", reason.unwrap_or_default());
         }
-        Ok(Err(why)) => {
+        Err(why) => {
             tracing::info!(%remote, "refused: {why}");
-            connection.close(code::BAD_HELLO.into(), why.as_bytes());
+            connection.close(code::BAD_HELLO.into(), why.to_string().as_bytes());
         }
-        Err(_) => connection.close(code::BAD_HELLO.into(), b"no hello came"),
     }
 }
 
-/// Reads the hello and answers it; the control stream stays open as long as the connection.
-async fn greet(
-    connection: &Connection,
-    handshake: Handshake,
-    place: &Place,
-) -> Result<(SendStream, RecvStream), String> {
-    let (mut send, mut recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
-    let hello = read_hello(handshake, &mut recv).await?;
-    let welcome = place.greet(&hello).map_err(|error| error.to_string())?;
-    send.write_all(&welcome_bytes(welcome)).await.map_err(|error| error.to_string())?;
-    Ok((send, recv))
+/// Why a connection was not greeted.
+#[derive(Debug, thiserror::Error)]
+enum NotGreeted {
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
-async fn read_hello(mut handshake: Handshake, recv: &mut RecvStream) -> Result<Hello, String> {
-    loop {
-        let hello = match recv.read_chunk(CHUNK_BYTES, true).await {
-            Ok(Some(chunk)) => handshake.handle_bytes(&chunk.bytes),
-            Ok(None) => Err(HelloError::Missing),
-            Err(error) => return Err(error.to_string()),
-        };
-        if let Some(hello) = hello.map_err(|error| error.to_string())? {
-            return Ok(hello);
+/// Reads the hello and answers it, unless it takes too long; the control stream stays open as long as
+/// the connection.
+async fn greet(
+    connection: &Connection,
+    gate: &Gate,
+    place: &Place,
+) -> Result<(SendStream, RecvStream), NotGreeted> {
+    let mut handshake = Handshake::new(gate.clock.now());
+    let wait = handshake.poll_timeout().map_or(Duration::ZERO, |due| gate.clock.until(due));
+    let greeted = async {
+        let (mut send, mut recv) = connection.accept_bi().await?;
+        while !handshake.is_welcomed() {
+            match recv.read_chunk(CHUNK_BYTES, true).await? {
+                Some(chunk) => {
+                    let welcome =
+                        handshake.handle_bytes(&chunk.bytes, |hello| place.greet(hello))?;
+                    send.write_all(&welcome.unwrap_or_default()).await?;
+                }
+                None => handshake.handle_end()?,
+            }
         }
+        Ok((send, recv))
+    };
+    match timeout(wait, greeted).await {
+        Ok(greeted) => greeted,
+        Err(_) => Err(HelloError::Late.into()),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 ///
 /// If the system refuses a handler of a signal.
-pub fn asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub fn signalled() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

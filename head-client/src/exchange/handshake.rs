@@ -138,9 +138,11 @@ impl Handshake {
         if self.is_welcomed() { Ok(()) } else { Err(WelcomeError::Ended) }
     }
 
-    /// The instant of [`poll_timeout`](Self::poll_timeout) has come: why to give the connection up.
-    pub fn handle_timeout(&mut self) -> WelcomeError {
-        WelcomeError::Silent(self.timeout)
+    /// It is `now`: why to give the connection up, if the instant of
+    /// [`poll_timeout`](Self::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Result<(), WelcomeError> {
+        let silent = self.welcome_by.is_some_and(|due| due <= now);
+        if silent { Err(WelcomeError::Silent(self.timeout)) } else { Ok(()) }
     }
 
     /// When to give the connection up; none once the server has welcomed.
@@ -249,7 +251,9 @@ mod tests {
     fn a_server_that_says_nothing_is_given_up_when_the_time_is_over() {
         let mut handshake = handshake();
         assert_eq!(handshake.poll_timeout(), Some(Timestamp::from_micros(5_000_040)));
-        assert_eq!(handshake.handle_timeout().to_string(), "no answer within 5s");
+        assert!(handshake.handle_timeout(Timestamp::ZERO).is_ok());
+        let silent = handshake.handle_timeout(Timestamp::from_micros(5_000_040)).err();
+        assert_eq!(silent.map(|error| error.to_string()), Some("no answer within 5s".into()));
         assert!(matches!(handshake.handle_end(), Err(WelcomeError::Ended)));
     }
 

@@ -158,7 +158,8 @@ impl Dialer {
         let due = handshake.poll_timeout().map_or(0, Timestamp::as_micros);
         let due = start + Duration::from_micros(due);
         let connecting = timeout_at(due.into(), self.shake_hands(address, &mut handshake)).await;
-        let shaken = connecting.unwrap_or_else(|_| Err(handshake.handle_timeout().into()));
+        let silent = |_| Err(WelcomeError::Silent(self.target.timeout).into());
+        let shaken = connecting.unwrap_or_else(silent);
         let (connection, limits, round_trip) =
             shaken.map_err(|failure| self.to_error(address, failure))?;
         Ok(Connected { connection, limits, round_trip, traces })

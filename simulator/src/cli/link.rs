@@ -166,7 +166,7 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Signals> {
         Ok(Signals {
-            stop: Box::pin(stop::asked()?),
+            stop: Box::pin(stop::signalled()?),
             user: unix::signal(unix::SignalKind::user_defined1())?,
         })
     }

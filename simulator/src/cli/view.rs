@@ -84,7 +84,7 @@ impl Signal {
         let came = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&came);
         let within = listener.enter();
-        let asked = stop::asked()?;
+        let asked = stop::signalled()?;
         drop(within);
         listener.spawn(async move {
             asked.await;

@@ -143,19 +143,7 @@ impl Lab {
 
     /// Every operating point of the bundle, in random order.
     pub(super) fn shuffled_points(&self) -> Vec<OperatingPoint> {
-        let mut points = Vec::new();
-        for (s, split) in self.bundle.manifest().splits.iter().enumerate() {
-            for (w, width) in split.widths.iter().enumerate() {
-                for quantiser in &width.quantisers {
-                    points.extend((1..=split.channels.len()).map(|layers| OperatingPoint {
-                        split: s as u8,
-                        width: w as u8,
-                        layers: layers as u8,
-                        bits: quantiser.bits,
-                    }));
-                }
-            }
-        }
+        let points = self.bundle.all_points();
         let count = points.len();
         sample(points.into_iter(), count)
     }

@@ -42,7 +42,6 @@ pub struct RateAccuracy {
     /// Fraction that the full network gets right.
     pub full: f64,
     /// Every scheme that was tried, in order of size.
-    #[serde(rename = "ways")]
     pub schemes: Vec<Scheme>,
     /// Bytes at losses of accuracy.
     pub drops: Vec<Drop>,

@@ -1,16 +1,15 @@
 //! The controllers that a scenario compares: each has a name of its own and a role.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_head_client::config::ObjectiveKind;
-use isthmus_head_client::{
-    Controller, Fixed, Greedy, ImageRun, Ladder, LinUcb, Mpc, MpcConfig, Run,
-};
+use isthmus_head_client::config::{ControllerKind, ObjectiveKind};
+use isthmus_head_client::{Controller, ControllerSpec, Fixed, ImageRun, Ladder, MpcConfig, Run};
 use serde::{Deserialize, Serialize};
 
 use super::check::Checker;
-use super::{ControllerSpec, Scenario, ScenarioError};
+use super::{ControllerTable, Scenario, ScenarioError};
 use crate::world::Record;
 
 /// The name of the oracle among the controllers.
@@ -35,16 +34,7 @@ pub struct NamedController {
     /// Its name without a number.
     kind_name: String,
     name: String,
-    pub(super) kind: Kind,
-}
-
-/// How a controller decides.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
-    Fixed(Fixed),
-    Greedy,
-    LinUcb,
-    Mpc(MpcConfig),
+    pub(super) spec: ControllerSpec,
 }
 
 impl NamedController {
@@ -55,10 +45,7 @@ impl NamedController {
 
     /// Whether it adapts.
     pub fn role(&self) -> Role {
-        match self.kind {
-            Kind::Fixed(_) => Role::Fixed,
-            Kind::Greedy | Kind::LinUcb | Kind::Mpc(_) => Role::Adaptive,
-        }
+        if self.spec.kind() == ControllerKind::Fixed { Role::Fixed } else { Role::Adaptive }
     }
 
     /// Whether `name` is its name, or the first word of it.
@@ -68,13 +55,9 @@ impl NamedController {
 
     /// One that has decided nothing yet.
     pub(super) fn build(&self, ladder: &Arc<Ladder>) -> Box<dyn Controller> {
-        let ladder = || Arc::clone(ladder);
-        match self.kind {
-            Kind::Fixed(fixed) => Box::new(fixed),
-            Kind::Greedy => Box::new(Greedy::new(ladder())),
-            Kind::LinUcb => Box::new(LinUcb::new(ladder())),
-            Kind::Mpc(config) => Box::new(Mpc::new(config, ladder())),
-        }
+        let ladder = || Ok::<_, Infallible>(Arc::clone(ladder));
+        let Ok(controller) = self.spec.build(ladder);
+        controller
     }
 }
 
@@ -93,28 +76,31 @@ impl Controllers {
     ) -> Result<Controllers, ScenarioError> {
         let runs = record.ladder().rungs().iter().map(|rung| rung.run).collect();
         let mut controllers = Controllers { list: Vec::new(), runs };
-        for (at, spec) in scenario.controllers.iter().enumerate() {
+        for (at, table) in scenario.controllers.iter().enumerate() {
             let key = format!("controllers[{at}]");
-            match spec {
-                ControllerSpec::Fixed { point: None, exit: None } => controllers.add_ladder(record),
-                ControllerSpec::Fixed { point: None, exit: Some(_) } => {
+            if let Some(idle) = table.idle_key() {
+                let problem = format!("says nothing to a controller of kind {}", table.kind.name());
+                return Err(check.bad(&format!("{key}.{idle}"), problem));
+            }
+            match (table.kind, &table.point, &table.exit) {
+                (ControllerKind::Fixed, None, None) => controllers.add_ladder(record),
+                (ControllerKind::Fixed, None, Some(_)) => {
                     let problem = "is only valid with an image as point, whose fallback it is";
                     return Err(check.bad(&format!("{key}.exit"), problem));
                 }
-                ControllerSpec::Fixed { point: Some(point), exit } => {
+                (ControllerKind::Fixed, Some(point), exit) => {
                     let run = fixed_run(point, exit.as_deref(), record, &key, check)?;
                     controllers.add_fixed(run, record);
                     controllers.runs.push(run);
                 }
-                ControllerSpec::Greedy {} => controllers.add("greedy".into(), Kind::Greedy),
-                ControllerSpec::LinUcb {} => controllers.add("linucb".into(), Kind::LinUcb),
-                ControllerSpec::Mpc { objective, .. } => {
-                    let name = match objective {
-                        ObjectiveKind::Accuracy => "mpc".to_owned(),
-                        spared => format!("mpc {}", spared.name()),
+                (kind, ..) => {
+                    let name = match table.objective.unwrap_or_default() {
+                        ObjectiveKind::Accuracy => kind.name().to_owned(),
+                        spared => format!("{} {}", kind.name(), spared.name()),
                     };
-                    let config = mpc_config(spec, scenario.frames_per_second, &key, check)?;
-                    controllers.add(name, Kind::Mpc(config));
+                    let config = mpc_config(table, scenario.frames_per_second, &key, check)?;
+                    // The run is the fixed one's alone.
+                    controllers.add(name, kind.with(Run::Local, config));
                 }
             }
         }
@@ -129,22 +115,22 @@ impl Controllers {
         }
         for (head, run) in record.ladder_heads() {
             let name = format!("fixed {}/exit", record.heads()[&head]);
-            self.add(name, Kind::Fixed(Fixed::exit(run)));
+            self.add(name, ControllerSpec::Fixed(Fixed::exit(run)));
         }
     }
 
     fn add_fixed(&mut self, run: Run, record: &Record) {
-        self.add(format!("fixed {}", record.name(run)), Kind::Fixed(Fixed::new(run)));
+        self.add(format!("fixed {}", record.name(run)), ControllerSpec::Fixed(Fixed::new(run)));
     }
 
     /// Adds one; the second of a name is numbered 2.
-    fn add(&mut self, kind_name: String, kind: Kind) {
+    fn add(&mut self, kind_name: String, spec: ControllerSpec) {
         let alike = self.list.iter().filter(|other| other.kind_name == kind_name).count();
         let name = match alike {
             0 => kind_name.clone(),
             _ => format!("{kind_name} ({})", alike + 1),
         };
-        self.list.push(NamedController { kind_name, name, kind });
+        self.list.push(NamedController { kind_name, name, spec });
     }
 }
 
@@ -179,27 +165,18 @@ fn fixed_run(
 
 /// The settings of model-predictive control.
 fn mpc_config(
-    spec: &ControllerSpec,
+    table: &ControllerTable,
     frames_per_second: f64,
     key: &str,
     check: Checker<'_>,
 ) -> Result<MpcConfig, ScenarioError> {
     let default = MpcConfig::default();
-    let ControllerSpec::Mpc {
-        target_miss,
-        horizon,
-        objective,
-        accuracy_floor,
-        watts,
-        joules_per_megabyte,
-    } = spec
-    else {
-        return Ok(default);
-    };
-    let objective = objective.with(*accuracy_floor, *watts, *joules_per_megabyte);
+    let ControllerTable { accuracy_floor, watts, joules_per_megabyte, .. } = *table;
+    let objective = table.objective.unwrap_or_default();
+    let objective = objective.with(accuracy_floor, watts, joules_per_megabyte);
     let config = MpcConfig {
-        target_miss: target_miss.unwrap_or(default.target_miss),
-        horizon: horizon.unwrap_or(default.horizon),
+        target_miss: table.target_miss.unwrap_or(default.target_miss),
+        horizon: table.horizon.unwrap_or(default.horizon),
         interval: Some(Duration::from_secs_f64(1.0 / frames_per_second)),
         objective: objective.map_err(|error| check.bad(key, error.to_string()))?,
     };

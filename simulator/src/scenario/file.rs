@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use isthmus_head_client::config::ObjectiveKind;
+use isthmus_head_client::config::{ControllerKind, ObjectiveKind};
 use serde::Deserialize;
 
 use super::ScenarioError;
@@ -20,7 +20,7 @@ pub const BUILT_IN: [(&str, &str); 11] = [
     ("bluetooth", include_str!("../../../configs/scenarios/bluetooth.toml")),
     ("heat", include_str!("../../../configs/scenarios/heat.toml")),
     ("busy-server", include_str!("../../../configs/scenarios/busy-server.toml")),
-    ("thrift", include_str!("../../../configs/scenarios/thrift.toml")),
+    ("metered", include_str!("../../../configs/scenarios/metered.toml")),
     ("nb-iot", include_str!("../../../configs/scenarios/nb-iot.toml")),
     ("lora", include_str!("../../../configs/scenarios/lora.toml")),
     ("fleet", include_str!("../../../configs/scenarios/fleet.toml")),
@@ -83,7 +83,7 @@ pub struct Scenario {
     #[serde(default)]
     pub server: ServerSpec,
     /// What to compare.
-    pub controllers: Vec<ControllerSpec>,
+    pub controllers: Vec<ControllerTable>,
 }
 
 /// A change of the device's speed.
@@ -170,38 +170,48 @@ impl ServerSpec {
 
 /// A controller to compare.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum ControllerSpec {
-    /// Always the same.
-    Fixed {
-        /// An operating point such as `s16/w100/c16/b6` (stride at the split, width of the encoder in
-        /// percent, latent channels sent, bits per symbol), a compressed picture such as
-        /// `image/webp/160/q35`, or `local`, the full network on the device; without one, every rung
-        /// of the ladder and every exit of its heads, each by itself.
-        point: Option<String>,
-        /// The head, such as `s16/w25`, whose exit is the fallback while a picture is sent.
-        exit: Option<String>,
-    },
-    /// The most accurate that fits the smoothed throughput.
-    Greedy {},
-    /// A contextual bandit that corrects what is predicted.
-    LinUcb {},
-    /// Model-predictive control.
-    Mpc {
-        /// Fraction of frames that may miss their deadline; 0.01 by default.
-        target_miss: Option<f64>,
-        /// Frames a plan looks ahead; 4 by default.
-        horizon: Option<usize>,
-        /// `accuracy`, the default, `bytes` or `energy`, which are spared at `accuracy_floor`.
-        #[serde(default)]
-        objective: ObjectiveKind,
-        /// Fraction of frames expected right and in time that is kept.
-        accuracy_floor: Option<f64>,
-        /// For energy: what the device needs while it computes (W).
-        watts: Option<f64>,
-        /// For energy: what it needs to send a megabyte (J).
-        joules_per_megabyte: Option<f64>,
-    },
+#[serde(deny_unknown_fields)]
+pub struct ControllerTable {
+    /// Which one.
+    pub kind: ControllerKind,
+    /// Of `fixed`: an operating point such as `s16/w100/c16/b6` (stride at the split, width of the
+    /// encoder in percent, latent channels sent, bits per symbol), a compressed picture such as
+    /// `image/webp/160/q35`, or `local`, the full network on the device; without one, every rung of the
+    /// ladder and every exit of its heads, each by itself.
+    pub point: Option<String>,
+    /// Of `fixed`: the head, such as `s16/w25`, whose exit is the fallback while a picture is sent.
+    pub exit: Option<String>,
+    /// Of `mpc`: fraction of frames that may miss their deadline; 0.01 by default.
+    pub target_miss: Option<f64>,
+    /// Of `mpc`: frames a plan looks ahead; 4 by default.
+    pub horizon: Option<usize>,
+    /// Of `mpc`: `accuracy`, the default, `bytes` or `energy`, which are spared at `accuracy_floor`.
+    pub objective: Option<ObjectiveKind>,
+    /// Of `mpc`: fraction of frames expected right and in time that is kept.
+    pub accuracy_floor: Option<f64>,
+    /// Of `mpc`, for energy: what the device needs while it computes (W).
+    pub watts: Option<f64>,
+    /// Of `mpc`, for energy: what it needs to send a megabyte (J).
+    pub joules_per_megabyte: Option<f64>,
+}
+
+impl ControllerTable {
+    /// A key that is there and says nothing to a controller of this kind.
+    pub(super) fn idle_key(&self) -> Option<&'static str> {
+        let (fixed, mpc) = (ControllerKind::Fixed, ControllerKind::Mpc);
+        let keys = [
+            ("point", fixed, self.point.is_some()),
+            ("exit", fixed, self.exit.is_some()),
+            ("target_miss", mpc, self.target_miss.is_some()),
+            ("horizon", mpc, self.horizon.is_some()),
+            ("objective", mpc, self.objective.is_some()),
+            ("accuracy_floor", mpc, self.accuracy_floor.is_some()),
+            ("watts", mpc, self.watts.is_some()),
+            ("joules_per_megabyte", mpc, self.joules_per_megabyte.is_some()),
+        ];
+        let idle = keys.into_iter().find(|&(_, of, given)| given && of != self.kind);
+        idle.map(|(key, ..)| key)
+    }
 }
 
 fn one() -> u32 {

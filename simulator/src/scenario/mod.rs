@@ -21,7 +21,7 @@ use crate::profile::ProfileError;
 use crate::world::{DeviceError, RecordError};
 
 pub use controllers::{NamedController, ORACLE, Role};
-pub use file::{BUILT_IN, ControllerSpec, Scenario, ServerSpec, SlowdownSpec};
+pub use file::{BUILT_IN, ControllerTable, Scenario, ServerSpec, SlowdownSpec};
 pub(crate) use line::COLUMNS;
 pub use line::{Line, csv, table};
 pub use prepared::{Prepared, UnknownController};

@@ -167,8 +167,8 @@ impl Prepared {
         controller: Option<&NamedController>,
         seed: u64,
     ) -> Result<String, ScenarioError> {
-        let kind = controller.map(|controller| controller.kind);
-        let text = format!("{} {kind:?} {:?}", self.record_digest, self.world(seed)?);
+        let spec = controller.map(|controller| controller.spec);
+        let text = format!("{} {spec:?} {:?}", self.record_digest, self.world(seed)?);
         Ok(digest(text.as_bytes()))
     }
 

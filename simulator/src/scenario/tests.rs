@@ -156,6 +156,8 @@ fn a_value_that_cannot_be_used_is_named_with_its_file() {
         ),
         ("kind = 'mpc'", "kind = 'mpc'\ntarget_miss = 2", "controllers[2].target_miss: 2"),
         ("kind = 'mpc'", "kind = 'mpc'\nspeed = 2", "unknown field `speed`"),
+        ("kind = 'greedy'", "kind = 'greedy'\nhorizon = 2", "controllers[1].horizon: says nothing"),
+        ("kind = 'mpc'", "kind = 'mpc'\npoint = 'local'", "controllers[2].point: says nothing"),
         ("kind = 'mpc'", "kind = 'best'", "unknown variant `best`"),
         ("cameras = 2", "cameras = 2\nown_links = true", "scenario.toml: oracle: with own_links"),
         ("cameras = 2", "cameras = 2\ntransport = 'tcp'", "unknown variant `tcp`"),

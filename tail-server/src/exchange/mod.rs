@@ -371,6 +371,11 @@ impl<H: Clone> Exchange<H> {
         self.batcher.queued()
     }
 
+    /// Whether nothing is kept of any connection or frame.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.frames.is_empty()
+    }
+
     fn open(&self) -> impl Iterator<Item = &Connection> {
         self.connections.values().filter(|connection| !connection.closed)
     }
@@ -582,6 +587,3 @@ impl<H: Clone> Exchange<H> {
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,49 +1,39 @@
-//! A device's end: plumbing between the client's own [exchange](isthmus_head_client::exchange) and
-//! a QUIC connection in virtual time.
+//! A device's end: moves what comes and goes between an endpoint in virtual time and the client's own
+//! [exchange](isthmus_head_client::exchange).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
 use isthmus_head_client::exchange::{
     Backoff, CANCELLED, CONNECT_TIMEOUT, Exchange, Handshake, Outgoing,
 };
 use isthmus_proto::{FrameId, Timestamp};
-use quinn_proto::{
-    Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, Event as QuicEvent, StreamEvent,
-    StreamId, WriteError,
-};
+use quinn_proto::StreamEvent::{Available, Readable, Stopped, Writable};
+use quinn_proto::{Dir, Event as QuicEvent, StreamId, WriteError};
 
-use super::end::{Read, abandon, read, reconcile, transmit};
+use super::SERVER;
+use super::endpoint::{Arrived, Clock, Connected, Endpoint, Read};
 use super::identity::{HOST, Identity};
-use crate::world::frames::coded;
 use crate::world::hello;
-use crate::world::transport::{Event, Key, Upload, bundle, event};
+use crate::world::transport::{Event, Key, event};
+
+/// Handle of the one connection that each of a device's endpoints has.
+const ONLY: usize = 0;
 
 pub(super) struct Device {
     camera: u32,
-    server: SocketAddr,
-    link: Option<Link>,
-    attempts: u32,
+    pub(super) endpoint: Endpoint<Link>,
+    /// Of the next attempt to connect, among those of all devices. Each is from another port.
+    pub(super) number: u64,
     backoff: Backoff,
-    /// While there is no link, when to try again.
-    redial: Option<Instant>,
-    buffer: Vec<u8>,
-    pub(super) transmits: VecDeque<Bytes>,
+    /// While there is no connection, when to try again.
+    redial: Option<Timestamp>,
     pub(super) events: VecDeque<Event>,
 }
 
-/// A connection, and what is on its way over it.
-struct Link {
-    endpoint: Endpoint,
-    handle: ConnectionHandle,
-    connection: Connection,
-    dialled: Instant,
-    /// Counts time from when it was dialled.
+/// What is on its way over a connection.
+pub(super) struct Link {
     handshake: Handshake,
-    control: Option<StreamId>,
     /// Frames that wait for a stream.
     waiting: VecDeque<Outgoing>,
     exchanges: BTreeMap<StreamId, Exchange>,
@@ -51,186 +41,119 @@ struct Link {
 
 impl Device {
     /// A device that connects at once.
-    pub(super) fn new(camera: u32, server: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(camera: u32, clock: Clock, identity: &Identity) -> Self {
+        let number = u64::from(camera) << 32;
         Device {
             camera,
-            server,
-            link: None,
-            attempts: 0,
+            endpoint: Endpoint::new(clock, identity.endpoint(number), None),
+            number,
             backoff: Backoff::default(),
-            redial: Some(now),
-            buffer: Vec::new(),
-            transmits: VecDeque::new(),
+            redial: Some(Timestamp::ZERO),
             events: VecDeque::new(),
         }
     }
 
-    /// How often it has connected or tried to: each time from another port.
-    pub(super) fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
-    pub(super) fn send(&mut self, now: Instant, upload: &Upload) {
-        let &Upload { key, content, ref layer_ends, time_left, answer_by } = upload;
-        let (frame, coded) = (FrameId(key.frame), coded(layer_ends, key.frame));
-        self.put(now, Outgoing::frame(&bundle(), frame, content, &coded, time_left, answer_by));
-    }
-
-    pub(super) fn probe(&mut self, now: Instant, key: Key, padding: usize, time_left: Duration) {
-        self.put(now, Outgoing::probe(FrameId(key.frame), padding, time_left));
-    }
-
-    fn put(&mut self, now: Instant, outgoing: Outgoing) {
-        let Some(link) = &mut self.link else {
+    pub(super) fn send(&mut self, now: Timestamp, outgoing: Outgoing) {
+        let Some(link) = self.endpoint.get(ONLY) else {
             let key = Key { camera: self.camera, frame: outgoing.number().0 };
             return self.events.push_back(Event::Lost { key });
         };
-        link.waiting.push_back(outgoing);
-        link.open_streams();
+        link.state.waiting.push_back(outgoing);
+        link.open_streams(self.camera);
         self.drive(now);
     }
 
-    pub(super) fn cancel(&mut self, now: Instant, frame: u64) {
-        let (frame, Some(link)) = (FrameId(frame), &mut self.link) else { return };
-        link.waiting.retain(|outgoing| outgoing.number() != frame);
-        let on_stream = link.exchanges.iter().find(|(_, exchange)| exchange.frame() == frame);
-        if let Some((&stream, _)) = on_stream {
-            link.exchanges.remove(&stream);
-            abandon(&mut link.connection, stream, CANCELLED.into());
+    pub(super) fn cancel(&mut self, now: Timestamp, frame: u64) {
+        let (frame, Some(link)) = (FrameId(frame), self.endpoint.get(ONLY)) else { return };
+        link.state.waiting.retain(|outgoing| outgoing.number() != frame);
+        let mut exchanges = link.state.exchanges.iter();
+        if let Some((&stream, _)) = exchanges.find(|(_, exchange)| exchange.frame() == frame) {
+            link.state.exchanges.remove(&stream);
+            link.abandon(stream, CANCELLED);
             self.drive(now);
         }
     }
 
-    pub(super) fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
-        let Some(link) = &mut self.link else { return };
-        let data = BytesMut::from(datagram);
-        let mut buffer = Vec::new();
-        let event = link.endpoint.handle(now, self.server, None, None, data, &mut buffer);
+    pub(super) fn handle_datagram(&mut self, now: Timestamp, datagram: &[u8]) {
         // A device answers nothing that is not its connection's.
-        if let Some(DatagramEvent::ConnectionEvent(handle, event)) = event
-            && handle == link.handle
-        {
-            link.connection.handle_event(event);
+        if let Some(Arrived::Of(_)) = self.endpoint.handle_datagram(now, SERVER, datagram) {
             self.drive(now);
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant, identity: &Identity) {
+    pub(super) fn handle_timeout(&mut self, now: Timestamp, identity: &Identity) {
         if self.redial.is_some_and(|at| at <= now) {
             self.dial(now, identity);
         }
-        let Some(link) = &mut self.link else { return };
-        if link.connection.poll_timeout().is_some_and(|at| at <= now) {
-            link.connection.handle_timeout(now);
-        }
+        self.endpoint.handle_timeout(now, ONLY);
         self.drive(now);
-        if let Some(link) = &mut self.link
-            && link.welcome_by().is_some_and(|until| until <= now)
-        {
-            let error = link.handshake.handle_timeout();
+        let timed = self.endpoint.get(ONLY).map(|link| link.state.handshake.handle_timeout(now));
+        if let Some(Err(error)) = timed {
             self.hang_up(now, &error);
         }
     }
 
-    pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        let link = self.link.as_mut();
-        let timers = link.map(|link| [link.connection.poll_timeout(), link.welcome_by()]);
-        timers.into_iter().flatten().flatten().chain(self.redial).min()
+    pub(super) fn poll_timeout(&mut self) -> Option<Timestamp> {
+        let due = self.endpoint.poll_timeout(ONLY, |link| link.handshake.poll_timeout());
+        due.into_iter().chain(self.redial).min()
     }
 
-    fn dial(&mut self, now: Instant, identity: &Identity) {
+    fn dial(&mut self, now: Timestamp, identity: &Identity) {
         self.redial = None;
-        let number = u64::from(self.camera) << 32 | u64::from(self.attempts);
-        self.attempts += 1;
-        let mut endpoint = Endpoint::new(identity.endpoint(number), None, true, None);
-        let dialled = endpoint.connect(now, identity.client(number), self.server, HOST);
-        let (handle, connection) = dialled.expect("the server's name and address are valid");
-        self.link = Some(Link {
-            endpoint,
-            handle,
-            connection,
-            dialled: now,
-            handshake: Handshake::new(hello(), Timestamp::ZERO, CONNECT_TIMEOUT),
-            control: None,
+        self.endpoint = Endpoint::new(self.endpoint.clock, identity.endpoint(self.number), None);
+        let link = Link {
+            handshake: Handshake::new(hello(), now, CONNECT_TIMEOUT),
             waiting: VecDeque::new(),
             exchanges: BTreeMap::new(),
-        });
+        };
+        self.endpoint.connect(now, identity.client(self.number), (SERVER, HOST), link);
+        self.number += 1;
     }
 
-    fn hang_up(&mut self, now: Instant, error: &dyn Error) {
+    fn hang_up(&mut self, now: Timestamp, error: &dyn Error) {
         tracing::debug!(camera = self.camera, %error, "no connection");
-        if self.link.take().is_some_and(|link| link.handshake.is_welcomed()) {
+        if self.endpoint.forget(ONLY).is_some_and(|link| link.handshake.is_welcomed()) {
             self.events.push_back(Event::Down { camera: self.camera });
+            self.backoff.handle_welcome();
         }
         self.redial = Some(now + self.backoff.next_pause());
     }
 
     /// Lets the connection do all that it can.
-    fn drive(&mut self, now: Instant) {
-        loop {
-            let Some(link) = &mut self.link else { return };
-            let mut any = reconcile(&mut link.endpoint, link.handle, &mut link.connection);
-            while let Some(event) = link.connection.poll() {
-                any = true;
-                match link.on_event(self.camera, event) {
-                    Ok(event) => self.events.extend(event),
-                    Err(error) => return self.hang_up(now, &*error),
-                }
-            }
-            if !any {
-                break;
-            }
-            if link.handshake.is_welcomed() {
-                self.backoff.handle_welcome();
+    fn drive(&mut self, now: Timestamp) {
+        while let Some((link, event)) = self.endpoint.poll(ONLY) {
+            match link.on_event(self.camera, event) {
+                Ok(event) => self.events.extend(event),
+                Err(error) => return self.hang_up(now, &*error),
             }
         }
-        let Some(link) = &mut self.link else { return };
-        let send = |_: &_, datagram| self.transmits.push_back(datagram);
-        transmit(&mut link.connection, now, &mut self.buffer, send);
+        self.endpoint.transmit(now, ONLY);
     }
 }
 
-impl Link {
-    /// Until when the server has to have welcomed; none once it has.
-    fn welcome_by(&self) -> Option<Instant> {
-        let until = self.handshake.poll_timeout()?;
-        Some(self.dialled + Duration::from_micros(until.as_micros()))
-    }
-
+impl Connected<Link> {
     /// Takes in what happened, and says what it means; or why the connection cannot go on.
     fn on_event(&mut self, camera: u32, event: QuicEvent) -> Result<Option<Event>, Box<dyn Error>> {
         match event {
             QuicEvent::ConnectionLost { reason } => return Err(reason.into()),
             QuicEvent::Connected => {
-                self.control = self.connection.streams().open(Dir::Bi);
-                let Some(stream) = self.control else { return Ok(None) };
-                // A fresh stream takes a message that is shorter than its window.
-                let _ = self.connection.send_stream(stream).write(&self.handshake.hello_bytes());
+                self.control = self.quic.streams().open(Dir::Bi);
+                let hello = self.state.handshake.hello_bytes();
+                self.control.map(|control| self.write(control, &hello, false));
             }
-            QuicEvent::Stream(StreamEvent::Available { dir: Dir::Bi }) => self.open_streams(),
-            QuicEvent::Stream(StreamEvent::Readable { id }) if Some(id) == self.control => {
-                let Read { chunks, ended, .. } = read(&mut self.connection, id);
-                let limits = self.handshake.handle_bytes(&chunks.concat())?;
+            QuicEvent::Stream(Available { dir: Dir::Bi }) => self.open_streams(camera),
+            QuicEvent::Stream(Readable { id }) if Some(id) == self.control => {
+                let Read { bytes, ended, .. } = self.read(id);
+                let limits = self.state.handshake.handle_bytes(&bytes)?;
                 if ended {
-                    self.handshake.handle_end()?;
+                    self.state.handshake.handle_end()?;
                 }
-                let round_trip = self.connection.rtt();
+                let round_trip = self.quic.rtt();
                 return Ok(limits.map(|_| Event::Up { camera, round_trip }));
             }
-            QuicEvent::Stream(StreamEvent::Readable { id }) => {
-                let Some(exchange) = self.exchanges.get_mut(&id) else { return Ok(None) };
-                let Read { chunks, ended, reset } = read(&mut self.connection, id);
-                exchange.handle_reply_bytes(&chunks.concat());
-                if reset {
-                    exchange.handle_reply_reset();
-                } else if ended {
-                    exchange.handle_reply_end();
-                }
-                return Ok(self.settle(camera, id));
-            }
-            QuicEvent::Stream(StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. }) => {
-                self.write(id);
-                return Ok(self.settle(camera, id));
+            QuicEvent::Stream(Readable { id } | Writable { id } | Stopped { id, .. }) => {
+                let exchange = self.state.exchanges.remove(&id);
+                return Ok(exchange.and_then(|exchange| self.go_on(camera, id, exchange)));
             }
             _ => {}
         }
@@ -238,45 +161,49 @@ impl Link {
     }
 
     /// Gives waiting frames a stream each, as long as the server allows some.
-    fn open_streams(&mut self) {
-        while !self.waiting.is_empty()
-            && let Some(stream) = self.connection.streams().open(Dir::Bi)
-            && let Some(outgoing) = self.waiting.pop_front()
+    fn open_streams(&mut self, camera: u32) {
+        while !self.state.waiting.is_empty()
+            && let Some(stream) = self.quic.streams().open(Dir::Bi)
+            && let Some(outgoing) = self.state.waiting.pop_front()
         {
             // A stream that has just been opened cannot have been closed.
-            let _ = self.connection.send_stream(stream).set_priority(outgoing.priority());
-            self.exchanges.insert(stream, Exchange::new(outgoing));
-            self.write(stream);
+            let _ = self.quic.send_stream(stream).set_priority(outgoing.priority());
+            // Nor can a reply have come.
+            let _ = self.go_on(camera, stream, Exchange::new(outgoing));
         }
     }
 
-    fn write(&mut self, id: StreamId) {
-        let Some(exchange) = self.exchanges.get_mut(&id) else { return };
-        let mut stream = self.connection.send_stream(id);
+    /// Writes and reads what can be, and keeps the exchange, or says how it ended.
+    fn go_on(&mut self, camera: u32, id: StreamId, mut exchange: Exchange) -> Option<Event> {
+        let mut stream = self.quic.send_stream(id);
         while let Some(bytes) = exchange.poll_write() {
             match stream.write(bytes) {
                 Ok(written) => exchange.handle_written(written),
-                Err(WriteError::Blocked) => return,
+                Err(WriteError::Blocked) => break,
                 Err(_) => exchange.handle_stopped(),
             }
         }
-        // Fails on a stream that was stopped or has been finished.
-        let _ = stream.finish();
-    }
-
-    /// The outcome of an exchange that is over.
-    fn settle(&mut self, camera: u32, id: StreamId) -> Option<Event> {
-        let exchange = self.exchanges.get_mut(&id)?;
+        if exchange.poll_write().is_none() {
+            // Fails on a stream that was stopped or has been finished.
+            let _ = stream.finish();
+        }
+        let Read { bytes, ended, reset } = self.read(id);
+        exchange.handle_reply_bytes(&bytes);
+        if reset {
+            exchange.handle_reply_reset();
+        } else if ended {
+            exchange.handle_reply_end();
+        }
         let key = Key { camera, frame: exchange.frame().0 };
-        let outcome = exchange.poll_outcome()?;
-        self.exchanges.remove(&id);
-        Some(match outcome {
-            Ok(checked) => event(key, checked),
-            Err(error) => {
+        match exchange.poll_outcome() {
+            Some(Ok(checked)) => return Some(event(key, checked)),
+            Some(Err(error)) => {
                 tracing::debug!(camera, frame = key.frame, %error, "no reply");
-                abandon(&mut self.connection, id, CANCELLED.into());
-                Event::Lost { key }
+                self.abandon(id, CANCELLED);
+                return Some(Event::Lost { key });
             }
-        })
+            None => self.state.exchanges.insert(id, exchange),
+        };
+        None
     }
 }

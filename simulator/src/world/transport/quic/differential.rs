@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::BytesMut;
 use isthmus_head_client::quic::client_config;
 use isthmus_head_client::tls::{Fingerprint, Trust, verifier};
 use isthmus_models::{Outputs, TailItem};
@@ -23,15 +22,12 @@ use isthmus_tail_server::model::{Model, ModelError};
 use isthmus_tail_server::receiver::ReceiverConfig;
 use isthmus_tail_server::{Counters, Registry, Server, ServerConfig, TlsConfig, code};
 use prost::Message;
-use quinn_proto::{
-    Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
-    Event as QuicEvent, StreamId, VarInt,
-};
+use quinn_proto::{ConnectionError, Dir, Event as QuicEvent, StreamId, VarInt};
 use tokio::runtime::Runtime;
 
-use super::end::{Clock, read, reconcile, transmit};
+use super::endpoint::{Clock, Endpoint};
 use super::identity::{HOST, Identity};
-use super::{SERVER, server};
+use super::{Datagram, SERVER, server};
 use crate::world::transport::Exchange;
 
 const DIGEST: BundleDigest = BundleDigest([3; 32]);
@@ -372,14 +368,12 @@ fn play_for_real(script: &[Step]) -> Ended {
     })
 }
 
-/// A device's bare connection in virtual time.
+/// A device in virtual time that does as it is told.
 struct Bare {
-    endpoint: Endpoint,
-    handle: ConnectionHandle,
-    connection: Connection,
+    endpoint: Endpoint<()>,
+    handle: usize,
     frames: Vec<(StreamId, Vec<u8>)>,
     stopped: Vec<usize>,
-    control: Option<StreamId>,
     closed: Option<u64>,
 }
 
@@ -395,13 +389,11 @@ fn play_virtually(script: &[Step]) -> Ended {
     };
     let registry = Arc::new(Registry::new(vec![Arc::new(Slow)]));
     let mut exchange = Exchange::new(exchange, registry);
-    let mut server = server::Server::new(clock, (identity.endpoint(u64::MAX), identity.server()));
-    let mut endpoint = Endpoint::new(identity.endpoint(1), None, true, None);
-    let zero = clock.instant(Timestamp::ZERO);
-    let dialled = endpoint.connect(zero, identity.client(1), SERVER, HOST);
-    let (handle, connection) = dialled.expect("valid");
-    let (frames, stopped, control, closed) = (Vec::new(), Vec::new(), None, None);
-    let mut device = Bare { endpoint, handle, connection, frames, stopped, control, closed };
+    let mut server = server::Server::new(clock, &identity);
+    let mut endpoint = Endpoint::new(clock, identity.endpoint(1), None);
+    let handle = endpoint.connect(Timestamp::ZERO, identity.client(1), (SERVER, HOST), ());
+    let (frames, stopped, closed) = (Vec::new(), Vec::new(), None);
+    let mut device = Bare { endpoint, handle, frames, stopped, closed };
     let mut batches = Vec::new();
     let mut steps = script.iter();
     // The real device is connected before its script begins.
@@ -440,8 +432,7 @@ fn play_virtually(script: &[Step]) -> Ended {
             while let Some(batch) = exchange.poll_batch(now) {
                 batches.push((now + RUN, batch));
             }
-            let sent =
-                device.exchange_datagrams(clock.instant(now), &mut server, now, &mut exchange);
+            let sent = device.exchange_datagrams(now, &mut server, &mut exchange);
             for peer in std::mem::take(&mut server.touched) {
                 if server.poll_timeout(peer).is_some_and(|at| at <= now) {
                     server.handle_timeout(now, peer, &mut exchange);
@@ -465,36 +456,24 @@ fn play_virtually(script: &[Step]) -> Ended {
 
 impl Bare {
     fn take(&mut self, step: &Step) {
-        let write = |connection: &mut Connection, stream, bytes: &[u8]| {
-            let _ = connection.send_stream(stream).write(bytes);
-        };
+        let Some(server) = self.endpoint.get(self.handle) else { return };
+        if server.control.is_none() {
+            server.control = server.quic.streams().open(Dir::Bi);
+        }
+        let stream = |frame: &usize| self.frames[*frame].0;
         match step {
-            Control(bytes) => {
-                let control = *self.control.get_or_insert_with(|| {
-                    self.connection.streams().open(Dir::Bi).expect("a stream")
-                });
-                write(&mut self.connection, control, bytes);
-            }
+            Control(bytes) => server.write(server.control.expect("a stream"), bytes, false),
             Open(bytes) => {
-                if self.control.is_none() {
-                    self.control = self.connection.streams().open(Dir::Bi);
-                }
-                let Some(stream) = self.connection.streams().open(Dir::Bi) else { return };
-                write(&mut self.connection, stream, bytes);
+                let Some(stream) = server.quic.streams().open(Dir::Bi) else { return };
+                server.write(stream, bytes, false);
                 self.frames.push((stream, Vec::new()));
             }
-            Write(frame, bytes) => write(&mut self.connection, self.frames[*frame].0, bytes),
-            Finish(frame) => {
-                let _ = self.connection.send_stream(self.frames[*frame].0).finish();
-            }
-            Reset(frame) => {
-                let stream = self.frames[*frame].0;
-                let _ = self.connection.send_stream(stream).reset(VarInt::from_u32(1));
-            }
+            Write(frame, bytes) => server.write(stream(frame), bytes, false),
+            Finish(frame) => drop(server.quic.send_stream(stream(frame)).finish()),
+            Reset(frame) => drop(server.quic.send_stream(stream(frame)).reset(VarInt::from_u32(1))),
             Stop(frame) => {
+                server.stop(stream(frame), 1);
                 self.stopped.push(*frame);
-                let stream = self.frames[*frame].0;
-                let _ = self.connection.recv_stream(stream).stop(VarInt::from_u32(1));
             }
             Wait(_) | Drain => {}
         }
@@ -504,42 +483,33 @@ impl Bare {
     /// anything.
     fn exchange_datagrams(
         &mut self,
-        at: Instant,
-        server: &mut server::Server,
         now: Timestamp,
+        server: &mut server::Server,
         exchange: &mut Exchange,
     ) -> bool {
-        let mut any = false;
-        if self.connection.poll_timeout().is_some_and(|due| due <= at) {
-            self.connection.handle_timeout(at);
-        }
-        reconcile(&mut self.endpoint, self.handle, &mut self.connection);
-        while let Some(event) = self.connection.poll() {
+        self.endpoint.handle_timeout(now, self.handle);
+        while let Some((_, event)) = self.endpoint.poll(self.handle) {
             if let QuicEvent::ConnectionLost { reason: ConnectionError::ApplicationClosed(close) } =
                 event
             {
                 self.closed = Some(close.error_code.into_inner());
             }
         }
-        for (stream, reply) in &mut self.frames {
-            for chunk in read(&mut self.connection, *stream).chunks {
-                reply.extend_from_slice(&chunk);
+        if let Some(connected) = self.endpoint.get(self.handle) {
+            for (stream, reply) in &mut self.frames {
+                reply.extend(connected.read(*stream).bytes);
             }
         }
-        let mut datagrams = Vec::new();
-        transmit(&mut self.connection, at, &mut Vec::new(), |_, bytes| datagrams.push(bytes));
+        self.endpoint.transmit(now, self.handle);
+        let mut any = false;
         let address = "10.0.0.1:5000".parse().expect("an address");
-        for datagram in datagrams {
+        for (_, bytes) in std::mem::take(&mut self.endpoint.transmits) {
             any = true;
-            server.handle_datagram(now, 0, address, &datagram, exchange);
+            server.handle_datagram(now, &Datagram { camera: 0, address, bytes }, exchange);
         }
-        for (_, bytes) in std::mem::take(&mut server.transmits) {
+        for (_, bytes) in std::mem::take(&mut server.endpoint.transmits) {
             any = true;
-            let data = BytesMut::from(&bytes[..]);
-            let event = self.endpoint.handle(at, SERVER, None, None, data, &mut Vec::new());
-            if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
-                self.connection.handle_event(event);
-            }
+            self.endpoint.handle_datagram(now, SERVER, &bytes);
         }
         any
     }

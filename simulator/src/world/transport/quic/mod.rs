@@ -9,7 +9,7 @@ mod device;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod differential;
-mod end;
+mod endpoint;
 mod identity;
 mod server;
 
@@ -18,16 +18,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_proto::{Bitrate, DataSize, Timestamp};
+use isthmus_head_client::exchange::Outgoing;
+use isthmus_proto::{Bitrate, DataSize, FrameId, Timestamp};
 
 use super::links::Links;
-use super::{Event, Exchange, Key, Transport, Upload};
+use super::{Event, Exchange, Key, Transport, Upload, bundle};
 use crate::link::chance::scattered;
 use crate::link::{Delivered, LinkCounters};
 use crate::world::WorldConfig;
 use crate::world::agenda::Alarms;
+use crate::world::frames::coded;
 use device::Device;
-use end::Clock;
+use endpoint::Clock;
 use identity::Identity;
 use server::Server;
 
@@ -40,7 +42,6 @@ const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1
 const FIRST_PORT: u16 = 1_024;
 
 pub(in crate::world) struct Quic {
-    clock: Clock,
     identity: Identity,
     uplink: Links<Datagram>,
     downlink: Links<Datagram>,
@@ -73,20 +74,20 @@ impl Quic {
         let clock = Clock::start();
         let max_in_flight = config.server.max_in_flight;
         let identity = Identity::new(config.seed, max_in_flight);
-        let zero = clock.instant(Timestamp::ZERO);
-        let ends = (identity.endpoint(u64::MAX), identity.server());
         let mut alarms = Alarms::new();
         for camera in 0..config.cameras {
             alarms.set(End::Device(camera), Some(Timestamp::ZERO));
         }
+        let server = Server::new(clock, &identity);
+        let device = |camera| Device::new(camera, clock, &identity);
+        let devices = (0..config.cameras).map(device).collect();
         let (uplink, downlink) = (&config.path.uplink, &config.path.downlink);
         Quic {
-            clock,
             identity,
             uplink: Links::new(uplink, config.paths(), scattered(config.seed)),
             downlink: Links::new(downlink, config.paths(), scattered(!config.seed)),
-            devices: (0..config.cameras).map(|camera| Device::new(camera, SERVER, zero)).collect(),
-            server: Server::new(clock, ends),
+            devices,
+            server,
             alarms,
             rebound: 0,
             misdirected: 0,
@@ -98,9 +99,14 @@ impl Quic {
     fn address(&self, camera: u32) -> SocketAddr {
         let [_, a, b, c] = camera.to_be_bytes();
         let ports = u32::from(u16::MAX - FIRST_PORT);
-        let port = self.devices[camera as usize].attempts().wrapping_add(self.rebound);
+        let port = (self.devices[camera as usize].number as u32).wrapping_add(self.rebound);
         let port = FIRST_PORT + (port % ports) as u16;
         SocketAddr::from(([10, a, b, c], port))
+    }
+
+    fn put(&mut self, now: Timestamp, camera: u32, outgoing: Outgoing) {
+        self.devices[camera as usize].send(now, outgoing);
+        self.settle_device(now, camera);
     }
 
     /// Takes what a device wants to send and tell.
@@ -108,18 +114,17 @@ impl Quic {
         let address = self.address(camera);
         let device = &mut self.devices[camera as usize];
         self.events.append(&mut device.events);
-        for bytes in std::mem::take(&mut device.transmits) {
+        for (_, bytes) in std::mem::take(&mut device.endpoint.transmits) {
             let size = size(&bytes);
             self.uplink.handle_packet(now, camera, size, Datagram { camera, address, bytes });
         }
-        let due = device.poll_timeout().map(|due| self.clock.timestamp(due));
-        self.alarms.set(End::Device(camera), due);
+        self.alarms.set(End::Device(camera), device.poll_timeout());
         self.forget_dropped();
     }
 
     /// Takes what the server wants to send, after something happened to some connections.
     fn settle_server(&mut self, now: Timestamp) {
-        for (address, bytes) in std::mem::take(&mut self.server.transmits) {
+        for (address, bytes) in std::mem::take(&mut self.server.endpoint.transmits) {
             let camera = camera_of(address).filter(|&camera| self.address(camera) == address);
             let Some(camera) = camera else {
                 self.misdirected += 1;
@@ -142,19 +147,18 @@ impl Quic {
 
 impl Transport for Quic {
     fn send(&mut self, now: Timestamp, upload: Upload) {
-        let camera = upload.key.camera;
-        self.devices[camera as usize].send(self.clock.instant(now), &upload);
-        self.settle_device(now, camera);
+        let Upload { key, content, layer_ends, time_left, answer_by } = upload;
+        let (frame, coded) = (FrameId(key.frame), coded(&layer_ends, key.frame));
+        let frame = Outgoing::frame(&bundle(), frame, content, &coded, time_left, answer_by);
+        self.put(now, key.camera, frame);
     }
 
     fn probe(&mut self, now: Timestamp, key: Key, padding: usize, time_left: Duration) {
-        let at = self.clock.instant(now);
-        self.devices[key.camera as usize].probe(at, key, padding, time_left);
-        self.settle_device(now, key.camera);
+        self.put(now, key.camera, Outgoing::probe(FrameId(key.frame), padding, time_left));
     }
 
     fn cancel(&mut self, now: Timestamp, Key { camera, frame }: Key) {
-        self.devices[camera as usize].cancel(self.clock.instant(now), frame);
+        self.devices[camera as usize].cancel(now, frame);
         self.settle_device(now, camera);
     }
 
@@ -170,26 +174,21 @@ impl Transport for Quic {
     fn handle_timeout(&mut self, now: Timestamp, exchange: &mut Exchange) {
         self.identity.date().set(now);
         while let Some(arrived) = self.uplink.poll_delivered(now) {
-            let bytes = damaged(&arrived);
-            let Datagram { camera, address, .. } = arrived.content;
-            self.server.handle_datagram(now, camera, address, &bytes, exchange);
+            self.server.handle_datagram(now, &received(arrived), exchange);
             self.settle_server(now);
             if exchange.queued() > 0 {
                 return;
             }
         }
         while let Some(arrived) = self.downlink.poll_delivered(now) {
-            let bytes = damaged(&arrived);
-            let camera = arrived.content.camera;
-            let device = &mut self.devices[camera as usize];
-            device.handle_datagram(self.clock.instant(now), &bytes);
+            let Datagram { camera, bytes, .. } = received(arrived);
+            self.devices[camera as usize].handle_datagram(now, &bytes);
             self.settle_device(now, camera);
         }
         while let Some(end) = self.alarms.due(now) {
             match end {
                 End::Device(camera) => {
-                    let at = self.clock.instant(now);
-                    self.devices[camera as usize].handle_timeout(at, &self.identity);
+                    self.devices[camera as usize].handle_timeout(now, &self.identity);
                     self.settle_device(now, camera);
                 }
                 End::Peer(peer) => {
@@ -235,14 +234,12 @@ fn camera_of(address: SocketAddr) -> Option<u32> {
     }
 }
 
-/// A datagram's bytes, of which one bit flips where it was damaged.
-fn damaged(arrived: &Delivered<Datagram>) -> Bytes {
-    let bytes = &arrived.content.bytes;
-    if !arrived.corrupted || bytes.is_empty() {
-        return bytes.clone();
-    }
-    let mut bytes = bytes.to_vec();
+/// A datagram as it came: one bit of it flips where it was damaged.
+fn received(Delivered { content, corrupted, .. }: Delivered<Datagram>) -> Datagram {
+    let mut bytes = content.bytes.to_vec();
     let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    bytes.into()
+    if let Some(byte) = bytes.get_mut(middle).filter(|_| corrupted) {
+        *byte ^= 1;
+    }
+    Datagram { bytes: bytes.into(), ..content }
 }

@@ -1,14 +1,23 @@
 //! The exchange alone, in injected time.
 
-use isthmus_models::{Outputs, TailItem, Wanted};
-use isthmus_proto::wire::{Answer, BundleRef, Detail, Score};
-use isthmus_proto::{
-    BundleDigest, Coded, OperatingPoint, PROTOCOL_VERSION, write_packet, write_padding,
-};
-use proptest::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::*;
-use crate::model::{Model, ModelError};
+use isthmus_fixtures::OnePoint;
+use isthmus_models::Wanted;
+use isthmus_proto::wire::{Answer, BundleRef, Detail, Hello, Reason, Score, reply};
+use isthmus_proto::{
+    BundleDigest, Coded, Envelope, OperatingPoint, PROTOCOL_VERSION, Timestamp, write_packet,
+    write_padding,
+};
+use isthmus_tail_server::Registry;
+use isthmus_tail_server::batcher::BatcherConfig;
+use isthmus_tail_server::counters::{Cause, Verdict};
+use isthmus_tail_server::exchange::{
+    Action, Carrier, Computed, ConnectionId, Exchange, ExchangeConfig, FrameKey, Output, Work,
+};
+use isthmus_tail_server::receiver::{Received, ReceiverConfig};
+use proptest::prelude::*;
 
 const DIGEST: BundleDigest = BundleDigest([7; 32]);
 const POINT: OperatingPoint = OperatingPoint { split: 0, width: 0, layers: 3, bits: 4 };
@@ -16,25 +25,7 @@ const POINT: OperatingPoint = OperatingPoint { split: 0, width: 0, layers: 3, bi
 const LAYER: usize = 20;
 const TIME_LEFT: Duration = Duration::from_millis(80);
 
-struct OnePoint;
-
-impl Model for OnePoint {
-    fn name(&self) -> &str {
-        "one-point"
-    }
-    fn digest(&self) -> BundleDigest {
-        DIGEST
-    }
-    fn max_stream_bytes(&self, point: OperatingPoint) -> Option<usize> {
-        (point == POINT).then_some(3 * LAYER)
-    }
-    fn decode(&self, _: OperatingPoint, _: &[u8], _: usize) -> Result<Vec<f32>, ModelError> {
-        Err(ModelError::new("an exchange does not decode"))
-    }
-    fn infer(&self, _: &[TailItem<'_>]) -> Result<Vec<Outputs>, ModelError> {
-        Err(ModelError::new("an exchange does not compute"))
-    }
-}
+const MODEL: OnePoint = OnePoint { digest: DIGEST, point: POINT, max_stream_bytes: 3 * LAYER };
 
 /// An exchange, and what it has ordered so far.
 struct Desk {
@@ -79,7 +70,7 @@ fn computed() -> Computed {
 
 impl Desk {
     fn new(carrier: Carrier) -> Desk {
-        let registry = Arc::new(Registry::new(vec![Arc::new(OnePoint)]));
+        let registry = Arc::new(Registry::new(vec![Arc::new(MODEL)]));
         let mut exchange = Exchange::new(config(), registry);
         let connection = exchange.connect(carrier).expect("a place");
         let welcome = exchange.handle_hello(connection, &hello(), false).expect("a good hello");
@@ -159,7 +150,7 @@ fn a_frame_is_answered_with_its_durations() {
 
 #[test]
 fn a_worker_is_told_what_the_device_wants_and_a_reply_that_it_does_not_take_is_refused() {
-    let registry = Arc::new(Registry::new(vec![Arc::new(OnePoint)]));
+    let registry = Arc::new(Registry::new(vec![Arc::new(MODEL)]));
     let mut exchange = Exchange::new(config(), registry);
     let connection = exchange.connect(Carrier::Streams).expect("a place");
     let wants = Hello {
@@ -242,7 +233,7 @@ fn a_place_in_flight_is_free_again_when_the_reply_is_made() {
 
 #[test]
 fn a_full_queue_and_a_drain_refuse() {
-    let registry = Arc::new(Registry::new(vec![Arc::new(OnePoint)]));
+    let registry = Arc::new(Registry::new(vec![Arc::new(MODEL)]));
     let config = ExchangeConfig { max_in_flight: 9, ..config() };
     let mut desk =
         Desk { exchange: Exchange::new(config, registry), ..Desk::new(Carrier::Streams) };
@@ -400,9 +391,8 @@ proptest! {
         prop_assert_eq!(desk.exchange.counters().unfinished(), 0);
         prop_assert_eq!(desk.exchange.accepted(), 0);
         prop_assert_eq!(desk.exchange.poll_timeout(), None);
-        prop_assert!(desk.exchange.frames.is_empty());
         desk.exchange.handle_closed(desk.connection);
-        prop_assert!(desk.exchange.connections.is_empty());
+        prop_assert!(desk.exchange.is_empty());
         let mut ended: Vec<_> = desk.verdicts().iter().map(|(to, _)| *to).collect();
         ended.sort_unstable();
         let count = ended.len();
