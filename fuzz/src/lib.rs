@@ -6,12 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 mod client;
 mod coding;
 mod server;
 
 pub mod seeds;
 
+pub use answers::answer;
 pub use client::reply;
 pub use coding::{context, frame, framer};
 pub use server::server;
@@ -20,7 +22,8 @@ pub use server::server;
 pub type Body = fn(&[u8]);
 
 /// What is fuzzed, by the name of its fuzz target and of its folder of seeds.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
+    ("answer", answer),
     ("context", context),
     ("frame", frame),
     ("framer", framer),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use isthmus_models::{Decoders, Wanted};
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::{
     Answer, BundleRef, BundleStatus, Echo, Feedback, Hello, Reason, Refusal, Reply, Score,
@@ -12,6 +13,7 @@ use isthmus_proto::{
 };
 use prost::Message;
 
+use crate::answers::{TASKS, decoder};
 use crate::coding::{DIGEST, STREET};
 use crate::server::{
     BEGIN, CANCEL, CLOSED, COMPUTE, CONNECT, DRAIN, ENDED, HELLO, LEFT, LOST, MORE, POINT, START,
@@ -30,11 +32,31 @@ pub struct Seed {
 
 /// All seeds.
 pub fn all() -> Vec<Seed> {
-    [framer(), frame(), context(), reply(), server()].into_iter().flatten().collect()
+    [answers(), framer(), frame(), context(), reply(), server()].into_iter().flatten().collect()
 }
 
 fn seed(target: &'static str, name: impl Into<String>, parts: &[&[u8]]) -> Seed {
     Seed { target, name: name.into(), bytes: parts.concat() }
+}
+
+/// An answer of each task, and a network's outputs for it.
+fn answers() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for (at, task) in TASKS.into_iter().enumerate() {
+        let decoders = Decoders::new(&[decoder(task)], (64, 48)).expect("a decoder");
+        let values = decoder(task).outputs.into_iter().map(|output| {
+            (0..output.len()).map(|at| [0.5f32, 0.25, 0.75, 0.4][at % 4]).collect::<Vec<f32>>()
+        });
+        let outputs: Vec<Vec<f32>> = values.collect();
+        let bytes: Vec<u8> = outputs.concat().iter().flat_map(|it| it.to_le_bytes()).collect();
+        let answers = decoders.answers(outputs, None).expect("answers");
+        let wanted = Wanted { logits: true, min_confidence: None };
+        let sent = decoders.to_wire(answers, wanted).remove(0).encode_to_vec();
+        let name = task.name();
+        seeds.push(seed("answer", format!("{name}-sent"), &[&[at as u8], &sent]));
+        seeds.push(seed("answer", format!("{name}-outputs"), &[&[at as u8], &bytes]));
+    }
+    seeds
 }
 
 fn message(message: &impl Message) -> Vec<u8> {

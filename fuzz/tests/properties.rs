@@ -41,6 +41,11 @@ fn every_target_has_seeds_and_takes_them() {
 }
 
 #[test]
+fn answers() {
+    holds("answer", 40_000);
+}
+
+#[test]
 fn coded_layers() {
     holds("context", 10_000);
 }
