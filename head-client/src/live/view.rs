@@ -380,6 +380,7 @@ mod tests {
             bytes: Some(300),
             label: Some("stop".into()),
             truth: Some("stop".into()),
+            quality: Some(1.0),
             capture_to_output_ms: Some(95.0),
             on_time: true,
             reason: "deadline".into(),

@@ -535,11 +535,12 @@ fn hello() -> Hello {
 /// and boxes or a map are as many bytes as were recorded.
 fn answer(outcome: &Outcome) -> wire::Answer {
     let rest = (1.0 - outcome.confidence) / TOP_CLASSES as f32;
+    // The class 0 would take no byte.
     let score = |class: u32| Score {
         class,
-        probability: if class == 0 { outcome.confidence } else { rest },
+        probability: if class == 1 { outcome.confidence } else { rest },
     };
-    let top = (0..TOP_CLASSES as u32).map(score).collect();
+    let top = (1..=TOP_CLASSES as u32).map(score).collect();
     let mut answer = wire::Answer { top, ..Default::default() };
     let missing = (outcome.reply as usize).saturating_sub(answer.encoded_len());
     answer.boxes = vec![0; missing];

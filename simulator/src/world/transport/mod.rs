@@ -113,7 +113,7 @@ pub(super) trait Transport {
 /// bytes they have. What an answer is worth is the record's.
 fn bundle() -> BoundBundle {
     static DECODERS: LazyLock<Arc<Decoders>> =
-        LazyLock::new(|| Arc::new(Decoders::classifier((0..TOP_CLASSES).map(|it| it.to_string()))));
+        LazyLock::new(|| Arc::new(Decoders::classifier((0..=TOP_CLASSES).map(|it| it.to_string()))));
     BoundBundle { digest: DIGEST, decoders: Arc::clone(&DECODERS) }
 }
 
