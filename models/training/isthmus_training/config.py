@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 LAST_STRIDE = 32
 """Of the last feature map, on whose cells a teacher's labels and CutMix's fractions lie."""
 PRECISIONS = ("auto", "f32", "bf16")
+TASKS = ("classification", "detection")
 
 
 class Normalisation(NamedTuple):
@@ -269,6 +270,8 @@ class Detection:
     """The fraction of the learning rate that layers get which start from a bundle's."""
     mosaic: float = 0.3
     """Fraction of views of four pictures."""
+    empty: float = 0.0
+    """Fraction of other views of annotated pictures that show a part with nothing in it, for the exits."""
     score: float = 1.0
     """Weight of the annotations' scores, and so on: `box` of their boxes, `bins` of the distributions of their sides; of a
     teacher's likewise, of all its classes' scores, `others`, and of its features, `hints`."""
@@ -285,6 +288,7 @@ class Detection:
 class Config:
     name: str
     task: str = "classification"
+    """What the network answers: `classification`, or `detection`, which `detection` then describes."""
     version: str = "0.1.0"
     seed: int = 1
     precision: str = "f32"
@@ -333,6 +337,7 @@ class Config:
         return LAST_STRIDE >> (len(self.network.channels) - 1)
 
     def __post_init__(self) -> None:
+        _require(self.task in TASKS, f"task: {self.task!r} is none of {', '.join(TASKS)}")
         _require(self.precision in PRECISIONS, f"precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
         self.data.check()
         self.network.check()

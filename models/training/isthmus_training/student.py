@@ -73,6 +73,8 @@ class Student(nn.Module):
         self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, adapted)
         if isinstance(prefix, Unsent):
             prefix.hand_down(self.head, self.adapter)
+            # The full network is the split one's widest point without rounding.
+            prefix.latent, prefix.adapter = self.head.latent, self.adapter
         self.prefix = prefix
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)

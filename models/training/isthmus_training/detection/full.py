@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,36 +16,18 @@ from ..data import normalise
 from ..loop import Loop, MicroBatch, Objective
 from ..network import Encoder, Features, Unsent
 from ..warm_start import _load_plain, _manifest, _WidthFile, _widths
-from ..workers import Workers
 from .evaluate import Found, mean_average_precision, suppressed
 from .losses import Places, Targets, annotated_loss, taught_loss
 from .network import STRIDES, Answers, Detector, Trunk, boxes, expected
-from .pictures import FILL, Labelled, decode, draw, letterbox
-from .teacher import CLASSES, FEATURES, HINTED, grids
-from .views import TrainSet
+from .pictures import Tile
+from .run import Run
+from .teacher import CLASSES, FEATURES, HINTED
+from .views import Shown, all_places, letterboxed
 
 FILE = "full.pt"
+BATCH = 16
 LEAST = 0.02
 """The confidence from which boxes are counted when they are measured."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sets:
-    """What is learnt from, and what validates."""
-
-    train: TrainSet
-    val: list[Labelled]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What all training of a run shares."""
-
-    config: Config
-    pictures: Sets
-    workers: Workers
-    folder: Path
-    start: Path | None = None
 
 
 def build(config: Config) -> Detector:
@@ -120,7 +101,7 @@ class FullObjective(Objective[Detector]):
         fine, wide = run.config.detection.pyramid
         self.teaching = Teaching((fine, wide))
         self.module = nn.ModuleDict({"network": network, "teaching": self.teaching})
-        self.module.to(memory_format=torch.channels_last)
+        self.module.to(run.workers.device).to(memory_format=torch.channels_last)
         self.optimiser = self._optimiser()
 
     def _optimiser(self) -> torch.optim.Optimizer:
@@ -141,12 +122,13 @@ class FullObjective(Objective[Detector]):
 
     def backward(self, part: MicroBatch) -> dict[str, torch.Tensor]:
         run, weights = self.run, self.run.config.detection
-        x, targets, places = run.pictures.train.views(part.index, part.size, part.seed, run.config.data.normalisation)
+        x, targets, places = on(run.train.views(part.index, part.size, part.seed, run.config.data.normalisation), run)
         with run.workers.autocast():
             answers, last = self.network.body.answers(self.network.prefix(x))
-            others, hints = self.teaching.loss(last, targets)
-        losses = task_losses(answers, targets, places)
-        losses |= {"others": others, "hints": hints}
+        losses = task_losses(answers, targets, places, run.train.taught)
+        if run.train.taught:
+            with run.workers.autocast():
+                losses["others"], losses["hints"] = self.teaching.loss(last, targets)
         total = sum((getattr(weights, key) * value for key, value in losses.items()), torch.zeros(()))
         (total * part.weight).backward()
         return {key: value.detach() for key, value in losses.items()}
@@ -156,53 +138,55 @@ class FullObjective(Objective[Detector]):
 
     def measure(self, kept: Detector, done: bool) -> dict[str, float]:
         kept.eval()
-        whole, half = precision(self.run, lambda x: kept(x))
+        whole, half = precision(self.run, kept)
         return {"mAP": whole, "AP50": half}
 
 
-def task_losses(answers: Answers, targets: Targets, places: Places) -> dict[str, torch.Tensor]:
-    truth, taught = annotated_loss(answers, targets, places), taught_loss(answers, targets, places)
-    return {
-        "score": truth.score, "box": truth.box, "bins": truth.bins,
-        "taught_score": taught.score, "taught_box": taught.box, "taught_bins": taught.bins,
-    }  # fmt: skip
+def on(views: tuple[torch.Tensor, Targets, Places], run: Run) -> tuple[torch.Tensor, Targets, Places]:
+    """Views where the run's networks are."""
+    (x, targets, places), device = views, run.workers.device
+    return x.to(device), Targets(*(part.to(device) for part in targets)), Places(*(part.to(device) for part in places))
 
 
-@torch.no_grad()
-def precision(run: Run, answer: Any, batch: int = 16) -> tuple[float, float]:
+def task_losses(answers: Answers, targets: Targets, places: Places, taught: bool) -> dict[str, torch.Tensor]:
+    """Those of the annotations and, where a teacher `taught`, of its answers, each to be weighted."""
+    losses = annotated_loss(answers, targets, places)._asdict()
+    if taught:
+        losses |= {f"taught_{key}": value for key, value in taught_loss(answers, targets, places)._asdict().items()}
+    return losses
+
+
+def precision(run: Run, answer: Callable[[torch.Tensor], Answers]) -> tuple[float, float]:
     """mAP and AP50 of what `answer` makes of the validation pictures."""
     width, height = run.config.data.size
-    size = (width, height)
-    points = grids(size, STRIDES)
-    centres = torch.from_numpy(np.concatenate(points))
-    strides = torch.from_numpy(np.repeat(np.array(STRIDES, np.float32), [len(p) for p in points]))
-    pictures = run.pictures.val
+    places = all_places((width, height))
 
     def find(at: int) -> list[Found]:
-        tiles, views, sizes = [], [], []
-        for labelled in pictures[at : at + batch]:
-            picture, view = decode(labelled.path), np.full((height, width, 3), FILL, np.uint8)
-            tile = letterbox(picture.shape[1], picture.shape[0], size)
-            draw(view, picture, tile)
-            tiles.append(tile)
-            views.append(view)
-            sizes.append((picture.shape[1], picture.shape[0]))
+        pixels, tiles = letterboxed(run.val[at : at + BATCH], (width, height))
+        x = normalise(torch.from_numpy(pixels), run.config.data.normalisation).to(run.workers.device)
         with torch.no_grad(), run.workers.autocast():
-            answers = answer(normalise(torch.from_numpy(np.stack(views)), run.config.data.normalisation))
-        frames = boxes(expected(answers.distances), centres, strides).numpy()
-        scores = answers.scores.sigmoid().numpy()
-        return [
-            in_picture(suppressed(s, f, LEAST), tile, wh) for s, f, tile, wh in zip(scores, frames, tiles, sizes, strict=True)
-        ]
+            answers = Answers(*(values.cpu() for values in answer(x)))
+        return found(answers, places, tiles)
 
-    found = [one for some in run.workers.map(find, range(0, len(pictures), batch)) for one in some]
-    return mean_average_precision(pictures, found, run.config.detection.labels)
+    every = [one for some in run.workers.map(find, range(0, len(run.val), BATCH)) for one in some]
+    return mean_average_precision(run.val, every, run.config.detection.labels)
 
 
-def in_picture(found: Found, tile: Any, size: tuple[int, int]) -> Found:
+def found(answers: Answers, places: Places, tiles: Sequence[Shown]) -> list[Found]:
+    """The boxes that answers stand for, in the pixels of the pictures."""
+    frames = boxes(expected(answers.distances), places.centres, places.strides).numpy()
+    scores = answers.scores.sigmoid().numpy()
+    return [
+        in_picture(suppressed(likely, frame, LEAST), *tile) for likely, frame, tile in zip(scores, frames, tiles, strict=True)
+    ]
+
+
+def in_picture(found: Found, tile: Tile, size: tuple[int, int]) -> Found:
     """Boxes of a view back in their picture."""
-    back = (found.boxes - np.tile(tile.offset, 2).astype(np.float32)) / tile.scale
-    return found._replace(boxes=np.clip(back, 0, np.array([*size, *size], np.float32)))
+    left, top, right, bottom = tile.seen
+    sides = np.tile(np.array(size, np.float32) / [right - left, bottom - top], 2)
+    back = (found.boxes - np.array([left, top, left, top], np.float32)) * sides
+    return found._replace(boxes=np.clip(back, 0, np.tile(size, 2)).astype(np.float32))
 
 
 def train(run: Run) -> None:
@@ -210,11 +194,11 @@ def train(run: Run) -> None:
     network = build(run.config)
     if run.start and not (run.folder / FILE).exists():
         width, height = run.config.data.size
-        pictures = run.pictures.train
+        pictures = run.train
         index = np.random.default_rng(run.config.seed).permutation(pictures.counts[0])[:128]
         x, _, _ = pictures.views(index, (width, height), run.config.seed, run.config.data.normalisation)
         begin(network, run.start, run.config.detection.start_width, x)
-    Loop(FullObjective(run, network), run).train()  # type: ignore[arg-type]
+    Loop(FullObjective(run, network), run).train()
 
 
 def restore(config: Config, folder: Path) -> Detector:

@@ -109,6 +109,13 @@ def reached(frames: torch.Tensor, centres: torch.Tensor, strides: torch.Tensor) 
     return torch.cat([centres - frames[:, :2], frames[:, 2:] - centres], 1) / strides[:, None]
 
 
+def present(targets: Targets) -> torch.Tensor:
+    """Of each class [N, K] whether one is there. Where the annotations do not say, the teacher's highest score does."""
+    classes = targets.classes
+    there = (F.one_hot(classes.clamp(min=0), targets.scores.shape[2]) * (classes >= 0)[..., None]).amax(1).float()
+    return torch.where(targets.known.all(1), there, torch.maximum(there, targets.scores.amax(1)))
+
+
 class Learnt(NamedTuple):
     """The parts of a detector's loss."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ..data import SUFFIXES
 
 FILL = 114
 """The grey around a picture that does not fill its view."""
+FREE_TRIES, FREE_SIDES = 20, (0.3, 0.8)
+"""How often a part without anything in it is looked for, and the fractions of a picture's sides that it has."""
 LEAST_SIDE = 2.0
 LEAST_SEEN = 0.25
 """What a view has to show of a thing's box for it to count: pixels of each side, and a fraction of its area."""
@@ -125,13 +128,22 @@ class Tile:
     mirrored: bool = False
 
 
-def letterbox(width: int, height: int, size: tuple[int, int]) -> Tile:
+def letterbox(width: float, height: float, size: tuple[int, int]) -> Tile:
     """All of a picture in the middle of a view of `size` (width, height): scaled to touch its sides, rounded to whole
     pixels."""
     scale = min(size[0] / width, size[1] / height)
-    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    w, h = (max(1, min(most, math.floor(side * scale + 0.5))) for side, most in zip((width, height), size, strict=True))
     left, top = (size[0] - w) // 2, (size[1] - h) // 2
     return Tile(scale, (left, top), (left, top, left + w, top + h))
+
+
+def fitted(picture: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Tile]:
+    """All of a picture [H, W, 3] u8 as a network of this input's size takes it, as on the device, and where it lies."""
+    view, tile = np.full((size[1], size[0], 3), FILL, np.uint8), letterbox(picture.shape[1], picture.shape[0], size)
+    left, top, right, bottom = tile.seen
+    whole = Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    view[top:bottom, left:right] = np.asarray(whole)
+    return view, tile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +169,26 @@ def single(rng: np.random.Generator, picture: tuple[int, int], size: tuple[int, 
         seen.append((max(0, round(at)), max(1, min(side, round(at + length * scale)))))
     (left, right), (top, bottom) = seen
     return Tile(scale, (offset[0], offset[1]), (left, top, right, bottom))
+
+
+def free_part(rng: np.random.Generator, boxes: np.ndarray, picture: tuple[int, int]) -> np.ndarray | None:
+    """A random part [4] of a picture of this width and height in which nothing lies, if one is found."""
+    sides = np.array(picture, np.float32)
+    for _ in range(FREE_TRIES):
+        part = sides * rng.uniform(*FREE_SIDES, 2)
+        corner = rng.uniform(0, 1, 2) * (sides - part)
+        found = np.concatenate([corner, corner + part]).astype(np.float32)
+        if not ((boxes[:, :2] < found[2:]) & (boxes[:, 2:] > found[:2])).all(1).any():
+            return found
+    return None
+
+
+def magnified(part: np.ndarray, size: tuple[int, int]) -> Tile:
+    """A part [4] of a picture in the middle of a view of `size`, and nothing else of it."""
+    left, top, right, bottom = (float(value) for value in part)
+    within = letterbox(right - left, bottom - top, size)
+    x, y = within.offset
+    return dataclasses.replace(within, offset=(x - left * within.scale, y - top * within.scale))
 
 
 def quarters(rng: np.random.Generator, pictures: Sequence[tuple[int, int]], size: tuple[int, int], zoom: Zoom) -> list[Tile]:
@@ -188,6 +220,13 @@ def draw(view: np.ndarray, picture: np.ndarray, tile: Tile) -> None:
         box = (width - box[2], box[1], width - box[0], box[3])
     part = np.asarray(Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box))
     view[top:bottom, left:right] = part[:, ::-1] if tile.mirrored else part
+
+
+def covered(tile: Tile, places: np.ndarray) -> np.ndarray:
+    """Which of a view's places [n, 2] the tile shows, [n]."""
+    left, top, right, bottom = tile.seen
+    x, y = places.T
+    return (x >= left) & (x < right) & (y >= top) & (y < bottom)
 
 
 def moved(boxes: np.ndarray, width: int, tile: Tile) -> np.ndarray:

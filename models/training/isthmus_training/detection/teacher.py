@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from .pictures import FILL, Labelled, Tile, decode, draw, letterbox
+from .pictures import Labelled, Tile, covered, decode, fitted, letterbox
 
 SIZE = 416
 STRIDES = (8, 16, 32, 64)
@@ -60,6 +60,8 @@ class Cache:
 
     def fill(self, model: Path, threads: int) -> None:
         """Asks the detector in `model` about the pictures that are left."""
+        if self.done == len(self.pictures):
+            return
         teacher = PicoDet(model, threads)
         for at in range(self.done, len(self.pictures)):
             scores, boxes, hints = teacher.answer(decode(self.pictures[at].path))
@@ -90,9 +92,7 @@ def _nearest(
     picture: tuple[int, int], own: Tile, tile: Tile, places: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The teacher's places nearest to a view's, which of them the tile shows, and the same among the hinted ones."""
-    left, top, right, bottom = tile.seen
-    x, y = places.T
-    shown = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    shown = covered(tile, places)
     points = (places - np.array(tile.offset)) / tile.scale
     if tile.mirrored:
         points = np.stack([picture[0] - points[:, 0], points[:, 1]], 1)
@@ -124,8 +124,7 @@ class PicoDet:
 
     def answer(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores [3598, 80], boxes [3598, 4] in pixels of the letterboxed picture, and hints [845, 96]."""
-        view = np.full((SIZE, SIZE, 3), FILL, np.uint8)
-        draw(view, picture, letterbox(picture.shape[1], picture.shape[0], (SIZE, SIZE)))
+        view, _ = fitted(picture, (SIZE, SIZE))
         x = ((view.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1)[None]
         found = self.session.run(self.outputs + FEATURE_TENSORS, {self.session.get_inputs()[0].name: x})
         levels = len(STRIDES)
