@@ -388,6 +388,10 @@ class Unsent(nn.Module):
                 norm.load_state_dict(own.norms[str(self.encoder.widest)].state_dict())
 
 
+AnyPrefix = Prefix | Inherited | Section | Unsent
+"""What gives a trunk its features."""
+
+
 def plain(module: nn.Module) -> nn.Module:
     """A copy of a backbone's prefix or trunk, each batch norm folded into its convolution."""
     return _folded(copy.deepcopy(module)).eval()

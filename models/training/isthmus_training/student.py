@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from . import checkpoint
 from .config import Config
-from .network import Adapter, Encoder, Features, Head, Inherited, Unsent
+from .network import Adapter, AnyPrefix, Encoder, Features, Head, Inherited, Unsent
 from .quantise import Quantiser
 
 Point = tuple[int, int, int]
@@ -47,8 +47,8 @@ class Whole(Protocol):
     rectified: bool
 
     @property
-    def prefix(self) -> nn.Module: ...
-    def trunk(self) -> nn.Module: ...
+    def prefix(self) -> AnyPrefix: ...
+    def trunk(self) -> Any: ...
     def exit(self, units: int, inputs: int) -> nn.Sequential: ...
 
 
@@ -64,8 +64,10 @@ class Student(nn.Module):
         prefix = copy.deepcopy(network.prefix)
         if isinstance(prefix, Inherited):
             prefix.encoder.inherit()
-        inherits = isinstance(prefix, (Inherited, Unsent))
-        encoder = prefix.encoder if inherits else Encoder(split.head, split.strides, split.widths)
+        if isinstance(prefix, (Inherited, Unsent)):
+            encoder = prefix.encoder
+        else:
+            encoder = Encoder(split.head, split.strides, split.widths)
         self.head = Head(encoder, latents, functools.partial(network.exit, split.exit_units), split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
         adapted, stride = split.widths[-1:] if split.adapter_shared else split.widths, config.trunk_stride // split.stride

@@ -11,7 +11,7 @@ from ..workers import Workers
 from . import export, full, stages
 from .run import Run, training, validation
 
-FIT = 16
+FIT = 8
 """Pictures of a micro-batch: a detector's steps are of few."""
 
 

@@ -18,7 +18,7 @@ from ..network import Encoder, Features, Unsent
 from ..warm_start import _load_plain, _manifest, _WidthFile, _widths
 from .evaluate import Found, mean_average_precision, suppressed
 from .losses import Places, Targets, annotated_loss, taught_loss
-from .network import STRIDES, Answers, Detector, Trunk, boxes, expected
+from .network import STRIDES, Answers, Detector, Trunk, boxes, expected, quiet
 from .pictures import Tile
 from .run import Run
 from .teacher import CLASSES, FEATURES, HINTED
@@ -58,8 +58,8 @@ def begin(network: Detector, bundle: Path, width: int, x: torch.Tensor) -> None:
         x = torch.relu(x + file.run(block.second, torch.relu(file.run(block.first, x))))
     x = adapter.end(file.run(adapter.last, x))
     labels = len(_manifest(bundle)["labels"])
-    channels = network.body.from_coarse[0].in_channels
-    classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, labels))
+    # As the classifier's trunk is: what follows its stages is read and dropped.
+    classifier = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(network.body.channels, labels)]
     stages = nn.Sequential(nn.Sequential(*network.body.middle, *network.body.coarse), *classifier)
     _load_plain(stages, bundle, split["trunk"], x)
 
@@ -70,12 +70,8 @@ class Teaching(nn.Module):
     def __init__(self, pyramid: tuple[int, int]) -> None:
         super().__init__()
         fine, wide = pyramid
-        self.others = nn.ModuleList(nn.Conv2d(channels, CLASSES, 1) for channels in (fine, wide, wide))
+        self.others = nn.ModuleList(quiet(nn.Conv2d(channels, CLASSES, 1)) for channels in (fine, wide, wide))
         self.hints = nn.ModuleList(nn.Conv2d(wide, FEATURES, 1) for _ in HINTED)
-        for layer in self.others:
-            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
-            nn.init.constant_(layer.bias, -4.6)
-            nn.init.normal_(layer.weight, std=0.01)
 
     def loss(self, last: list[torch.Tensor], targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the other classes' scores and of the features, from what each grid's answers are read from."""
@@ -112,7 +108,7 @@ class FullObjective(Objective[Detector]):
             ordered = [p for p in self.module.parameters() if p in chosen]
             for decays in (True, False):
                 parameters = [p for p in ordered if (p.ndim > 1) is decays]
-                decay = self.settings.weight_decay if decays else 0.0
+                decay = self.run.config.full.weight_decay if decays else 0.0
                 if parameters:
                     groups.append({"params": parameters, "weight_decay": decay, "rate_factor": rate})
         return torch.optim.AdamW(groups, self.settings.learning_rate, fused=True)

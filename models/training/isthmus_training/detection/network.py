@@ -33,6 +33,14 @@ def unit(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
     return nn.Sequential(*conv_norm(inputs, outputs, kernel, stride), nn.ReLU())
 
 
+def quiet(layer: nn.Conv2d) -> nn.Conv2d:
+    """A layer whose scores begin at a hundredth: nearly all places show nothing."""
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, -4.6)
+    nn.init.normal_(layer.weight, std=0.01)
+    return layer
+
+
 class Finer(nn.Module):
     """Twice as fine a grid, each place of the coarser one four of it: a 1×1 convolution to four times the channels."""
 
@@ -52,8 +60,7 @@ class Branch(nn.Module):
         self.tower = nn.Sequential(unit(channels, channels), unit(channels, channels))
         self.scores = nn.Conv2d(channels, classes, 1)
         self.distances = nn.Conv2d(channels, 4 * BINS, 1)
-        nn.init.constant_(self.scores.bias, -4.6)  # A score of 0.01: nearly all places show nothing.
-        nn.init.normal_(self.scores.weight, std=0.01)
+        quiet(self.scores)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores [N, h·w, K], distances [N, h·w, 4, bins] and what they are read from."""
@@ -69,7 +76,8 @@ class Trunk(nn.Module):
     def __init__(self, channels: tuple[int, int], blocks: tuple[int, int], pyramid: tuple[int, int], classes: int) -> None:
         """`channels` and residual `blocks` at strides 16 and 32; the `pyramid`'s channels at stride 8, and at the others."""
         super().__init__()
-        middle, coarse = channels
+        middle, self.channels = channels
+        coarse = self.channels
         fine, wide = pyramid
         self.middle = nn.Sequential(*(block(middle, middle, 1) for _ in range(blocks[0])))
         self.coarse = nn.Sequential(*(block(coarse if n else middle, coarse, 1 if n else 2) for n in range(blocks[1])))
@@ -112,8 +120,7 @@ class Detector(nn.Module):
         """An early exit on so many channels of the device's encoder: of each class, whether one is there. It looks for them
         place by place, at twice the latents' stride, and the surest place answers."""
         places = [nn.Conv2d(inputs, units, 3, 2, 1), nn.ReLU(), nn.Conv2d(units, units, 3, 1, 1), nn.ReLU()]
-        last = nn.Conv2d(units, self.classes, 1)
-        nn.init.constant_(last.bias, -3.0)
+        last = quiet(nn.Conv2d(units, self.classes, 1))
         return nn.Sequential(*places, last, nn.AdaptiveMaxPool2d(1), nn.Flatten())
 
     def forward(self, x: torch.Tensor) -> Answers:

@@ -104,7 +104,7 @@ class TrainSet:
         raise IndexError
 
     def views(
-        self, index: Sequence[int], size: tuple[int, int], seed: int, by: Normalisation
+        self, index: Sequence[int] | np.ndarray, size: tuple[int, int], seed: int, by: Normalisation
     ) -> tuple[torch.Tensor, Targets, Places]:
         """Views [n, 3, H, W] of the pictures at `index`, and what they show."""
         rng = np.random.default_rng(seed)
