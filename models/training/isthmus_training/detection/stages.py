@@ -13,6 +13,7 @@ from ..config import Stage
 from ..data import normalise
 from ..loop import Loop, MicroBatch
 from ..losses import feature_error
+from ..recalibrate import fresh_statistics
 from ..stages import StageObjective, Weighted
 from ..student import Point, Points, Student, latest
 from .full import BATCH, on, precision, task_losses
@@ -21,6 +22,8 @@ from .network import Answers, Detector
 from .run import Run
 from .views import empty, letterboxed
 
+SETTLING = 48
+"""Views that statistics and scales are measured on."""
 RECALL = 0.99
 """Of pictures with something in them, what an exit may not miss where it filters those without."""
 
@@ -43,9 +46,26 @@ def train(run: Run, network: Detector) -> None:
     if run.start and not warm_start.is_bundle(run.start):
         student.load_state_dict(latest(run.start))
     student.to(run.workers.device).to(memory_format=torch.channels_last)
+    if not run.start or warm_start.is_bundle(run.start):
+        settle(run, student)
     for number, stage in enumerate((config.stage1, config.stage2, config.stage3), 1):
         if stage.enabled:
             Loop(DetectorStage(run, number, stage, student, network), run).train()
+
+
+@torch.no_grad()
+def settle(run: Run, student: Student) -> None:
+    """Gives each width of a split network that was the full one so far statistics of its own activations, and scales that
+    its latents fit into."""
+    config, device = run.config, run.workers.device
+    size, count = (config.data.size[0], config.data.size[1]), min(SETTLING, run.epoch)
+    index = np.random.default_rng(config.seed).permutation(run.epoch)[:count]
+    x = run.train.views(index, size, config.seed, config.data.normalisation)[0].to(device)
+    with fresh_statistics([student.head.eval(), student.adapter.eval()]):
+        for width in config.split.widths:
+            latents, _ = student.head(x, width)
+            student.quantiser.fit(latents, width)
+            student(x, Points.alike((width, config.split.channels[-1], max(config.split.bits)), count, device), False)
 
 
 class DetectorStage(StageObjective[Batch]):
