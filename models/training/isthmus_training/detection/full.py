@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import checkpoint
+from .. import checkpoint, warm_start
 from ..config import Config
 from ..data import normalise
 from ..loop import Loop, MicroBatch, Objective
 from ..network import Encoder, Features, Unsent
-from ..warm_start import _load_plain, _manifest, _WidthFile, _widths
 from .evaluate import Found, mean_average_precision, suppressed
 from .losses import Places, Targets, annotated_loss, taught_loss
 from .network import STRIDES, Answers, Detector, Trunk, boxes, expected, quiet
@@ -31,6 +30,7 @@ LEAST = 0.02
 
 
 def build(config: Config) -> Detector:
+    """The full network, untrained."""
     split, network, settings = config.split, config.network, config.detection
     encoder = Encoder(split.head, split.strides, split.widths)
     middle, coarse = network.channels
@@ -39,29 +39,6 @@ def build(config: Config) -> Detector:
     blocks = (network.blocks[0], network.blocks[1])
     classes = len(settings.labels)
     return Detector(prefix, Trunk((middle, coarse), blocks, (fine, wide), classes), middle, classes)
-
-
-@torch.no_grad()
-def begin(network: Detector, bundle: Path, width: int, x: torch.Tensor) -> None:
-    """Gives the network the weights of a classifier's bundle, cut at the same stride: its head and adapter of this width,
-    and its trunk, of the same shapes as the prefix and the trunk's stages. Norms are measured on pictures `x`."""
-    split = _manifest(bundle)["splits"][0]
-    entry, prefix = _widths(split)[width], network.prefix
-    widest = prefix.encoder.widest
-    file = _WidthFile(bundle, entry["head"], widest, True)
-    for layer in prefix.encoder.layers:
-        x = torch.relu(file.run(layer, x))
-    x = file.run(prefix.latent, x)
-    file, adapter = _WidthFile(bundle, entry["adapter"], widest, True), prefix.adapter
-    x = torch.relu(file.run(adapter.first, x))
-    for block in adapter.blocks:
-        x = torch.relu(x + file.run(block.second, torch.relu(file.run(block.first, x))))
-    x = adapter.end(file.run(adapter.last, x))
-    labels = len(_manifest(bundle)["labels"])
-    # As the classifier's trunk is: what follows its stages is read and dropped.
-    classifier = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(network.body.channels, labels)]
-    stages = nn.Sequential(nn.Sequential(*network.body.middle, *network.body.coarse), *classifier)
-    _load_plain(stages, bundle, split["trunk"], x)
 
 
 class Teaching(nn.Module):
@@ -82,8 +59,8 @@ class Teaching(nn.Module):
         hinted = [x for x, stride in zip(last, STRIDES, strict=True) if stride in HINTED]
         hints = torch.cat([layer(x).flatten(2) for layer, x in zip(self.hints, hinted, strict=True)], 2).transpose(1, 2)
         error = (hints.float() - targets.hints).square().mean(2) * targets.hinted
-        variance = targets.hints[targets.hinted].var(0).mean()
-        return score.sum() / wanted.amax(2).sum().clamp(min=1), error.sum() / targets.hinted.sum() / variance
+        variance = targets.hints.var((0, 1)).mean().clamp(min=1e-6)
+        return score.sum() / wanted.amax(2).sum().clamp(min=1), error.sum() / targets.hinted.sum().clamp(min=1) / variance
 
 
 class FullObjective(Objective[Detector]):
@@ -186,23 +163,26 @@ def in_picture(found: Found, tile: Tile, size: tuple[int, int]) -> Found:
 
 
 def train(run: Run) -> None:
+    """Trains the network; `full.pt` in the run's folder is the checkpoint that a stopped run continues. It starts as a
+    classifier's split network, if `run.start` is a bundle of one."""
     torch.manual_seed(run.config.seed)
     network = build(run.config)
-    if run.start and not (run.folder / FILE).exists():
+    if run.start and warm_start.is_bundle(run.start) and not (run.folder / FILE).exists():
         width, height = run.config.data.size
         pictures = run.train
         index = np.random.default_rng(run.config.seed).permutation(pictures.counts[0])[:128]
         x, _, _ = pictures.views(index, (width, height), run.config.seed, run.config.data.normalisation)
-        begin(network, run.start, run.config.detection.start_width, x)
+        stages = nn.Sequential(*network.body.middle, *network.body.coarse)
+        warm_start.load_unsent(network.prefix, stages, run.start, run.config.detection.start_width, x)
     Loop(FullObjective(run, network), run).train()
 
 
 def restore(config: Config, folder: Path) -> Detector:
+    """The averaged network of a run's checkpoint, finished or not."""
     state = checkpoint.restore(folder / FILE)
     if state is None:
         raise ValueError(f"{folder} holds no {FILE}: train the full network first")
     network = build(config)
-    network.load_state_dict(
-        state.get("average") or {k.removeprefix("network."): v for k, v in state["module"].items() if k.startswith("network.")}
-    )
+    last = {key.removeprefix("network."): value for key, value in state["module"].items() if key.startswith("network.")}
+    network.load_state_dict(state.get("average") or last)
     return network

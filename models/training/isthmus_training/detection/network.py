@@ -76,8 +76,7 @@ class Trunk(nn.Module):
     def __init__(self, channels: tuple[int, int], blocks: tuple[int, int], pyramid: tuple[int, int], classes: int) -> None:
         """`channels` and residual `blocks` at strides 16 and 32; the `pyramid`'s channels at stride 8, and at the others."""
         super().__init__()
-        middle, self.channels = channels
-        coarse = self.channels
+        middle, coarse = channels
         fine, wide = pyramid
         self.middle = nn.Sequential(*(block(middle, middle, 1) for _ in range(blocks[0])))
         self.coarse = nn.Sequential(*(block(coarse if n else middle, coarse, 1 if n else 2) for n in range(blocks[1])))

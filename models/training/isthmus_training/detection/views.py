@@ -42,8 +42,8 @@ LABELS_OF_TEACHER = {
 @dataclasses.dataclass(frozen=True)
 class How:
     """How views differ from their pictures: what `zoom` single ones and those of a mosaic have, `mosaic` the fraction of
-    views of four pictures, `empty` of such as show a part of a picture with nothing in it,
-    `jitter` of brightness, contrast and saturation."""
+    views of four pictures, `empty` of such as show a part of a picture with nothing in it, `jitter` of brightness,
+    contrast and saturation."""
 
     zoom: Zoom = Zoom(0.6, 1.8)
     quarter: Zoom = Zoom(0.5, 1.0)
@@ -95,6 +95,8 @@ class TrainSet:
                 source.taught.fill(teacher, threads)
 
     def pick(self, index: int, rng: np.random.Generator) -> tuple[Source, int]:
+        """The source and its picture that an epoch's view shows; of a source of which an epoch shows some, any that the
+        teacher knows."""
         for source, count in zip(self.sources, self.counts, strict=True):
             if index < count:
                 if source.share == 1:
@@ -119,7 +121,6 @@ class TrainSet:
     def _view(self, index: int, size: tuple[int, int], points: list[np.ndarray], rng: np.random.Generator) -> _View:
         view = _View.blank(size, points, len(self.labels))
         how = self.how
-        # Mosaics are of what is annotated.
         chosen = [self.pick(index, rng)]
         if rng.random() < how.mosaic:
             chosen += [self.pick(int(rng.integers(len(self))), rng) for _ in range(3)]
