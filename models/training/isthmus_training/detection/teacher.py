@@ -21,7 +21,17 @@ SIZE = 416
 STRIDES = (8, 16, 32, 64)
 HINTED = (16, 32)
 BINS = 8
-CLASSES, FEATURES = 80, 96
+COCO = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,"
+    "cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
+    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,"
+    "toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
+    "teddy bear,hair drier,toothbrush"
+).split(",")
+"""The teacher's classes in its order."""
+OTHER_NAMES = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv"}
+CLASSES, FEATURES = len(COCO), 96
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 SIDES = [-(-SIZE // stride) for stride in STRIDES]
 PLACES = sum(side * side for side in SIDES)
@@ -41,6 +51,14 @@ class Seen:
     hints: np.ndarray
     inside: np.ndarray
     hinted: np.ndarray
+
+
+def column(label: str) -> int:
+    """Which of the teacher's scores a class of ours has."""
+    name = OTHER_NAMES.get(label, label)
+    if name not in COCO:
+        raise ValueError(f"the teacher knows no {label}")
+    return COCO.index(name)
 
 
 class Cache:

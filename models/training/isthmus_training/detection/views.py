@@ -30,13 +30,7 @@ from .pictures import (
     shown,
     single,
 )
-from .teacher import CLASSES, FEATURES, HINTED, Cache, grids
-
-LABELS_OF_TEACHER = {
-    "person": 0, "bicycle": 1, "car": 2, "motorbike": 3, "motorcycle": 3, "bus": 5, "train": 6, "truck": 7, "boat": 8,
-    "traffic light": 9, "cat": 15, "dog": 16,
-}  # fmt: skip
-"""Those of COCO's classes, in its order, that are known here by name."""
+from .teacher import CLASSES, FEATURES, HINTED, Cache, column, grids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +67,7 @@ class TrainSet:
     @functools.cached_property
     def columns(self) -> list[int]:
         """The classes' among the teacher's scores."""
-        return [LABELS_OF_TEACHER[label] for label in self.labels]
+        return [column(label) for label in self.labels]
 
     @functools.cached_property
     def counts(self) -> list[int]:
