@@ -13,6 +13,7 @@ import torch
 from . import backbones, data, export, full, stages, student, warm_start
 from . import config as configuration
 from .bundle import Bundle
+from .detection import command as detection
 from .loop import Run
 from .network import Inherited
 from .ranks import Ranks
@@ -71,7 +72,11 @@ def _train(options: argparse.Namespace) -> None:
     config = configuration.load(options.config, options.set)
     options.run.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ranks = Ranks(device if options.device == "auto" else options.device)
+    device = device if options.device == "auto" else options.device
+    if config.task == "detection":
+        detection.train(config, options, device)
+        return
+    ranks = Ranks(device)
     pictures = _pictures(config, options, ranks.first)
     teacher = _teacher(config, options, pictures.train, ranks)
     run = Run(
@@ -114,6 +119,9 @@ def _teacher(
 
 def _export(options: argparse.Namespace) -> None:
     config = configuration.load(options.config, options.set)
+    if config.task == "detection":
+        detection.write(config, options)
+        return
     pictures = _pictures(config, options)
     network, outputs = full.restore(config, len(pictures.train.classes), options.run)
     split = student.restore(config, network, outputs, options.run)
@@ -127,9 +135,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    config = configuration.load(options.config, options.set)
+    if config.task == "detection":
+        detection.evaluate(config, options)
+        return
     bundle = Bundle(options.bundle, threads=options.threads)
     size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
-    config = configuration.load(options.config, options.set)
     _, folder = data.scan(options.data, config.data.holdout, config.seed)
     pictures = data.load(folder, size, options.threads)
     labels = pictures.labels.numpy()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 LAST_STRIDE = 32
 """Of the last feature map, on whose cells a teacher's labels and CutMix's fractions lie."""
 PRECISIONS = ("auto", "f32", "bf16")
+TASKS = ("classification", "detection")
 
 
 class Normalisation(NamedTuple):
@@ -248,8 +249,46 @@ def _check_unit(key: str, unit: str) -> None:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """A detector's pictures, network and losses. Paths are relative to the data folder."""
+
+    labels: list[str] = field(default_factory=list)
+    boxes: list[str] = field(default_factory=list)
+    """Annotated pictures: `NAME.json` (COCO), `NAME.csv`, or a folder in YOLO's text format."""
+    renamed: list[str] = field(default_factory=list)
+    """`THEIRS=OURS`: what sources call our classes."""
+    plain: list[str] = field(default_factory=list)
+    """Folders of pictures that only a teacher knows."""
+    plain_share: float = 0.1
+    """Views of those an epoch shows, a picture."""
+    val: str = ""
+    pyramid: list[int] = field(default_factory=lambda: [48, 96])
+    """Channels at stride 8, and at strides 16 and 32."""
+    start_width: int = 100
+    """The width of the head of a classifier's bundle that the network starts from."""
+    known_rate: float = 0.3
+    """The fraction of the learning rate that layers get which start from a bundle's."""
+    mosaic: float = 0.3
+    """Fraction of views of four pictures."""
+    empty: float = 0.0
+    """Fraction of other views of annotated pictures that show a part with nothing in it, for the exits."""
+    score: float = 1.0
+    """Weight of the annotations' scores, and so on: `box` of their boxes, `bins` of the distributions of their sides; of a
+    teacher's likewise, of all its classes' scores, `others`, and of its features, `hints`."""
+    box: float = 2.0
+    bins: float = 0.5
+    taught_score: float = 1.0
+    taught_box: float = 1.0
+    taught_bins: float = 0.25
+    others: float = 0.5
+    hints: float = 0.5
+
+
+@dataclass(frozen=True)
 class Config:
     name: str
+    task: str = "classification"
+    """What the network answers: `classification`, or `detection`, which `detection` then describes."""
     version: str = "0.1.0"
     seed: int = 1
     precision: str = "f32"
@@ -261,6 +300,7 @@ class Config:
     full: Full = field(default_factory=Full)
     distil: Distil = field(default_factory=Distil)
     split: Split = field(default_factory=Split)
+    detection: Detection = field(default_factory=Detection)
     stage1: Stage = field(default_factory=lambda: Stage(feature=1.0, noise=0.5, rate=0.02))
     """Head and adapter learn the full network's features."""
     stage2: Stage = field(
@@ -297,6 +337,7 @@ class Config:
         return LAST_STRIDE >> (len(self.network.channels) - 1)
 
     def __post_init__(self) -> None:
+        _require(self.task in TASKS, f"task: {self.task!r} is none of {', '.join(TASKS)}")
         _require(self.precision in PRECISIONS, f"precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
         self.data.check()
         self.network.check()

@@ -1,4 +1,4 @@
-"""Plain modules to ONNX, node by node: Conv, Relu, Add, GlobalAveragePool, Flatten, Gemm and nothing else.
+"""Plain modules to ONNX, node by node: Conv, Relu, Add, GlobalAveragePool, GlobalMaxPool, Flatten, Gemm and nothing else.
 
 Weights are stored as f16 followed by a Cast; the modules must hold values that f16 can hold (`round_weights`).
 """
@@ -50,27 +50,29 @@ class Graph:
             return x
         if isinstance(module, Residual):
             y = self.add(module.first, x)
-            y = self.add(module.second, self._node("Relu", [y], self.shapes[y]))
-            y = self._node("Add", [y, self.add(module.shortcut, x)], self.shapes[y])
-            return self._node("Relu", [y], self.shapes[y])
+            y = self.add(module.second, self.node("Relu", [y], self.shapes[y]))
+            y = self.node("Add", [y, self.add(module.shortcut, x)], self.shapes[y])
+            return self.node("Relu", [y], self.shapes[y])
         if isinstance(module, nn.Conv2d):
             assert not isinstance(module.padding, str)
             (kh, kw), (sh, sw), (ph, pw) = module.kernel_size, module.stride, module.padding
             height, width = (shape[1] + 2 * ph - kh) // sh + 1, (shape[2] + 2 * pw - kw) // sw + 1
             self.macs += module.weight.numel() * height * width
-            return self._node(
+            return self.node(
                 "Conv", [x, *self._parameters(module)], (module.out_channels, height, width),
                 kernel_shape=[kh, kw], strides=[sh, sw], pads=[ph, pw, ph, pw],
             )  # fmt: skip
         if isinstance(module, nn.Linear):
             self.macs += module.weight.numel()
-            return self._node("Gemm", [x, *self._parameters(module)], (module.out_features,), transB=1)
+            return self.node("Gemm", [x, *self._parameters(module)], (module.out_features,), transB=1)
         if isinstance(module, nn.ReLU):
-            return self._node("Relu", [x], shape)
+            return self.node("Relu", [x], shape)
         if isinstance(module, nn.AdaptiveAvgPool2d):
-            return self._node("GlobalAveragePool", [x], (shape[0], 1, 1))
+            return self.node("GlobalAveragePool", [x], (shape[0], 1, 1))
+        if isinstance(module, nn.AdaptiveMaxPool2d):
+            return self.node("GlobalMaxPool", [x], (shape[0], 1, 1))
         if isinstance(module, nn.Flatten):
-            return self._node("Flatten", [x], (int(np.prod(shape)),), axis=1)
+            return self.node("Flatten", [x], (int(np.prod(shape)),), axis=1)
         if isinstance(module, nn.Identity):
             return x
         raise TypeError(f"{type(module).__name__} has no plain ONNX form here")
@@ -101,7 +103,14 @@ class Graph:
             names.append(name)
         return names
 
-    def _node(self, kind: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any) -> str:
+    def constant(self, values: np.ndarray) -> str:
+        """A tensor that never changes, such as a node's new shape."""
+        name = f"constant{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any) -> str:
+        """Appends a node; gives the name of its result, of this shape without the batch."""
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         self.shapes[name] = shape

@@ -32,10 +32,25 @@ PROBE = 8
 """Pictures a processor's thread computes at a time while precisions are measured: few, for those that are slow."""
 
 
+class Common(Protocol):
+    """What all training of a run shares, whatever it learns: its settings, the workers that compute it, the `folder` of its
+    checkpoints, and how many views an epoch has. `start` is a bundle or another run whose weights it begins with."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def workers(self) -> Workers: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def start(self) -> Path | None: ...
+    @property
+    def epoch(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What all training of a run shares: its settings, pictures and teacher, the workers that compute it, and the `folder`
-    of its checkpoints. `start` is a bundle or another run whose weights it begins with."""
+    """What all training of a classifier shares: `Common`, its pictures and its teacher."""
 
     config: Config
     pictures: Sets
@@ -43,6 +58,10 @@ class Run:
     workers: Workers
     folder: Path
     start: Path | None = None
+
+    @property
+    def epoch(self) -> int:
+        return len(self.pictures.train)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -136,13 +155,13 @@ class Loop(Generic[Learnt]):
     """Trains an objective to the end of its schedule; `file` in the run's folder is the checkpoint that a stopped run
     continues."""
 
-    def __init__(self, objective: Objective[Learnt], run: Run) -> None:
+    def __init__(self, objective: Objective[Learnt], run: Common) -> None:
         self.objective, self.run = objective, run
         self.ranks: Ranks = run.workers.ranks
         settings = objective.settings
         self.file = run.folder / f"{objective.name}.pt"
         self.average = Average(objective.averaged, settings.average) if settings.average else None
-        self.schedule = Schedule(settings, len(shuffled(len(run.pictures.train), settings.batch, 0)))
+        self.schedule = Schedule(settings, len(shuffled(run.epoch, settings.batch, 0)))
         self.measuring, self.saving = Throttle(self.schedule, self.ranks), Throttle(self.schedule, self.ranks)
         self.history: list[dict[str, float]] = []
 
@@ -201,7 +220,7 @@ class Loop(Generic[Learnt]):
     def _batches(self) -> list[np.ndarray]:
         """The epoch's pictures, step by step."""
         seed = self.run.config.seed * 1000 + 100 * self.objective.number + len(self.history)
-        return shuffled(len(self.run.pictures.train), self.objective.settings.batch, seed)
+        return shuffled(self.run.epoch, self.objective.settings.batch, seed)
 
     def _step(self, step: int, batch: np.ndarray, size: Size) -> list[dict[str, torch.Tensor]]:
         """Learns from a batch. Gives the losses of the micro-batches that were this process's."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -120,11 +120,14 @@ class Encoder(nn.Module):
 class Head(nn.Module):
     """The device's network: pictures [N, 3, H, W] to latents [N, C, h, w] and the exit's logits [N, K]."""
 
-    def __init__(self, encoder: Encoder, latents: int, exit_units: int, classes: int, widths: Sequence[int]) -> None:
+    def __init__(
+        self, encoder: Encoder, latents: int, early_exit: Callable[[int], nn.Sequential], widths: Sequence[int]
+    ) -> None:
+        """`early_exit` makes one for so many channels."""
         super().__init__()
         self.encoder = encoder
         self.latent = SlimConv(encoder.channels, latents, 1, 1, widths, (True, False))
-        self.exits = nn.ModuleDict({str(w): _exit(narrowed(encoder.channels, w), exit_units, classes) for w in widths})
+        self.exits = nn.ModuleDict({str(w): early_exit(narrowed(encoder.channels, w)) for w in widths})
 
     def forward(self, x: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The exit learns on what the head computes and does not change it: its gradient stops here."""
@@ -213,6 +216,10 @@ class FullNetwork(nn.Module):
     rectified: bool
     last: int | None
     classes: int
+
+    def exit(self, units: int, inputs: int) -> nn.Sequential:
+        """An early exit of the same outputs, on so many channels of the device's encoder."""
+        return pooled_exit(units, self.classes, inputs)
 
     def trunk(self) -> nn.Sequential:
         """What follows the prefix: [N, C', h, w] to logits [N, K], through the last feature map [N, C'', H/32, W/32],
@@ -346,6 +353,45 @@ class Adapter(nn.Module):
         return nn.Sequential(self.first.plain(width), nn.ReLU(), *blocks, self.last.plain(width), self.end)
 
 
+class Unsent(nn.Module):
+    """The device's encoder, its latents and the adapter, at full width and with nothing rounded between them, in place of
+    layers of the full network's own: pictures [N, 3, H, W] to the trunk's features [N, C', h, w].
+
+    What the full network learns is then the split one's to begin with, and the full one is bound by what can be sent.
+    """
+
+    def __init__(self, encoder: Encoder, latents: int, hidden: tuple[int, int], features: Features) -> None:
+        """`hidden` are the adapter's units and blocks."""
+        super().__init__()
+        self.encoder, widest = encoder, [encoder.widest]
+        self.latent = SlimConv(encoder.channels, latents, 1, 1, widest, (True, False))
+        self.adapter = Adapter(latents, *hidden, features, widest)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        width = self.encoder.widest
+        return self.adapter(self.latent(self.encoder(x, width), width), width)
+
+    def plain(self) -> nn.Sequential:
+        """The same as plain modules, for export."""
+        width = self.encoder.widest
+        return nn.Sequential(self.encoder.plain(width), self.latent.plain(width), self.adapter.plain(width))
+
+    @torch.no_grad()
+    def hand_down(self, head: Head, adapter: Adapter) -> None:
+        """Gives a head and an adapter of several widths these weights; each width's norms are as far as they go the
+        widest's. The head's encoder is this one."""
+        self.encoder.inherit()
+        pairs = [(self.latent, head.latent)]
+        for own, other in [*pairs, *zip(self.adapter.convolutions(), adapter.convolutions(), strict=True)]:
+            other.conv.load_state_dict(own.conv.state_dict())
+            for norm in other.norms.values():
+                norm.load_state_dict(own.norms[str(self.encoder.widest)].state_dict())
+
+
+AnyPrefix = Prefix | Inherited | Section | Unsent
+"""What gives a trunk its features."""
+
+
 def plain(module: nn.Module) -> nn.Module:
     """A copy of a backbone's prefix or trunk, each batch norm folded into its convolution."""
     return _folded(copy.deepcopy(module)).eval()
@@ -394,5 +440,6 @@ def _folded(module: nn.Module) -> nn.Module:
     return module
 
 
-def _exit(inputs: int, units: int, classes: int) -> nn.Sequential:
+def pooled_exit(units: int, classes: int, inputs: int) -> nn.Sequential:
+    """An exit that goes by the mean of the head's activations."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, classes))

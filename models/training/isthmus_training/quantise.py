@@ -27,6 +27,13 @@ class Quantiser(nn.Module):
         first = torch.tensor([math.log(2 * reach / 2**depth) for depth in bits])
         self.log_scale = nn.Parameter(first[None, :, None].repeat(len(widths), 1, channels))
 
+    @torch.no_grad()
+    def fit(self, latents: torch.Tensor, width: int, reach: float = 4.0) -> None:
+        """Gives a width scales that reach so many standard deviations of these latents [N, C, h, w], to either side."""
+        for at, depth in enumerate(self.bits):
+            spread = latents.std((0, 2, 3)).clamp(min=1e-6)
+            self.log_scale[self.widths.index(width), at] = (2 * reach / 2**depth * spread).log()
+
     def scale(self, width: int, bits: int) -> torch.Tensor:
         """Scales [C]."""
         return self.log_scale[self.widths.index(width), self.bits.index(bits)].exp()

@@ -7,9 +7,10 @@ sandwich rule, Yu and Huang, 2019).
 
 from __future__ import annotations
 
+import abc
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from . import full, warm_start
 from .config import Config, Stage
 from .data import Views, shuffled
-from .loop import Loop, MicroBatch, Objective, Run, fractions_right, scaled
+from .loop import Common, Loop, MicroBatch, Objective, Run, fractions_right, scaled
 from .losses import TaskLoss, feature_error, normalised_channels
 from .network import FullNetwork, Inherited
 from .recalibrate import BATCH, BATCHES, fresh_statistics
@@ -44,7 +45,7 @@ def train(run: Run, network: FullNetwork, outputs: nn.Conv2d | None) -> None:
     workers.ranks.broadcast_weights([student])
     for number, stage in enumerate((config.stage1, config.stage2, config.stage3), 1):
         if stage.enabled:
-            Loop(StageObjective(run, number, stage, student, network), run).train()
+            Loop(ClassifierStage(run, number, stage, student, network), run).train()
 
 
 def _start(run: Run, start: Path, network: FullNetwork, student: Student) -> None:
@@ -59,6 +60,17 @@ def _start(run: Run, start: Path, network: FullNetwork, student: Student) -> Non
         warm_start.load_first_layers(student, start, pictures, features)
 
 
+Weighted = dict[str, tuple[float, torch.Tensor]]
+"""Parts of a loss by name, each with its weight."""
+
+Seen = TypeVar("Seen", bound="HasPictures")
+
+
+class HasPictures(Protocol):
+    @property
+    def x(self) -> torch.Tensor: ...
+
+
 class Batch(NamedTuple):
     """Views of pictures, `x` [N, 3, H, W], and what they should give: the full network's `features`, `last` feature map and
     class probabilities `soft`, the outside teacher's `answers`, each where the stage learns it."""
@@ -71,17 +83,30 @@ class Batch(NamedTuple):
     answers: Answers | None
 
 
-class StageObjective(Objective[Student]):
-    """A stage's losses, each with its weight, over the points that a batch is run at."""
+class StageObjective(Objective[Student], Generic[Seen]):
+    """A stage's losses, each with its weight, over the points that a batch is run at; what they are is its kind's."""
 
-    def __init__(self, run: Run, number: int, stage: Stage, student: Student, network: FullNetwork) -> None:
+    def __init__(self, run: Common, number: int, stage: Stage, student: Student) -> None:
         self.name, self.number, self.settings = f"stage{number}", number, stage
-        self.run, self.stage, self.student, self.network = run, stage, student, network
+        self.common, self.stage, self.student = run, stage, student
         self.module = self.averaged = student
         self.optimiser = self._optimiser()
-        self.labels = run.pictures.train.labels
-        self.task = TaskLoss(run.config, self.labels, run.teacher, student.outputs)
         self.widest: Point = _widest(run.config)
+
+    @abc.abstractmethod
+    def batch(self, part: MicroBatch) -> Seen:
+        """A micro-batch's pictures and what they should give."""
+
+    @abc.abstractmethod
+    def losses(
+        self, batch: Seen, features: torch.Tensor, exit_logits: torch.Tensor | None, widest: torch.Tensor | None
+    ) -> tuple[Weighted, torch.Tensor | None]:
+        """What the trunk's input and the exit cost, each with its weight, and the last feature map where that is needed.
+        `widest` is that of the widest point, once it is known."""
+
+    @abc.abstractmethod
+    def pictures(self, part: MicroBatch) -> torch.Tensor:
+        """Training views without what they should give."""
 
     def _trained(self, student: Student) -> list[nn.Module]:
         """The parts of it that learn."""
@@ -112,17 +137,17 @@ class StageObjective(Objective[Student]):
             part.train().requires_grad_(True)
 
     def backward(self, part: MicroBatch) -> dict[str, torch.Tensor]:
-        batch, noise = self._batch(part), part.progress < self.stage.noise
+        batch, noise = self.batch(part), part.progress < self.stage.noise
         passes = self._passes(np.random.default_rng(part.seed), len(batch.x), part.turn)
         values: dict[str, torch.Tensor] = {}
         widest_last: torch.Tensor | None = None
         for points in passes:
-            with self.run.workers.autocast():
+            with self.common.workers.autocast():
                 features, exit_logits, kilobits = (
                     self.student.whole(batch.x) if points is None else self.student(batch.x, points, noise)
                 )
-                weighted, last = self._server_losses(batch, features, widest_last)
-                weighted = {"rate": (self.stage.rate, kilobits)} | self._exit_loss(batch, exit_logits) | weighted
+                weighted, last = self.losses(batch, features, exit_logits, widest_last)
+                weighted = {"rate": (self.stage.rate, kilobits)} | weighted
             loss = functools.reduce(torch.add, (weight * value for weight, value in weighted.values()))
             (loss * (part.weight / len(passes))).backward()
             values = {key: value.detach() for key, (_, value) in weighted.items()} | values
@@ -130,7 +155,57 @@ class StageObjective(Objective[Student]):
                 widest_last = last.detach()
         return values
 
-    def _batch(self, part: MicroBatch) -> Batch:
+    def _passes(self, rng: np.random.Generator, count: int, turn: int) -> list[Points | None]:
+        """The points that `count` pictures run at, pass by pass; `None` stands for the full network, which sends nothing."""
+        config, stage, device = self.common.config, self.stage, self.common.workers.device
+        *narrower, widest = config.split.widths
+        if stage.whole and turn % 4 == 3:
+            return [None]
+        if stage.passes == 1:
+            # The micro-batches of a step take turns.
+            width = widest if turn % 2 == 0 or not narrower else int(rng.choice(narrower))
+            return [Points.drawn(config, width, count, rng, device)]
+        further = (int(rng.choice(config.split.widths)) for _ in range(stage.passes - 1))
+        return [
+            Points.alike(self.widest, count, device),
+            *(Points.drawn(config, width, count, rng, device) for width in further),
+        ]
+
+    @torch.no_grad()
+    def finish(self, kept: Student) -> None:
+        """An average of weights is given the statistics of its own activations, width by width, and is then what the next
+        stage begins with."""
+        if kept is self.student:
+            return
+        config, batch = self.common.config, self.settings.batch
+        *narrower, widest = config.split.widths
+        size = scaled(config.data.size, self.stage.phases[-1][1])
+        with fresh_statistics(self._trained(kept.eval())):
+            for turn in range(BATCHES):
+                seed = hash((config.seed, self.number, turn)) & 0xFFFFFFFF
+                rng = np.random.default_rng(seed)
+                index = shuffled(self.common.epoch, min(batch, BATCH), seed)[0]
+                x = self.pictures(MicroBatch(index, 1.0, turn, seed, size, 1.0))
+                # As often as in training: the widest every other time, the narrower ones in turn.
+                for width in (widest, *narrower[turn % max(1, len(narrower)) :][:1]):
+                    features, *_ = kept(x, Points.drawn(config, width, len(x), rng, x.device), False)
+                    kept.trunk(features)
+                if self.stage.whole:
+                    features, *_ = kept.whole(x)
+                    kept.trunk(features)
+        self.student.load_state_dict(kept.state_dict())
+
+
+class ClassifierStage(StageObjective[Batch]):
+    """A stage of a classifier's split network."""
+
+    def __init__(self, run: Run, number: int, stage: Stage, student: Student, network: FullNetwork) -> None:
+        super().__init__(run, number, stage, student)
+        self.run, self.network = run, network
+        self.labels = run.pictures.train.labels
+        self.task = TaskLoss(run.config, self.labels, run.teacher, student.outputs)
+
+    def batch(self, part: MicroBatch) -> Batch:
         stage, workers, teacher = self.stage, self.run.workers, self.run.teacher
         views = self.run.views(part)
         x = views.pictures.to(workers.device)
@@ -146,21 +221,8 @@ class StageObjective(Objective[Student]):
         answers = teacher.answers(views) if teacher and (stage.task or stage.soft) else None
         return Batch(x, views, features, last, soft, answers)
 
-    def _passes(self, rng: np.random.Generator, count: int, turn: int) -> list[Points | None]:
-        """The points that `count` pictures run at, pass by pass; `None` stands for the full network, which sends nothing."""
-        config, stage, device = self.run.config, self.stage, self.run.workers.device
-        *narrower, widest = config.split.widths
-        if stage.whole and turn % 4 == 3:
-            return [None]
-        if stage.passes == 1:
-            # The micro-batches of a step take turns.
-            width = widest if turn % 2 == 0 or not narrower else int(rng.choice(narrower))
-            return [Points.drawn(config, width, count, rng, device)]
-        further = (int(rng.choice(config.split.widths)) for _ in range(stage.passes - 1))
-        return [
-            Points.alike(self.widest, count, device),
-            *(Points.drawn(config, width, count, rng, device) for width in further),
-        ]
+    def pictures(self, part: MicroBatch) -> torch.Tensor:
+        return self.run.views(part).pictures.to(self.run.workers.device)
 
     def _exit_loss(self, batch: Batch, logits: torch.Tensor | None) -> Weighted:
         if not self.stage.exit or logits is None:
@@ -168,14 +230,12 @@ class StageObjective(Objective[Student]):
         hard = F.one_hot(self.labels[batch.views.index], logits.shape[1]).float()
         return {"exit": (self.stage.exit, F.cross_entropy(logits, batch.views.mix(hard).to(logits.device)))}
 
-    def _server_losses(
-        self, batch: Batch, features: torch.Tensor, widest_last: torch.Tensor | None
+    def losses(
+        self, batch: Batch, features: torch.Tensor, exit_logits: torch.Tensor | None, widest: torch.Tensor | None
     ) -> tuple[Weighted, torch.Tensor | None]:
-        """What the trunk's input and what it makes of it cost, and the last feature map where that is needed.
-        `widest_last` is that of the widest point, once it is known."""
         stage, (body, *end), t = self.stage, self.student.trunk, self.stage.temperature
         last = body(features) if stage.task or stage.soft or stage.last or stage.invariant else None
-        losses: Weighted = {}
+        losses = self._exit_loss(batch, exit_logits)
         if stage.feature and batch.features is not None:
             losses["feature"] = (stage.feature, feature_error(features, batch.features))
         if last is None:
@@ -187,34 +247,10 @@ class StageObjective(Objective[Student]):
         if stage.soft and batch.soft is not None:
             logits = nn.Sequential(*end)(last).float()
             losses["soft"] = (stage.soft * t * t, F.cross_entropy(logits / t, batch.soft))
-        if widest_last is not None:
-            error = (normalised_channels(last) - normalised_channels(widest_last)).square().mean()
+        if widest is not None:
+            error = (normalised_channels(last) - normalised_channels(widest)).square().mean()
             losses["invariant"] = (stage.invariant, error)
         return losses, last
-
-    @torch.no_grad()
-    def finish(self, kept: Student) -> None:
-        """An average of weights is given the statistics of its own activations, width by width, and is then what the next
-        stage begins with."""
-        if kept is self.student:
-            return
-        config, workers, batch = self.run.config, self.run.workers, self.settings.batch
-        *narrower, widest = config.split.widths
-        size, pictures = scaled(config.data.size, self.stage.phases[-1][1]), self.run.pictures.train
-        with fresh_statistics(self._trained(kept.eval())):
-            for turn in range(BATCHES):
-                seed = hash((config.seed, self.number, turn)) & 0xFFFFFFFF
-                rng = np.random.default_rng(seed)
-                index = shuffled(len(pictures), min(batch, BATCH), seed)[0]
-                x = self.run.views(MicroBatch(index, 1.0, turn, seed, size, 1.0)).pictures.to(workers.device)
-                # As often as in training: the widest every other time, the narrower ones in turn.
-                for width in (widest, *narrower[turn % max(1, len(narrower)) :][:1]):
-                    features, *_ = kept(x, Points.drawn(config, width, len(x), rng, x.device), False)
-                    kept.trunk(features)
-                if self.stage.whole:
-                    features, *_ = kept.whole(x)
-                    kept.trunk(features)
-        self.student.load_state_dict(kept.state_dict())
 
     def measure(self, kept: Student, done: bool) -> dict[str, float]:
         values = dict(zip(("accuracy", "exit_accuracy"), accuracy(kept, self.widest, self.run), strict=True))
@@ -225,10 +261,6 @@ class StageObjective(Objective[Student]):
                 width, channels, bits = point
                 values[f"accuracy_w{width}_c{channels}_b{bits}"], _ = accuracy(kept, point, self.run)
         return values
-
-
-Weighted = dict[str, tuple[float, torch.Tensor]]
-"""Parts of a loss by name, each with its weight."""
 
 
 def accuracy(student: Student, point: Point | None, run: Run) -> list[float]:

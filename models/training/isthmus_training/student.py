@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from . import checkpoint
 from .config import Config
-from .network import Adapter, Encoder, Features, FullNetwork, Head, Inherited
+from .network import Adapter, AnyPrefix, Encoder, Features, Head, Inherited, Unsent
 from .quantise import Quantiser
 
 Point = tuple[int, int, int]
@@ -39,26 +40,43 @@ class Points(NamedTuple):
         return cls(width, channels, bits)
 
 
+class Whole(Protocol):
+    """What the split network has to know of the full one; `FullNetwork` and the detector are such."""
+
+    features: int
+    rectified: bool
+
+    @property
+    def prefix(self) -> AnyPrefix: ...
+    def trunk(self) -> Any: ...
+    def exit(self, units: int, inputs: int) -> nn.Sequential: ...
+
+
 class Student(nn.Module):
     """The split network, and the full one around the same trunk.
 
     `outputs` learns the teacher's outputs, as in the full network, and is not exported.
     """
 
-    def __init__(self, config: Config, network: FullNetwork, outputs: nn.Conv2d | None) -> None:
+    def __init__(self, config: Config, network: Whole, outputs: nn.Conv2d | None) -> None:
         super().__init__()
         split, latents = config.split, config.split.channels[-1]
         prefix = copy.deepcopy(network.prefix)
         if isinstance(prefix, Inherited):
             prefix.encoder.inherit()
+        if isinstance(prefix, (Inherited, Unsent)):
             encoder = prefix.encoder
         else:
             encoder = Encoder(split.head, split.strides, split.widths)
-        self.head = Head(encoder, latents, split.exit_units, network.classes, split.widths)
+        self.head = Head(encoder, latents, functools.partial(network.exit, split.exit_units), split.widths)
         self.quantiser = Quantiser(split.widths, split.bits, latents)
         adapted, stride = split.widths[-1:] if split.adapter_shared else split.widths, config.trunk_stride // split.stride
         features = Features(network.features, network.rectified, stride)
         self.adapter = Adapter(latents, split.adapter_units, split.adapter_blocks, features, adapted)
+        if isinstance(prefix, Unsent):
+            prefix.hand_down(self.head, self.adapter)
+            # The full network is the split one's widest point without rounding.
+            prefix.latent, prefix.adapter = self.head.latent, self.adapter
         self.prefix = prefix
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
@@ -80,7 +98,7 @@ class Student(nn.Module):
         return self.prefix(x), None, x.new_zeros(())
 
 
-def restore(config: Config, network: FullNetwork, outputs: nn.Conv2d | None, folder: Path) -> Student:
+def restore(config: Config, network: Whole, outputs: nn.Conv2d | None, folder: Path) -> Student:
     """The split network of a run's last stage that has a checkpoint."""
     student = Student(config, network, outputs)
     student.load_state_dict(latest(folder))

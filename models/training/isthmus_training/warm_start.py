@@ -19,7 +19,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from .network import Backbone, FullNetwork, Prefix, Residual, SlimConv
+from .network import Backbone, FullNetwork, Prefix, Residual, SlimConv, Unsent
 from .student import Student
 
 PICTURES = 256
@@ -105,6 +105,27 @@ def load_split(student: Student, bundle: Path, name: str, pictures: torch.Tensor
         file.end(nn.Identity())
         features = x if first else features
     _load_plain(student.trunk, bundle, split["trunk"], features)
+
+
+@torch.no_grad()
+def load_unsent(prefix: Unsent, stages: nn.Sequential, bundle: Path, width: int, pictures: torch.Tensor) -> None:
+    """Gives a prefix that is a head and an adapter the weights of this width of a bundle's first split, and residual
+    `stages` those of the classifier's trunk there, without what follows them. All have the same shapes."""
+    manifest = _manifest(bundle)
+    split, widest, adapter = manifest["splits"][0], prefix.encoder.widest, prefix.adapter
+    entry = _widths(split)[width]
+    file, x = _WidthFile(bundle, entry["head"], widest, True), pictures
+    for layer in prefix.encoder.layers:
+        x = torch.relu(file.run(layer, x))
+    x = file.run(prefix.latent, x)
+    file = _WidthFile(bundle, entry["adapter"], widest, True)
+    x = torch.relu(file.run(adapter.first, x))
+    for block in adapter.blocks:
+        x = torch.relu(x + file.run(block.second, torch.relu(file.run(block.first, x))))
+    x = adapter.end(file.run(adapter.last, x))
+    *_, (last, _) = _pairs(stages)
+    classifier = nn.Linear(last.weight.shape[0], len(manifest["labels"]))
+    _load_plain(nn.Sequential(stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier), bundle, split["trunk"], x)
 
 
 @torch.no_grad()

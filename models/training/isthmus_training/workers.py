@@ -25,7 +25,9 @@ class Workers:
     `precision` is what convolutions and matrix products run in: f32, bf16, or auto for f32 until it is measured.
     """
 
-    def __init__(self, ranks: Ranks, threads: int, precision: str = "f32") -> None:
+    def __init__(self, ranks: Ranks, threads: int, precision: str = "f32", fit: int = 32) -> None:
+        """`fit` pictures of a micro-batch suit a processor's thread."""
+        self.fit = fit
         self.ranks, self.device, self.precision = ranks, ranks.device, precision
         self.count = threads if self.device.type == "cpu" else 1
         # What runs between the micro-batches is bound by memory: more threads would only wait for each other.
@@ -38,7 +40,7 @@ class Workers:
 
     def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
         """A step's pictures in parts that suit the device, and at least one for each process."""
-        fit = 32 if self.device.type == "cpu" else 128
+        fit = self.fit if self.device.type == "cpu" else 128
         return np.array_split(batch, max(self.ranks.count, round(len(batch) / fit)))
 
     def map_own(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -1,5 +1,6 @@
 """Every width as a plain module computes what the slimmable network does."""
 
+import functools
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,19 @@ from isthmus_training import config as configuration
 from isthmus_training import full
 from isthmus_training.data import Pictures, normalise
 from isthmus_training.graph import Graph, round_weights
-from isthmus_training.network import Adapter, Backbone, Encoder, Features, Head, Inherited, Prefix, SlimConv, narrowed, plain
+from isthmus_training.network import (
+    Adapter,
+    Backbone,
+    Encoder,
+    Features,
+    Head,
+    Inherited,
+    Prefix,
+    SlimConv,
+    narrowed,
+    plain,
+    pooled_exit,
+)
 from isthmus_training.recalibrate import recalibrate
 from isthmus_training.student import Points, Student
 
@@ -52,7 +65,7 @@ def test_a_width_uses_the_first_channels(width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_plain_head_and_adapter_match(width: int) -> None:
-    head = randomised(Head(Encoder([8, 12, 16], [2, 2, 2], WIDTHS), 6, 8, 3, WIDTHS))
+    head = randomised(Head(Encoder([8, 12, 16], [2, 2, 2], WIDTHS), 6, functools.partial(pooled_exit, 8, 3), WIDTHS))
     adapter = randomised(Adapter(6, 16, 2, Features(12), WIDTHS))
     x = torch.randn(2, 3, 32, 32)
     latents, exit_logits = head(x, width)
@@ -62,7 +75,7 @@ def test_plain_head_and_adapter_match(width: int) -> None:
 
 
 def test_the_exit_does_not_change_the_head() -> None:
-    head = Head(Encoder([8, 8], [2, 2], WIDTHS), 4, 8, 3, WIDTHS)
+    head = Head(Encoder([8, 8], [2, 2], WIDTHS), 4, functools.partial(pooled_exit, 8, 3), WIDTHS)
     head(torch.randn(2, 3, 16, 16), 100)[1].sum().backward()
     assert all(p.grad is None for p in head.encoder.parameters())
     assert all(p.grad is not None for p in head.exits["100"].parameters())

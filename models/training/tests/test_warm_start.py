@@ -6,9 +6,11 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from isthmus_training import config, full, student, warm_start
 from isthmus_training.__main__ import main
+from isthmus_training.network import Encoder, Features, Unsent, block
 
 PREFIX = "prefix_channels = [8, 12, 16]\nprefix_blocks = [0, 1, 1]\nchannels = ["
 
@@ -52,6 +54,14 @@ def test_networks_start_as_the_bundle_was(pictures: Path, own_prefix: Path, tmp_
             torch.testing.assert_close(split.adapter.eval()(ours[0], width), features, atol=1e-2, rtol=1e-2)
         (logits,) = exported("trunk_s16.onnx", features)
         torch.testing.assert_close(split.trunk.eval()(features), logits, atol=1e-2, rtol=1e-2)
+        # A network that is a head and an adapter itself takes a width's.
+        prefix = Unsent(Encoder([4, 4, 8, 8], [2, 2, 2, 2], [100]), 3, (16, 1), Features(16))
+        stages = nn.Sequential(block(16, 16, 1), block(16, 24, 2))
+        warm_start.load_unsent(prefix, stages, bundle, 50, x)
+        sent = torch.cat([exported("head_s16_w50.onnx", one[None])[0] for one in x])
+        (features,) = exported("adapter_s16_w50.onnx", sent)
+        torch.testing.assert_close(prefix.eval()(x), features, atol=1e-2, rtol=1e-2)
+        assert stages.eval()(features).shape == (64, 24, 1, 1)
 
 
 def test_other_layers_are_refused(own_prefix: Path, tmp_path: Path, pictures: Path) -> None:
