@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+from PIL import Image
 
 from . import entropy
+from .data import preprocess
 from .quantise import dequantise, quantise
 
 
@@ -86,6 +88,19 @@ class Bundle:
         """u8 [n, H, W, 3] to f32 [n, 3, H, W]."""
         mean, std = (np.array(self.manifest["input"][key], np.float32) for key in ("mean", "std"))
         return np.ascontiguousarray(((pixels.astype(np.float32) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
+
+    def view(self, picture: Image.Image) -> np.ndarray:
+        """A picture as the networks take it: f32 [1, 3, H, W]."""
+        size = (self.manifest["input"]["width"], self.manifest["input"]["height"])
+        return self.normalise(preprocess(picture, size)[None])
+
+    def answers(self, split: dict[str, Any], width: dict[str, Any], latents: np.ndarray) -> dict[str, np.ndarray]:
+        """What the server makes of dequantised latents [n, C, h, w], by the names of the goldens."""
+        return {"logits": self.tail(split, width, latents)}
+
+    def full_answers(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of the full network, of pictures [n, 3, H, W]."""
+        return {"full_logits": self.run(self.manifest["full"]["file"], x)[0]}
 
     def tail(self, split: dict[str, Any], width: dict[str, Any], latents: np.ndarray) -> np.ndarray:
         """Dequantised latents [n, C, h, w] to logits [n, K]."""

@@ -65,15 +65,25 @@ def write(
         root.mkdir(parents=True)
         manifest = _graphs(config, network.cpu().eval(), student, pictures.train.classes, root)
     bundle = Bundle(root, manifest, options.threads)
-    _tables(config, bundle, pictures.train)
+    tables(bundle, config.split.name, full.plain_views(config, pictures.train, TABLE_PICTURES))
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(pictures.val))[: options.limit])
     _measure(bundle, pictures.val, chosen)
     goldens.write(bundle, options.rendered, config.seed)
+    seal(manifest, root)
+    (root / "MODEL_CARD.md").write_text(_card(config, manifest, pictures, len(chosen), options.card), "utf-8")
+    put(root, target)
+
+
+def seal(manifest: dict[str, Any], root: Path) -> None:
+    """Writes the manifest with the digests of all that is in the bundle beside it."""
     about = (root / "manifest.toml", root / "MODEL_CARD.md")
     files = sorted(path for path in root.rglob("*") if path.is_file() and path not in about)
-    manifest["files"] = {path.relative_to(root).as_posix(): _digest(path) for path in files}
+    manifest["files"] = {path.relative_to(root).as_posix(): digest(path) for path in files}
     (root / "manifest.toml").write_bytes(tomli_w.dumps(manifest).encode())
-    (root / "MODEL_CARD.md").write_text(_card(config, manifest, pictures, len(chosen), options.card), "utf-8")
+
+
+def put(root: Path, target: Path) -> None:
+    """Puts a complete bundle in a target's place."""
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -90,7 +100,7 @@ def _graphs(config: Config, network: FullNetwork, student: Student, labels: list
     layers = nn.Sequential(prefix.plain(), trunk)
     full_macs = _save(layers, ("picture", "logits"), (3, height, width), root / "onnx/full.onnx")
 
-    split = _split(config, student, root)
+    split = split_graphs(config, student, root)
     _save(student.trunk, ("features", "logits"), tuple(split["features"]), root / split["trunk"])
     return {
         "format": 1,
@@ -102,7 +112,7 @@ def _graphs(config: Config, network: FullNetwork, student: Student, labels: list
         "full": {
             "file": "onnx/full.onnx",
             "macs": full_macs,
-            "parameters": _parameters(plain(layers)),
+            "parameters": parameters(plain(layers)),
             "accuracy": 0.0,
         },
         "splits": [split],
@@ -118,7 +128,7 @@ def _joined(config: Config, student: Student, labels: list[str], root: Path) -> 
     first = manifest["splits"][0]
     if config.split.name == first["name"]:
         raise ValueError(f"{config.name}: {first['name']} came with the bundle's trunk; export it without --add")
-    split = _split(config, student, root)
+    split = split_graphs(config, student, root)
     if split["features"] != first["features"]:
         raise ValueError(
             f"{config.name}: {split['name']} gives features {split['features']}, its trunk takes {first['features']}"
@@ -127,7 +137,7 @@ def _joined(config: Config, student: Student, labels: list[str], root: Path) -> 
     return manifest | {"version": config.version, "splits": [*others, split | {"trunk": first["trunk"]}]}
 
 
-def _split(config: Config, student: Student, root: Path) -> dict[str, Any]:
+def split_graphs(config: Config, student: Student, root: Path) -> dict[str, Any]:
     """Writes heads and adapters. Gives the manifest's entry, in which the exits' accuracies are to be filled in."""
     (width, height), split = config.data.size, config.split
     picture = (3, height, width)
@@ -152,17 +162,17 @@ def _split(config: Config, student: Student, root: Path) -> dict[str, Any]:
         graph.save(root / f"onnx/{adapter}.onnx")
         feature_shape = graph.shapes["features"]
 
-        exit_parameters = _parameters(head.exit)
+        exit_parameters = parameters(head.exit)
         widths.append(
             {
                 "name": f"w{percent}",
                 "head": f"onnx/head_{tag}.onnx",
                 "adapter": f"onnx/{adapter}.onnx",
                 "head_macs": macs,
-                "head_parameters": _parameters(head) - exit_parameters,
+                "head_parameters": parameters(head) - exit_parameters,
                 "exit_parameters": exit_parameters,
                 "exit_accuracy": 0.0,
-                "quantisers": [_quantiser(student, percent, bits, tag) for bits in split.bits],
+                "quantisers": [quantiser(student, percent, bits, tag) for bits in split.bits],
             }
         )
 
@@ -189,7 +199,7 @@ def _save(module: nn.Module, names: tuple[str, str], shape: tuple[int, int, int]
 
 
 @torch.no_grad()
-def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str, Any]:
+def quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str, Any]:
     centre, scale = student.head.centre(percent), student.quantiser.scale(percent, bits)
     return {
         "bits": bits,
@@ -201,11 +211,10 @@ def _quantiser(student: Student, percent: int, bits: int, tag: str) -> dict[str,
     }
 
 
-def _tables(config: Config, bundle: Bundle, train_set: Pictures) -> None:
-    """Counts the symbols of lightly augmented training pictures, for the configuration's split."""
-    x = full.plain_views(config, train_set, TABLE_PICTURES)
+def tables(bundle: Bundle, name: str, x: torch.Tensor) -> None:
+    """Counts the symbols of the split of this name for training pictures `x` [n, 3, H, W]."""
     (bundle.root / "tables").mkdir(exist_ok=True)
-    split = next(split for split in bundle.manifest["splits"] if split["name"] == config.split.name)
+    split = next(split for split in bundle.manifest["splits"] if split["name"] == name)
     for width in split["widths"]:
         latents = bundle.run(width["head"], x.contiguous().numpy())[0]
         for entry in width["quantisers"]:
@@ -234,10 +243,10 @@ def _measure(bundle: Bundle, val_set: Pictures, chosen: np.ndarray) -> None:
                 rows.append(f"{ordinals[frame]},{labels[frame]},{result.point},{size},{int(right)},{confidence:.4f}")
     bundle.manifest["points"] = points
     content = "\n".join([*rows, ""]).encode()
-    (bundle.root / "outcomes.csv.zst").write_bytes(_packed(content))
+    (bundle.root / "outcomes.csv.zst").write_bytes(packed(content))
 
 
-def _packed(content: bytes) -> bytes:
+def packed(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=19).compress(content)
 
 
@@ -283,12 +292,12 @@ def _card(config: Config, manifest: dict[str, Any], pictures: Sets, measured: in
     )
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def digest(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _parameters(module: nn.Module) -> int:
+def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 

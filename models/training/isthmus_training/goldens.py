@@ -20,7 +20,6 @@ from safetensors.numpy import load, save
 
 from . import entropy
 from .bundle import Bundle
-from .data import preprocess
 from .quantise import dequantise, quantise
 
 COUNT = 6
@@ -80,9 +79,8 @@ def write(bundle: Bundle, rendered: Sequence[Path], seed: int) -> None:
 def _golden(
     bundle: Bundle, split: dict[str, Any], width: dict[str, Any], entry: dict[str, Any], channels: int, picture: np.ndarray
 ) -> Golden:
-    size = (bundle.manifest["input"]["width"], bundle.manifest["input"]["height"])
-    x = bundle.normalise(preprocess(Image.fromarray(picture), size)[None])
-    latents, exits = bundle.run(width["head"], x)
+    x = bundle.view(Image.fromarray(picture))
+    latents, *exits = bundle.run(width["head"], x)
     q = bundle.quantisation(entry)
     symbols = quantise(latents[0, :channels], q.scale[:channels], q.zero[:channels], q.bits)
     ends = [c for c in split["channels"] if c <= channels]
@@ -91,18 +89,19 @@ def _golden(
     decoded = np.concatenate(entropy.decode(stream, [layer.shape for layer in layers], q.tables))
     if not np.array_equal(decoded, symbols):
         raise AssertionError("the range coder does not invert itself")
-    logits = bundle.tail(split, width, dequantise(symbols, q.scale, q.zero, q.prior)[None])
-    tensors = {
-        "picture": picture,
-        "input": x[0],
-        "latents": latents[0],
-        "exit": exits[0],
-        "symbols": symbols,
-        "layer_bytes": np.array(lengths, np.uint32),
-        "stream": np.frombuffer(stream, np.uint8),
-        "logits": logits[0],
-        "full_logits": bundle.run(bundle.manifest["full"]["file"], x)[0][0],
-    }
+    answers = bundle.answers(split, width, dequantise(symbols, q.scale, q.zero, q.prior)[None])
+    tensors = (
+        {
+            "picture": picture,
+            "input": x[0],
+            "latents": latents[0],
+            "symbols": symbols,
+            "layer_bytes": np.array(lengths, np.uint32),
+            "stream": np.frombuffer(stream, np.uint8),
+        }
+        | ({"exit": exits[0][0]} if exits else {})
+        | {name: values[0] for name, values in (answers | bundle.full_answers(x)).items()}
+    )
     point = {"split": split["name"], "width": width["name"], "bits": str(q.bits), "channels": str(channels)}
     return Golden(tensors, point)
 

@@ -9,11 +9,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import zstandard
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from isthmus_training.distil import converted, initial, losses, network, surgery
+from isthmus_training import checkpoint, goldens
+from isthmus_training.__main__ import main
+from isthmus_training.distil import converted, initial, losses, network, plain, quality, surgery, train, views
+from isthmus_training.distil.bundle import CutBundle
+from isthmus_training.ranks import Ranks
+from isthmus_training.workers import Workers
 
 pytest.importorskip("onnx2torch")
 
@@ -246,3 +253,131 @@ def test_layouts_are_told_apart(spec: dict[str, Any], shapes: list[tuple[int, ..
     loss = losses.OutputLoss("detection", spec)
     assert float(loss(outputs, outputs).abs().max()) < 1e-5
     assert float(loss([o + 0.1 * torch.rand_like(o) for o in outputs], outputs).min()) > 0
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made pictures of several sizes, and a file that is none."""
+    folder, rng = tmp_path_factory.mktemp("street"), np.random.default_rng(2)
+    for number in range(30):
+        size = (40 + number, 48)
+        pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((10, 10, 1))).astype(np.uint8)
+        Image.fromarray(pixels).resize(size).save(folder / f"{number:02}.png")
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    return folder
+
+
+SMALL = ["--sent", "2,4", "--bits", "3,5", "--widths", "50,100", "--encoder", "8,1", "--adapter", "8,1"]
+QUICK = ["--hours", "0.0008", "--batch", "2", "--first", "8", "--threads", "1", "--precision", "f32"]
+
+
+@pytest.mark.parametrize("kind", ["prefix", "slim"])
+def test_from_a_file_and_pictures_to_a_bundle(tmp_path: Path, street: Path, kind: str) -> None:
+    (tmp_path / "labels.txt").write_text("bus\ncar\ntruck\n")
+    (tmp_path / "boxes.toml").write_text('layout = "distribution"\nbins = 1\nstrides = [8]\nconfidence = 0.6\n')
+    network, out = tiny(tmp_path / "tiny.onnx"), tmp_path / "bundle"
+    command = ["distil", str(network), "--at", "a1,b1", "--pictures", str(street), "--out", str(out), "--head", kind]
+    command += ["--task", "detection", "--labels", str(tmp_path / "labels.txt"), "--boxes", str(tmp_path / "boxes.toml")]
+    command += ["--fit", "letterbox", "--channels", "bgr", *SMALL, *QUICK]
+    command += ["--picture-encoder", "4,8,8"]
+    assert main(command) == 0
+    bundle = CutBundle(out)
+    manifest = bundle.manifest
+    assert manifest["format"] == 2 and manifest["input"]["fill"] == [114, 114, 114] and manifest["splits"][0]["name"] == "s8"
+    assert manifest["splits"][0]["features"] == [[8, 8, 8], [12, 4, 4]] and manifest["splits"][0]["latent"] == [4, 4, 4]
+    assert {point["bits"] for point in manifest["points"]} == {3, 5} and len(manifest["points"]) == 8
+    record = zstandard.ZstdDecompressor().stream_reader((out / "outcomes.csv.zst").read_bytes()).read().decode()
+    assert record.startswith("frame,label,point,bytes,quality,confidence,reply\n0,,full,0,1,")
+    for golden in goldens.read(out):
+        split = manifest["splits"][0]
+        width = next(w for w in split["widths"] if w["name"] == golden.point["width"])
+        x = bundle.view(Image.fromarray(golden.tensors["picture"]))
+        np.testing.assert_array_equal(x[0], golden.tensors["input"])
+        np.testing.assert_allclose(bundle.run(width["head"], x)[0][0], golden.tensors["latents"], atol=1e-4)
+        whole = run(surgery.read(network), x)
+        np.testing.assert_allclose(whole[0][0], golden.tensors["full.boxes.scores"], atol=1e-5)
+        assert golden.tensors["output.boxes.values"].shape == (16, 4) and "exit" not in golden.tensors
+
+
+def test_written_graphs_compute_what_was_learnt(tmp_path: Path) -> None:
+    model = surgery.read(tiny(tmp_path / "tiny.onnx"))
+    cut = surgery.cut(model, ["a1", "b1"])
+    settings = train.Settings(latents=4, channels=(2, 4), encoder=(8, 1), adapter=(8, 1))
+    learnt = train.Distillation(model, cut, settings, losses.OutputLoss("tensors"), Workers(Ranks("cpu"), 1))
+    split = learnt.kept
+    for parameter in split.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = picture(1)
+    tensors = [torch.from_numpy(tensor) for tensor in run(cut.prefix, x)]
+    shapes = [(8, 8, 8), (12, 4, 4)]
+    with torch.no_grad():
+        for width in settings.widths:
+            wanted = split.encoder(tensors, width)
+            latents = run(plain.head(split, width, cut.prefix, (3, 32, 32), (4, 4, 4)), x)[0]
+            np.testing.assert_allclose(latents, wanted.numpy(), rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
+        for got, made in zip(run(plain.adapter(split.adapter, (4, 4, 4), shapes), latents), split.adapter(wanted), strict=True):
+            np.testing.assert_allclose(got, made.numpy(), rtol=1e-2, atol=1e-2 * float(made.abs().max()))
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, street: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["distil", str(tiny(tmp_path / "tiny.onnx")), "--at", "a1", "--pictures", str(street), "--view", "32"]
+    command += ["--run", str(tmp_path / "run"), *SMALL, *QUICK]
+    assert main(command) == 0
+    first = checkpoint.restore(tmp_path / "run" / train.FILE)
+    assert first is not None and first["steps"] > 0
+    assert main([*command, "--hours", "0.0012"]) == 0
+    again = checkpoint.restore(tmp_path / "run" / train.FILE)
+    assert again is not None and again["steps"] > first["steps"]
+    assert f"continues after step {first['steps']}" in capsys.readouterr().out
+
+
+def test_learning_lowers_the_loss(tmp_path: Path, street: Path) -> None:
+    model = surgery.read(tiny(tmp_path / "tiny.onnx"))
+    cut = surgery.cut(model, ["a1", "b1"])
+    settings = train.Settings(
+        latents=4,
+        channels=(4,),
+        bits=(6,),
+        widths=(100,),
+        encoder=(8, 1),
+        adapter=(8, 1),
+        batch=4,
+        first=16,
+        learning_rate=3e-3,
+    )
+    learnt = train.Distillation(model, cut, settings, losses.OutputLoss("tensors"), Workers(Ranks("cpu"), 1))
+    how = views.Input(32, 32, [0.5] * 3, [0.5] * 3)
+    source = train.Source(views.Pictures([street], 0.1, 1), how, train.Teacher(model, cut, False))
+    found = [learnt.step(source)["loss"] for _ in range(60)]
+    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+
+
+def test_answers_beside_the_whole_networks() -> None:
+    boxes = np.array([[0, 0.9, 0, 0, 10, 10], [1, 0.8, 20, 20, 30, 30]])
+    assert quality.f1(boxes, boxes) == 1 and quality.f1(boxes[:1], boxes) == pytest.approx(2 / 3)
+    assert quality.f1(boxes[:0], boxes[:0]) == 1 and quality.f1(boxes[:0], boxes) == 0
+    logits, other = np.array([0.1, 3.0, 0.2]), np.array([5.0, 1.0, 0.0])
+    judge = quality.Judge({"task": "classification"}, (8, 8))
+    assert judge([logits], [logits])[0] == 1 and judge([other], [logits])[0] == 0
+    maps = np.zeros((2, 4, 4))
+    maps[1, :2] = 1
+    half = maps.copy()
+    half[1, 1] = -1
+    judge = quality.Judge({"task": "segmentation"}, (8, 8))
+    assert judge([maps], [maps])[0] == 1 and judge([half], [maps])[0] == pytest.approx((0.5 + 8 / 12) / 2)
+    judge = quality.Judge({"task": "regression"}, (8, 8))
+    assert judge([np.array([1.0, 2.0])], [np.array([1.1, 4.0])])[0] == 0.5
+    judge = quality.Judge({"task": "tensors"}, (8, 8))
+    assert judge([maps], [maps])[0] == 1 and judge([half], [maps])[0] < 1
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+def test_views_have_the_size_that_was_asked_for(fit: str) -> None:
+    how = views.Input(48, 32, [0.0] * 3, [1.0] * 3, fit)
+    rng = np.random.default_rng(0)
+    for size in ((100, 20), (20, 100), (48, 32)):
+        wide = Image.new("RGB", size, (200, 10, 10))
+        assert how.fitted(wide).shape == (32, 48, 3)
+        assert views.random_view(wide, how, (24, 24), rng).shape == (24, 24, 3)
+    boxed = views.Input(48, 32, [0.0] * 3, [1.0] * 3, "letterbox").fitted(Image.new("RGB", (96, 20)))
+    assert tuple(boxed[0, 0]) == (114, 114, 114) and tuple(boxed[16, 24]) == (0, 0, 0)

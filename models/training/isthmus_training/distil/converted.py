@@ -35,10 +35,14 @@ def convert(model: onnx.ModelProto) -> fx.GraphModule:
     return module
 
 
+def options(threads: int) -> onnxruntime.SessionOptions:
+    chosen = onnxruntime.SessionOptions()
+    chosen.intra_op_num_threads, chosen.log_severity_level = threads, 3
+    return chosen
+
+
 def session(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options(threads), ["CPUExecutionProvider"])
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..data import preprocess
+
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 FITS = ("crop", "letterbox", "stretch")
 
@@ -50,11 +52,7 @@ def fitted(picture: Image.Image, how: Input, size: tuple[int, int]) -> np.ndarra
         whole.paste(small, ((width - inner[0]) // 2, (height - inner[1]) // 2))
         return np.asarray(whole)
     if how.fit == "crop":
-        ratio = min(picture.width / width, picture.height / height)
-        across, down = width * ratio, height * ratio
-        left, top = (picture.width - across) / 2, (picture.height - down) / 2
-        box = (left, top, left + across, top + down)
-        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box))
+        return preprocess(picture, size)
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
