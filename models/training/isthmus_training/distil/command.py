@@ -6,12 +6,14 @@ import argparse
 import dataclasses
 import os
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from .. import precision
 from ..ranks import Ranks
@@ -102,7 +104,8 @@ def run(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     workers = Workers(Ranks(device if options.device == "auto" else options.device), options.threads)
     learnt = Distillation(model, cut, settings, OutputLoss(options.task, decoder.get("boxes")), workers)
-    source = Source(pictures, how, Teacher(model, cut, bool(settings.view)))
+    pool = ThreadPoolExecutor(options.threads) if workers.device.type != "cpu" else None
+    source = Source(pictures, how, Teacher(model, cut, bool(settings.view), workers.device), pool)
     print(f"{len(pictures):,} pictures to learn from; the cut gives {_shown(cut)}", flush=True)
     learn(learnt, source, folder, options.precision)
     if options.out:
@@ -115,11 +118,14 @@ def run(options: argparse.Namespace) -> None:
 
 def learn(learnt: Distillation, source: Source, folder: Path, chosen: str) -> None:
     """From the closed form, or where the run in `folder` was stopped, to the end."""
-    if not learnt.settings.view:
-        parts = [tensor.numpy() for tensor in source.batch(1, 0, np.random.default_rng(0)).tensors]
-        far = converted.check(learnt.trunk.cpu(), learnt.cut.trunk, parts)
-        learnt.trunk.to(learnt.workers.device)
-        print(f"the converted network is within {far:.1e} of the file's", flush=True)
+    try:
+        probe = source.batch(1, learnt.settings.view, np.random.default_rng(0))
+    except (RuntimeError, Fail, InvalidArgument, RuntimeException) as error:
+        raise ValueError(f"the network does not run with one picture of this size: {str(error)[:200]}") from error
+    parts = [tensor.cpu().numpy() for tensor in probe.tensors]
+    far = converted.check(learnt.trunk.cpu(), surgery.resized(learnt.cut.trunk), parts)
+    learnt.trunk.to(learnt.workers.device)
+    print(f"the converted network is within {far:.1e} of the file's", flush=True)
     if learnt.resume(folder):
         print(f"continues after step {learnt.steps}", flush=True)
     else:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -53,16 +54,23 @@ class Settings:
 
 
 class Teacher:
-    """The whole network, in ONNX Runtime: pictures to the tensors at the cut and the outputs."""
+    """The whole network: pictures to the tensors at the cut and the outputs. ONNX Runtime computes it, but on a GPU torch
+    does. `resized` lets it see pictures of other sizes than its own."""
 
-    def __init__(self, model: onnx.ModelProto, cut: surgery.Cut, resized: bool) -> None:
-        self.count = len(cut.at)
+    def __init__(self, model: onnx.ModelProto, cut: surgery.Cut, resized: bool, device: torch.device | None = None) -> None:
+        self.count, self.device = len(cut.at), device
         more = surgery.with_outputs(model, cut.at)
-        self.session = converted.session(surgery.resized(more) if resized else more)
+        more = surgery.resized(more) if resized else more
+        self.module = converted.convert(more).to(device) if device and device.type != "cpu" else None
+        self.session = converted.session(more)
         self.name = self.session.get_inputs()[0].name
 
+    @torch.no_grad()
     def __call__(self, x: np.ndarray) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        results = [torch.from_numpy(value) for value in self.session.run(None, {self.name: x})]
+        if self.module is not None:
+            results = list(self.module(torch.from_numpy(x).to(self.device)))
+        else:
+            results = [torch.from_numpy(value) for value in self.session.run(None, {self.name: x})]
         return results[: self.count], results[self.count :]
 
 
@@ -88,11 +96,17 @@ class Source:
     pictures: Pictures
     how: Input
     teacher: Teacher
+    pool: ThreadPoolExecutor | None = None
+    """Makes the views of a batch side by side, where the batches of a step are not."""
 
     def batch(self, count: int, side: int, rng: np.random.Generator) -> Batch:
         """`count` views, `side` pixels wide and high, or of the input's size (0)."""
         size = (side, side) if side else (self.how.width, self.how.height)
-        views = [random_view(self.pictures.draw(rng), self.how, size, rng) for _ in range(count)]
+
+        def view(own: np.random.Generator) -> np.ndarray:
+            return random_view(self.pictures.draw(own), self.how, size, own)
+
+        views = list((self.pool.map if self.pool else map)(view, rng.spawn(count)))
         x = self.how.normalise(np.stack(views))
         return Batch(torch.from_numpy(x), *self.teacher(x))
 
@@ -146,7 +160,8 @@ class Distillation:
     def _moments(self, source: Source, ratios: list[Ratio], number: int) -> tuple[initial.Moments, list[torch.Tensor]]:
         batch = source.batch(self.settings.batch, self.settings.view, np.random.default_rng((self.settings.seed, number, 3)))
         moments = initial.Moments(ratios)
-        moments.add(batch.tensors)
+        tensors = [tensor.cpu() for tensor in batch.tensors]
+        moments.add(tensors)
         wanted = [output.to(self.workers.device) for output in batch.outputs]
         with self.workers.autocast():
             gradients = initial.sensitivities(
@@ -156,7 +171,7 @@ class Distillation:
             )
         gradients = [gradient.float().cpu() for gradient in gradients]
         moments.add_gradients(gradients)
-        return moments, [initial.channel_moments(t, g) for t, g in zip(batch.tensors, gradients, strict=True)]
+        return moments, [initial.channel_moments(t, g) for t, g in zip(tensors, gradients, strict=True)]
 
     @torch.no_grad()
     def _start_scales(self, deviations: torch.Tensor) -> None:
