@@ -129,6 +129,25 @@ def test_what_is_no_cut_is_refused(tmp_path: Path) -> None:
         surgery.cut(model, ["nowhere"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "stride", "side"), [("SAME_UPPER", 2, 8), ("SAME_LOWER", 2, 7), ("SAME_UPPER", 1, 8), ("VALID", 2, 9)]
+)
+def test_padding_is_spelt_out(tmp_path: Path, kind: str, stride: int, side: int) -> None:
+    node, weights = conv(
+        "a", "picture", "out", np.random.default_rng(0).normal(size=(4, 3, 3, 3)), strides=[stride] * 2, auto_pad=kind
+    )
+    value = helper.make_tensor_value_info
+    shape = [1, 4, *[(side - 3) // stride + 1 if kind == "VALID" else -(-side // stride)] * 2]
+    picture_value, out = value("picture", TensorProto.FLOAT, [1, 3, side, side]), value("out", TensorProto.FLOAT, shape)
+    model = helper.make_model(helper.make_graph([node], "padded", [picture_value], [out], weights))
+    model.opset_import[0].version, model.ir_version = 13, 8
+    onnx.save(model, tmp_path / "padded.onnx")
+    read = surgery.read(tmp_path / "padded.onnx")
+    assert not any(attribute.name == "auto_pad" for attribute in read.graph.node[0].attribute)
+    x = picture(1, side)
+    np.testing.assert_array_equal(run(model, x)[0], run(read, x)[0])
+
+
 def test_converted_network_and_its_gradients(tmp_path: Path) -> None:
     model = surgery.read(tiny(tmp_path / "tiny.onnx"))
     cut = surgery.cut(model, ["a1"])

@@ -46,7 +46,9 @@ def read(path: Path) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     _free_batch(model)
-    return onnx.shape_inference.infer_shapes(model)
+    model = onnx.shape_inference.infer_shapes(model)
+    _spell_out_padding(model)
+    return model
 
 
 def _free_batch(model: onnx.ModelProto) -> None:
@@ -62,6 +64,31 @@ def _free_batch(model: onnx.ModelProto) -> None:
         if tensor.name in shapes and values.ndim == 1 and len(values) > 1 and values[0] == 1:
             values = np.concatenate([np.zeros(1, values.dtype), values[1:]])
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _spell_out_padding(model: onnx.ModelProto) -> None:
+    """Numbers in the place of `auto_pad`, which few converters know."""
+    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        automatic = given.get("auto_pad", b"NOTSET")
+        if node.op_type not in ("Conv", "MaxPool", "AveragePool") or automatic == b"NOTSET":
+            continue
+        kernel = given.get("kernel_shape") or weights[node.input[1]][2:]
+        before, after = [], []
+        if automatic != b"VALID":
+            sides = shape_of(model, node.input[0])[1:]
+            ones = [1] * len(kernel)
+            for side, size, stride, gap in zip(
+                sides, kernel, given.get("strides", ones), given.get("dilations", ones), strict=True
+            ):
+                padding = max(0, (-(-side // stride) - 1) * stride + (size - 1) * gap + 1 - side)
+                less, more = padding // 2, padding - padding // 2
+                before.append(less if automatic == b"SAME_UPPER" else more)
+                after.append(more if automatic == b"SAME_UPPER" else less)
+        kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("pads", before + after or [0] * (2 * len(kernel)))])
 
 
 def cut(model: onnx.ModelProto, at: Sequence[str]) -> Cut:
