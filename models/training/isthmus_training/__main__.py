@@ -14,6 +14,7 @@ from . import backbones, data, export, full, stages, student, warm_start
 from . import config as configuration
 from .bundle import Bundle
 from .detection import command as detection
+from .distil import command as distil
 from .loop import Run
 from .network import Inherited
 from .ranks import Ranks
@@ -59,9 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     table = commands.add_parser("backbones", help="export networks of other libraries and run them in the Rust engine")
     table.add_argument("names", nargs="*", metavar="NAME", help="timm:NAME or torchvision:NAME; a list of them by default")
     table.add_argument("--program", type=Path, default=Path("target/release/bundle"), help="the `bundle` program")
+    distil.add(commands)
     options = parser.parse_args(arguments)
+    run = {"train": _train, "export": _export, "evaluate": _evaluate, "backbones": _backbones, "distil": distil.run}
     try:
-        {"train": _train, "export": _export, "evaluate": _evaluate, "backbones": _backbones}[options.command](options)
+        run[options.command](options)
     except (OSError, ValueError) as error:
         print(f"isthmus-train: {error}", file=sys.stderr)
         return 1

@@ -80,7 +80,7 @@ def _golden(
     bundle: Bundle, split: dict[str, Any], width: dict[str, Any], entry: dict[str, Any], channels: int, picture: np.ndarray
 ) -> Golden:
     x = bundle.view(Image.fromarray(picture))
-    latents, exits = bundle.run(width["head"], x)
+    latents, *exits = bundle.run(width["head"], x)
     q = bundle.quantisation(entry)
     symbols = quantise(latents[0, :channels], q.scale[:channels], q.zero[:channels], q.bits)
     ends = [c for c in split["channels"] if c <= channels]
@@ -90,15 +90,18 @@ def _golden(
     if not np.array_equal(decoded, symbols):
         raise AssertionError("the range coder does not invert itself")
     answers = bundle.answers(split, width, dequantise(symbols, q.scale, q.zero, q.prior)[None])
-    tensors = {
-        "picture": picture,
-        "input": x[0],
-        "latents": latents[0],
-        "exit": exits[0],
-        "symbols": symbols,
-        "layer_bytes": np.array(lengths, np.uint32),
-        "stream": np.frombuffer(stream, np.uint8),
-    } | {name: values[0] for name, values in (answers | bundle.full_answers(x)).items()}
+    tensors = (
+        {
+            "picture": picture,
+            "input": x[0],
+            "latents": latents[0],
+            "symbols": symbols,
+            "layer_bytes": np.array(lengths, np.uint32),
+            "stream": np.frombuffer(stream, np.uint8),
+        }
+        | ({"exit": exits[0][0]} if exits else {})
+        | {name: values[0] for name, values in (answers | bundle.full_answers(x)).items()}
+    )
     point = {"split": split["name"], "width": width["name"], "bits": str(q.bits), "channels": str(channels)}
     return Golden(tensors, point)
 
