@@ -119,9 +119,13 @@ def run(options: argparse.Namespace) -> None:
 def learn(learnt: Distillation, source: Source, folder: Path, chosen: str) -> None:
     """From the closed form, or where the run in `folder` was stopped, to the end."""
     try:
-        probe = source.batch(1, learnt.settings.view, np.random.default_rng(0))
+        probe = source.batch(2, learnt.settings.view, np.random.default_rng(0))
     except (RuntimeError, Fail, InvalidArgument, RuntimeException) as error:
-        raise ValueError(f"the network does not run with one picture of this size: {str(error)[:200]}") from error
+        raise ValueError(f"the network does not run with two pictures of this size: {str(error)[:200]}") from error
+    _, alone = source.teacher(probe.pictures[:1].numpy())
+    for one, both in zip(alone, probe.outputs, strict=True):
+        if not torch.allclose(one[0], both[0], rtol=1e-3, atol=1e-3 * float(both.abs().max())):
+            raise ValueError("a picture's outputs depend on the other pictures of its batch: the network serves one at a time")
     parts = [tensor.cpu().numpy() for tensor in probe.tensors]
     far = converted.check(learnt.trunk.cpu(), surgery.resized(learnt.cut.trunk), parts)
     learnt.trunk.to(learnt.workers.device)

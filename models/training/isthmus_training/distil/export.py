@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ from .quality import Judge, Judgement
 from .train import Distillation
 from .views import Input, Pictures, open_picture
 
-TABLE_PICTURES = 512
+TABLE_SYMBOLS = 100_000
+"""Symbols of each channel that tables are counted from, and no more pictures than that takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,8 @@ def write(
     (root / "onnx").mkdir(parents=True)
     bundle = CutBundle(root, _graphs(model, learnt, about, root), about.threads)
     rng = np.random.default_rng(learnt.settings.seed)
-    views = np.concatenate([bundle.view(pictures.draw(rng)) for _ in range(min(TABLE_PICTURES, len(pictures)))])
+    count = min(len(pictures), max(64, TABLE_SYMBOLS // math.prod(learnt.sizes.grid)))
+    views = np.concatenate([bundle.view(pictures.draw(rng)) for _ in range(count)])
     tables(bundle, bundle.manifest["splits"][0]["name"], torch.from_numpy(views))
     results = []
     for result in measure(bundle, measured):
