@@ -139,7 +139,9 @@ impl Connected<Link> {
             QuicEvent::Connected => {
                 self.control = self.quic.streams().open(Dir::Bi);
                 let hello = self.state.handshake.hello_bytes();
-                self.control.map(|control| self.write(control, &hello, false));
+                if let Some(control) = self.control {
+                    self.write(control, &hello, false);
+                }
             }
             QuicEvent::Stream(Available { dir: Dir::Bi }) => self.open_streams(camera),
             QuicEvent::Stream(Readable { id }) if Some(id) == self.control => {

@@ -65,7 +65,7 @@ pub(super) enum Arrived {
     /// One of a connection, which may have something to do now.
     Of(usize),
     /// The first of a new one.
-    New(Incoming),
+    New(Box<Incoming>),
 }
 
 impl<S> Endpoint<S> {
@@ -149,7 +149,7 @@ impl<S> Endpoint<S> {
                 self.get(handle)?.quic.handle_event(event);
                 Some(Arrived::Of(handle))
             }
-            DatagramEvent::NewConnection(incoming) => Some(Arrived::New(incoming)),
+            DatagramEvent::NewConnection(incoming) => Some(Arrived::New(Box::new(incoming))),
             DatagramEvent::Response(transmit) if self.listens => {
                 self.answer(&transmit, &answer);
                 None

@@ -47,7 +47,7 @@ impl Server {
     ) {
         match self.endpoint.handle_datagram(now, it.address, &it.bytes) {
             Some(Arrived::Of(handle)) => self.drive(now, handle, exchange),
-            Some(Arrived::New(incoming)) => self.accept(now, it.camera, incoming, exchange),
+            Some(Arrived::New(incoming)) => self.accept(now, it.camera, *incoming, exchange),
             None => {}
         }
     }
@@ -124,8 +124,8 @@ impl Connected<Peer> {
             }
             Event::Stream(Readable { id } | Stopped { id, .. }) => self.take(now, id, exchange),
             Event::Stream(Finished { id }) => {
-                let ended = self.state.frames.remove(&id);
-                ended.map(|_| self.stop(id, code::DONE));
+                self.state.frames.remove(&id);
+                self.stop(id, code::DONE);
             }
             Event::ConnectionLost { reason } => {
                 tracing::debug!(camera = self.state.camera, %reason, "disconnected");
