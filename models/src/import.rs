@@ -89,6 +89,7 @@ impl Import {
         check_name("name", &self.name)?;
         let depths = self.depths()?;
         let layers = self.layers(cut.shape[0])?;
+        model.check_batches(engines.engine)?;
         if out.symlink_metadata().is_ok() {
             return Err(ImportError::Exists(out.to_owned()));
         }

@@ -64,7 +64,7 @@ pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
 pub use cores::{on_all_cores, on_threads};
 #[cfg(feature = "shell")]
-pub use cut::{Cut, CutError, Parts, WholeModel};
+pub use cut::{Cut, CutError, Layout, ModelOptions, ModelOutput, Parts, Probabilities, WholeModel};
 pub use detect::{
     Activation, Background, BoxForm, BoxesDecodeError, BoxesDecoder, BoxesError, BoxesLayout,
     BoxesSpec, Column, Detection, MAX_BOXES, MAX_CANDIDATES, PriorLevel,

@@ -9,7 +9,8 @@ mod graphs;
 use std::sync::{Arc, Once};
 
 use isthmus_models::{
-    Engine, EngineKind, Graph, Parts, PlainTract, Tensor, TensorView, Tract, WholeModel,
+    Engine, EngineKind, Graph, ModelOptions, Parts, PlainTract, Tensor, TensorView, Tract,
+    WholeModel,
 };
 use proptest::prelude::*;
 use tract_onnx::pb::GraphProto;
@@ -221,7 +222,7 @@ fn assert_engines_agree(onnx: &[u8], free: bool, sides: [i64; 2]) {
 
 /// Head and trunk of every `step`th cut give together what the whole gives.
 fn assert_cuts_are_the_whole(onnx: &[u8], sides: [i64; 2], step: usize) {
-    let model = WholeModel::parse(onnx, None).expect("a classifier");
+    let model = WholeModel::parse(onnx, &ModelOptions::default()).expect("a classifier");
     let [height, width] = sides.map(|side| side as usize);
     let (shape, data) = ([1, 3, height, width], pictures(1, sides));
     let whole = PlainTract.load(&model.whole(), "the whole").expect("loads");

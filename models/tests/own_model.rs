@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use isthmus_models::{
-    Bundle, CutError, Engine, Full, Golden, Head, Import, ImportEngines, ImportError, Outcomes,
-    Parts, Photo, PhotoError, PlainTract, Tail, TailItem, TensorView, Tract, WholeModel,
+    Bundle, CutError, Engine, Full, Golden, Head, Import, ImportEngines, ImportError, ModelOptions,
+    Outcomes, Parts, Photo, PhotoError, PlainTract, Tail, TailItem, TensorView, Tract, WholeModel,
     find_photos, verify,
 };
 use tempfile::TempDir;
@@ -69,13 +69,20 @@ fn network() -> GraphProto {
 }
 
 fn model() -> WholeModel {
-    WholeModel::parse(&encode(network()), None).expect("a classifier")
+    WholeModel::parse(&encode(network()), &ModelOptions::default()).expect("a classifier")
 }
 
 fn refusal(change: impl FnOnce(&mut GraphProto)) -> CutError {
     let mut graph = network();
     change(&mut graph);
-    WholeModel::parse(&encode(graph), None).expect_err("refused")
+    WholeModel::parse(&encode(graph), &ModelOptions::default()).expect_err("refused")
+}
+
+fn no_classifier(change: impl FnOnce(&mut GraphProto)) -> CutError {
+    let mut graph = network();
+    change(&mut graph);
+    let mut model = WholeModel::parse(&encode(graph), &ModelOptions::default()).expect("a network");
+    model.classify().expect_err("refused")
 }
 
 fn run(onnx: &[u8], shape: &[usize], data: &[f32]) -> Vec<f32> {
@@ -141,18 +148,18 @@ fn a_name_that_is_no_cut_is_answered_with_some_that_are() {
     let error = model.cut_at("r2").expect_err("inside the block").to_string();
     assert!(error.contains("around it") && error.contains("r1 and sum"), "{error}");
     let error = model.cut_at("scores").expect_err("the output").to_string();
-    assert!(error.contains("it is the output"), "{error}");
+    assert!(error.contains("it is an output"), "{error}");
 }
 
 #[test]
 fn what_is_no_classifier_of_pictures_is_refused() {
     for rubbish in [&b""[..], b"GIF89a, not ONNX", &encode(GraphProto::default())] {
-        let error = WholeModel::parse(rubbish, None).expect_err("rubbish");
+        let error = WholeModel::parse(rubbish, &ModelOptions::default()).expect_err("rubbish");
         assert!(matches!(error, CutError::NotOnnx(_)), "{error}");
     }
     let whole = encode(network());
     for length in (0..whole.len()).step_by(97) {
-        assert!(WholeModel::parse(&whole[..length], None).is_err());
+        assert!(WholeModel::parse(&whole[..length], &ModelOptions::default()).is_err());
     }
 
     let error = refusal(|graph| {
@@ -163,12 +170,14 @@ fn what_is_no_classifier_of_pictures_is_refused() {
     let error = refusal(|graph| graph.input.push(value_info("mask", &[0, 1, 16, 16])));
     let found = vec!["image".into(), "mask".into()];
     assert_eq!(error, CutError::NotOne { what: "input", found });
-    let error = refusal(|graph| graph.output.push(value_info("pool", &[0, 4, 1, 1])));
-    assert!(error.to_string().contains("one output, found 2: scores, pool"), "{error}");
+    let error = no_classifier(|graph| graph.output.push(value_info("pool", &[0, 4, 1, 1])));
+    assert!(error.to_string().contains("classifier, found 2: scores, pool"), "{error}");
 
     let error = refusal(|graph| graph.input[0] = value_info("image", &[0, 16, 16, 3]));
     assert!(error.to_string().contains("is f32 [?, 16, 16, 3]"), "{error}");
-    let error = refusal(|graph| graph.output[0] = value_info("r3", &[0, 4, 8, 8]));
+    let error = refusal(|graph| graph.input[0] = value_info("image", &[2, 3, 16, 16]));
+    assert!(error.to_string().contains("is f32 [2, 3, 16, 16]"), "{error}");
+    let error = no_classifier(|graph| graph.output[0] = value_info("r3", &[0, 4, 8, 8]));
     assert!(matches!(error, CutError::Output { .. }), "{error}");
 
     let error = refusal(|graph| graph.node.swap(0, 1));
@@ -179,13 +188,15 @@ fn what_is_no_classifier_of_pictures_is_refused() {
         graph.node[1] = node("If", &["c1"], "r1", vec![branch]);
     });
     assert!(matches!(error, CutError::ControlFlow { .. }), "{error}");
+    assert!(error.to_string().ends_with("--outputs c1"), "{error}");
 }
 
 #[test]
 fn weights_may_be_listed_among_the_inputs() {
     let mut graph = network();
     graph.input.insert(0, value_info("w1", &[4, 3, 3, 3]));
-    let model = WholeModel::parse(&encode(graph), None).expect("as older exporters write it");
+    let model = WholeModel::parse(&encode(graph), &ModelOptions::default())
+        .expect("as older exporters write it");
     assert_eq!(model.cuts().len(), 6);
 }
 
@@ -194,12 +205,18 @@ fn a_free_size_has_to_be_said() {
     let mut graph = network();
     graph.input[0] = value_info("image", &[0, 3, 0, 0]);
     let free = encode(graph);
-    let error = WholeModel::parse(&free, None).expect_err("at which size?");
+    let error = WholeModel::parse(&free, &ModelOptions::default()).expect_err("at which size?");
     assert!(error.to_string().contains("--size WIDTHxHEIGHT"), "{error}");
-    let model = WholeModel::parse(&free, Some([32, 16])).expect("at this one");
+    let model =
+        WholeModel::parse(&free, &ModelOptions { size: Some([32, 16]), ..Default::default() })
+            .expect("at this one");
     assert_eq!(model.cut_at("r1").expect("a cut").shape, [4, 8, 16]);
 
-    let error = WholeModel::parse(&encode(network()), Some([32, 16])).expect_err("it is 16x16");
+    let error = WholeModel::parse(
+        &encode(network()),
+        &ModelOptions { size: Some([32, 16]), ..Default::default() },
+    )
+    .expect_err("it is 16x16");
     assert!(matches!(error, CutError::Size { width: 32, .. }), "{error}");
 }
 

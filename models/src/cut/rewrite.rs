@@ -1,7 +1,4 @@
-//! Changes to a graph as it was exported, so that it runs with any number of pictures: what an exporter
-//! has computed for one picture, or lets the graph compute of their number, is said without it.
-
-use std::iter;
+//! Resizing by factors in place of sizes, among which an exporter has the number of pictures.
 
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, TensorProto};
@@ -41,29 +38,4 @@ pub(super) fn sizes_to_factors(graph: &mut GraphProto, shapes: &Shapes) {
 fn factor(from: usize, to: usize) -> f32 {
     let factor = to as f32 / from as f32;
     if (from as f32 * factor) < to as f32 { factor.next_up() } else { factor }
-}
-
-/// Has every `Reshape` of a graph that was exported for one picture reshape as many as there are: all
-/// extents but the first are what they are for one, and the first is what is left over.
-pub(super) fn free_batch(graph: &mut GraphProto, shapes: &Shapes) {
-    let mut constants = Vec::new();
-    for node in graph.node.iter_mut().filter(|node| node.op_type == "Reshape") {
-        let [from, target] = node.input.as_mut_slice() else { continue };
-        let Some(output) = node.output.first() else { continue };
-        let Some(((from, _), (to, _))) = shapes.get(from).zip(shapes.get(output)) else { continue };
-        let Some((first, rest)) = to.split_first().filter(|_| !to.contains(&0)) else { continue };
-        // One picture stays at the front: then the extent is the input's.
-        let first = if *first == 1 && from.first() == Some(&1) { 0 } else { -1 };
-        let name = format!("{output}_shape");
-        target.clone_from(&name);
-        node.attribute.retain(|attribute| attribute.name != "allowzero");
-        constants.push(TensorProto {
-            name,
-            dims: vec![to.len() as i64],
-            data_type: DataType::Int64 as i32,
-            int64_data: iter::once(first).chain(rest.iter().map(|&side| side as i64)).collect(),
-            ..TensorProto::default()
-        });
-    }
-    graph.initializer.extend(constants);
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use isthmus_models::{
-    Engine, EngineKind, Import, ImportEngines, MAX_FILE_BYTES, Photo, PlainTract, Tract,
-    WholeModel, find_photos,
+    Engine, EngineKind, Import, ImportEngines, Layout, MAX_FILE_BYTES, ModelOptions, Photo,
+    PlainTract, Probabilities, Tract, WholeModel, find_photos,
 };
 
 use crate::{inspect, print, read};
@@ -54,9 +54,8 @@ pub(crate) struct CutArgs {
     /// Divides each of them.
     #[arg(long, value_name = "R,G,B", default_value = "0.229,0.224,0.225", value_parser = parse_triple)]
     std: [f32; 3],
-    /// Size of the picture where the model leaves it free.
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
-    size: Option<[u32; 2]>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Quantiser depths, 1 to 8.
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_value = "8,6,4")]
     bits: Vec<u8>,
@@ -66,6 +65,29 @@ pub(crate) struct CutArgs {
     /// The engine that computes the reference values for `bundle verify`.
     #[arg(long, value_enum, default_value_t)]
     reference: Reference,
+}
+
+/// What an ONNX file does not say of itself.
+#[derive(Args)]
+pub(crate) struct ReadingArgs {
+    /// Size of the picture where the model leaves it free.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
+    size: Option<[u32; 2]>,
+    /// Take these tensors for the outputs, in place of the file's; what is behind them is left out.
+    #[arg(long, value_name = "TENSORS", value_delimiter = ',')]
+    outputs: Vec<String>,
+    /// Where the tensors have their channels; what the operators say if not given.
+    #[arg(long, value_enum)]
+    layout: Option<LayoutArg>,
+}
+
+/// Where a tensor has its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LayoutArg {
+    /// Second: [N, C, h, w].
+    First,
+    /// Last: [N, h, w, C], or tokens, [N, places, C].
+    Last,
 }
 
 /// An engine that is not the one that will run the bundle.
@@ -89,7 +111,11 @@ impl Reference {
 
 pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
     let reference = args.reference.open()?;
-    let mut model = open(&args.model, args.size)?;
+    let mut model = open(&args.model, &args.reading)?;
+    let named = || args.model.display().to_string();
+    if let Some(made) = model.classify().with_context(named)? {
+        eprintln!("bundle: {}", told(made));
+    }
     let file_name = |path: &Path| {
         path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned()
     };
@@ -127,9 +153,28 @@ pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
     print(&inspect::text(&bundle))
 }
 
-pub(crate) fn open(path: &Path, size: Option<[u32; 2]>) -> anyhow::Result<WholeModel> {
+pub(crate) fn open(path: &Path, args: &ReadingArgs) -> anyhow::Result<WholeModel> {
     let onnx = read(path, MAX_FILE_BYTES)?;
-    WholeModel::parse(&onnx, size).with_context(|| path.display().to_string())
+    let layout = args.layout.map(|layout| match layout {
+        LayoutArg::First => Layout::ChannelsFirst,
+        LayoutArg::Last => Layout::ChannelsLast,
+    });
+    let options = ModelOptions { size: args.size, outputs: args.outputs.clone(), layout };
+    WholeModel::parse(&onnx, &options).with_context(|| path.display().to_string())
+}
+
+/// What became of a network's probabilities, for people.
+fn told(made: Probabilities) -> &'static str {
+    match made {
+        Probabilities::Softmax => "the softmax at the end is cut off: answers are made of logits",
+        Probabilities::YesOrNo => {
+            "the logistic function at the end is cut off: its one value becomes two logits, no and yes"
+        }
+        Probabilities::Sigmoids => {
+            "the logistic functions at the end are cut off: answers are by softmax, so that the likeliest \
+             class stays, but probabilities are shares and not those of each class for itself"
+        }
+    }
 }
 
 /// One name for each output; a name that comes again gets its output's number.

@@ -6,18 +6,17 @@ use anyhow::Context;
 use clap::Args;
 use isthmus_models::{Cut, Engine, Parts, TensorView, Timing, Tract, WholeModel};
 
-use crate::cut::{open, parse_size};
+use crate::cut::{ReadingArgs, open};
 use crate::listed::{self, Listed};
 use crate::{Format, plot, print};
 
 #[derive(Args)]
 pub(crate) struct CutsArgs {
-    /// ONNX file of a classifier: one picture [N, 3, H, W], one row of logits.
+    /// ONNX file of a network that takes one picture, [N, 3, H, W].
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// Size of the picture where the model leaves it free.
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
-    size: Option<[u32; 2]>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Leave out the times, which take most of the time.
     #[arg(long)]
     no_times: bool,
@@ -33,7 +32,7 @@ pub(crate) struct CutsArgs {
 }
 
 pub(crate) fn list(args: &CutsArgs) -> anyhow::Result<()> {
-    let model = open(&args.model, args.size)?;
+    let model = open(&args.model, &args.reading)?;
     let mut cuts = Vec::new();
     for cut in model.cuts() {
         let times = match args.no_times {
