@@ -8,12 +8,13 @@ mod error;
 mod functions;
 mod graph;
 mod grid;
+mod join;
 mod layout;
 mod normal;
 mod rewrite;
 mod shapes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
@@ -30,6 +31,8 @@ use self::graph::{
 };
 pub use self::grid::Layout;
 use self::grid::Piece;
+use self::join::Joint;
+pub use self::join::{Linear, Mix};
 use self::layout::channel_axes;
 use self::rewrite::sizes_to_factors;
 use self::shapes::{Shapes, infer, macs};
@@ -40,15 +43,20 @@ const MAX_SHAPE: [usize; 3] = [8192, 1024, 1024];
 /// Sizes that are tried where the one that was asked for does not fit: multiples of these.
 const MULTIPLES: [u32; 5] = [8, 16, 32, 64, 128];
 
-/// A tensor at which a model can be cut: every path from the picture to the outputs leads through
-/// it.
+/// Tensors that are proposed to be sent together, at most.
+const MOST_TENSORS: usize = 8;
+/// Parts of a network's operations; in each that no single tensor separates, several are proposed.
+const DEPTHS: u64 = 10;
+
+/// Where a model can be cut: at tensors through which every path from the picture to the outputs
+/// leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The tensor's name.
-    pub tensor: String,
-    /// The operator that makes it.
+    /// The tensors' names, in the order in which they are made; mostly one.
+    pub tensors: Vec<String>,
+    /// The operator that makes the last.
     pub op: String,
-    /// Its shape for one picture: `[C, h, w]`, of a vector `[C, 1, 1]`.
+    /// The shape for one picture: `[C, h, w]`, of a vector `[C, 1, 1]`.
     pub shape: [usize; 3],
     /// Multiply-accumulates before it, for one picture.
     pub head_macs: u64,
@@ -56,15 +64,31 @@ pub struct Cut {
     pub tail_macs: u64,
     /// Weights before it.
     pub head_parameters: u64,
-    /// Position of the node that makes it.
+    /// Position of the node that makes the last.
     node: usize,
-    piece: Piece,
+    joint: Joint,
 }
 
 impl Cut {
+    /// The tensors' names, with commas between them.
+    pub fn name(&self) -> String {
+        self.tensors.join(",")
+    }
+
     /// Values for one picture, which is also their size at 8 bits without entropy coding (bytes).
     pub fn values(&self) -> usize {
-        self.shape.iter().product()
+        self.joint.pieces.iter().map(|piece| piece.grid.iter().product::<usize>()).sum()
+    }
+
+    /// Shape of each of the trunk's inputs, `[C, h, w]`.
+    pub fn features(&self) -> Vec<[usize; 3]> {
+        self.joint.pieces.iter().map(|piece| piece.grid).collect()
+    }
+
+    /// Of each tensor the number of its channels, and how many of the latents' channels each of them
+    /// takes where nothing is mixed.
+    pub fn shares(&self) -> Vec<(usize, usize)> {
+        self.joint.shares().collect()
     }
 }
 
@@ -88,12 +112,14 @@ pub struct ModelOutput {
     pub shape: Vec<usize>,
 }
 
-/// A model's two parts, as ONNX files.
+/// A model's parts, as ONNX files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// Picture `[1, 3, H, W]` → latents `[1, C, h, w]`.
     pub head: Vec<u8>,
-    /// Latents `[N, C, h, w]` → the outputs.
+    /// Latents `[N, C, h, w]` → the trunk's inputs; none where the latents are its only one.
+    pub adapter: Option<Vec<u8>>,
+    /// One input for each tensor, `[N, C, h, w]` → the outputs.
     pub trunk: Vec<u8>,
 }
 
@@ -236,71 +262,117 @@ impl WholeModel {
         Ok(())
     }
 
-    /// The cut at a tensor.
-    pub fn cut_at(&self, tensor: &str) -> Result<&Cut, CutError> {
-        if let Some(cut) = self.cuts.iter().find(|cut| cut.tensor == tensor) {
-            return Ok(cut);
+    /// The cut at a tensor, or at several that are sent together.
+    pub fn cut_at<S: AsRef<str>>(&self, tensors: &[S]) -> Result<Cut, CutError> {
+        let names: BTreeSet<&str> = tensors.iter().map(AsRef::as_ref).collect();
+        let listed = |cut: &&Cut| {
+            cut.tensors.len() == names.len() && cut.tensors.iter().all(|it| names.contains(&**it))
+        };
+        if let Some(cut) = self.cuts.iter().find(listed) {
+            return Ok(cut.clone());
         }
-        let made = |node: &NodeProto| node.output.iter().any(|output| output == tensor);
-        let Some(at) = self.graph.node.iter().position(made) else {
-            let near = nearest(tensor, self.cuts.iter().map(|cut| &cut.tensor));
-            return Err(CutError::Unknown { tensor: tensor.to_owned(), near });
-        };
-        let before = self.cuts.iter().rfind(|cut| cut.node < at);
-        let behind = self.cuts.iter().find(|cut| cut.node > at);
-        let around = before.into_iter().chain(behind).map(|cut| cut.tensor.clone()).collect();
         let outputs = self.output_names();
-        let separators = separators(&self.graph, &self.input, &outputs);
-        let separates = separators.iter().any(|(_, open)| open.iter().eq([&tensor]));
-        let reason = if outputs.contains(tensor) {
-            "it is an output"
-        } else if separates {
-            "it is not f32 [N, C, h, w], [N, C] or the like of a size that a bundle can carry"
-        } else {
-            "other tensors lead around it from the input to the output"
+        let refused = |tensor: &str, reason| CutError::NoCut {
+            tensor: tensor.to_owned(),
+            reason,
+            around: self.around(tensor),
         };
-        Err(CutError::NoCut { tensor: tensor.to_owned(), reason, around })
+        let mut last = 0;
+        for tensor in &names {
+            let made = |node: &NodeProto| node.output.iter().any(|output| output == tensor);
+            let Some(at) = self.graph.node.iter().position(made) else {
+                let all = self.cuts.iter().flat_map(|cut| &cut.tensors);
+                return Err(CutError::Unknown {
+                    tensor: (*tensor).into(),
+                    near: nearest(tensor, all),
+                });
+            };
+            if outputs.contains(tensor) {
+                return Err(refused(tensor, "it is an output"));
+            }
+            last = last.max(at);
+        }
+        let behind = needed(&self.graph, &outputs, &names);
+        let used = used_by(&self.graph, &behind);
+        let first = names.first().copied().unwrap_or_default();
+        if used.contains(self.input.as_str()) || names.is_empty() {
+            let reason = "other tensors lead around it from the input to the output";
+            return Err(refused(first, reason));
+        }
+        if let Some(unused) = names.iter().find(|name| !used.contains(*name)) {
+            return Err(refused(unused, "nothing behind the others needs it"));
+        }
+        let axes = channel_axes(&self.graph, &self.input, &self.shapes);
+        let pieces: Result<Vec<Piece>, CutError> = self
+            .in_order(&names)
+            .into_iter()
+            .map(|name| {
+                let reason = "it is not f32 [N, C, h, w], [N, C] or the like of a size that a bundle \
+                              can carry";
+                self.piece(name, &axes).ok_or_else(|| refused(name, reason))
+            })
+            .collect();
+        let reason = "the tensors have no grid in common that a bundle can carry";
+        let joint = Joint::new(pieces?, MAX_SHAPE[0]).ok_or_else(|| refused(first, reason))?;
+        Ok(self.cut_of(last, joint))
     }
 
-    /// Cuts at a tensor. `order` lists its channels as the latents are to have them; the trunk puts
-    /// them back.
-    ///
-    /// # Panics
-    ///
-    /// If `order` is not a permutation of the cut's channels.
-    pub fn cut(&self, tensor: &str, order: &[usize]) -> Result<Parts, CutError> {
-        let Cut { shape, piece, .. } = self.cut_at(tensor)?;
-        let channels = shape[0];
-        let mut inverse = vec![channels; channels];
-        for (at, &channel) in order.iter().enumerate() {
-            inverse[channel] = at;
+    /// The model as a head: the cut is where its outputs are.
+    pub fn whole_as_head(&self) -> Result<Cut, CutError> {
+        let axes = channel_axes(&self.graph, &self.input, &self.shapes);
+        let pieces = self.outputs.iter().map(|output| self.piece(&output.name, &axes));
+        let joint = pieces.collect::<Option<Vec<Piece>>>();
+        let joint = joint.and_then(|pieces| Joint::new(pieces, MAX_SHAPE[0]));
+        match joint {
+            Some(joint) => Ok(self.cut_of(self.graph.node.len() - 1, joint)),
+            None => Err(CutError::NoCut {
+                tensor: self.outputs.iter().map(|it| it.name.clone()).collect::<Vec<_>>().join(","),
+                reason: "the head's outputs have no grid that a bundle can carry",
+                around: Vec::new(),
+            }),
         }
-        assert!(!inverse.contains(&channels) && order.len() == channels, "order: {order:?}");
-        let reorder = order.iter().enumerate().any(|(at, &channel)| at != channel);
+    }
 
-        let mut head = self.part(&BTreeSet::from([tensor]), &BTreeSet::new());
+    /// The cuts before and behind a tensor.
+    fn around(&self, tensor: &str) -> Vec<String> {
+        let made = |node: &NodeProto| node.output.iter().any(|output| output == tensor);
+        let at = self.graph.node.iter().position(made).unwrap_or_default();
+        let mut single = self.cuts.iter().filter(|cut| cut.tensors.len() == 1);
+        let before = single.clone().rfind(|cut| cut.node < at);
+        let behind = single.find(|cut| cut.node > at);
+        before.into_iter().chain(behind).map(Cut::name).collect()
+    }
+
+    /// Cuts at tensors of this model. `mix` says what is sent of their channels.
+    pub fn cut(&self, cut: &Cut, mix: &Mix) -> Parts {
+        let operators = operators(&self.proto.opset_import);
+        let names: BTreeSet<&str> = cut.tensors.iter().map(String::as_str).collect();
+        let Cut { joint, shape: [_, height, width], .. } = cut;
+
+        let mut head = self.part(&names, &BTreeSet::new());
         let mut ends = Ends::new(&self.graph, "latents");
-        let mut last = piece.to_grid(&mut ends, tensor);
-        if reorder {
-            last = ends.gather(&last, order);
-        }
+        let last = joint.to_latents(&mut ends, mix, operators);
         ends.append_to(&mut head);
         head.input = vec![of_one(&self.input, &self.picture())];
-        head.output = vec![of_one(&last, shape)];
+        head.output = vec![of_one(&last, &[mix.latents(), *height, *width])];
 
-        let mut trunk = self.part(&self.output_names(), &BTreeSet::from([tensor]));
+        let mut trunk = self.part(&self.output_names(), &names);
         let mut ends = Ends::new(&self.graph, "features");
-        let mut first = tensor.to_owned();
-        if reorder || !piece.is_grid() {
-            first = format!("{last}_in");
-            let ordered = if reorder { ends.gather(&first, &inverse) } else { first.clone() };
-            piece.to_tensor(&mut ends, &ordered);
-            ends.name_last(&first, tensor);
+        for (at, piece) in joint.pieces.iter().enumerate() {
+            let mut first = piece.tensor.clone();
+            if !piece.is_grid() {
+                first = ends.unmade(at);
+                piece.to_tensor(&mut ends, &first);
+                ends.name_last(&piece.tensor);
+            }
+            trunk.input.push(of_any(&first, &piece.grid));
         }
         ends.prepend_to(&mut trunk);
-        trunk.input = vec![of_any(&first, shape)];
         trunk.output = self.outputs.iter().map(|it| of_any(&it.name, &it.shape)).collect();
-        Ok(Parts { head: self.encode(head), trunk: self.encode(trunk) })
+
+        let adapter = joint.adapted(mix).then(|| joint.adapter(mix, &self.proto));
+        let adapter = adapter.map(|model| model.encode_to_vec());
+        Parts { head: self.encode(head), adapter, trunk: self.encode(trunk) }
     }
 
     /// The model in one piece, for any number of pictures: `[N, 3, H, W]` → its outputs.
@@ -366,41 +438,93 @@ impl WholeModel {
     }
 
     fn find_cuts(&mut self) {
-        let (none, outputs) = (BTreeSet::new(), self.output_names());
-        let all = needed(&self.graph, &outputs, &none);
+        let outputs = self.output_names();
         let axes = channel_axes(&self.graph, &self.input, &self.shapes);
-        let macs_of = |nodes: &[bool]| -> u64 {
-            self.macs.iter().zip(nodes).filter(|(_, needed)| **needed).map(|(macs, _)| macs).sum()
-        };
-        let cut = |(node, open): (usize, BTreeSet<&str>)| {
-            let (1, Some(&tensor)) = (open.len(), open.first()) else { return None };
-            let (shape, true) = self.shapes.get(tensor)? else { return None };
-            let axis = match self.layout {
-                None => axes.get(tensor).copied().flatten(),
-                Some(Layout::ChannelsFirst) => Some(1),
-                Some(Layout::ChannelsLast) => shape.len().checked_sub(1),
-            };
-            let piece = Piece::new(tensor, shape, axis, self.size)?;
-            let shape = piece.grid;
-            let carried = MAX_SHAPE.iter().zip(shape).all(|(max, side)| (1..=*max).contains(&side));
-            let before = needed(&self.graph, &open, &none);
-            let head_macs = macs_of(&before);
-            (carried && !outputs.contains(tensor)).then(|| Cut {
-                tensor: tensor.to_owned(),
-                op: self.graph.node[node].op_type.clone(),
-                shape,
-                head_macs,
-                tail_macs: macs_of(&all).saturating_sub(head_macs),
-                head_parameters: parameters(&self.graph, &before),
-                node,
-                piece,
-            })
-        };
         let separators = separators(&self.graph, &self.input, &outputs);
+        let single = |(node, open): &(usize, BTreeSet<&str>)| {
+            let (1, Some(&tensor)) = (open.len(), open.first()) else { return None };
+            let joint = Joint::new(vec![self.piece(tensor, &axes)?], MAX_SHAPE[0])?;
+            (!outputs.contains(tensor)).then(|| self.cut_of(*node, joint))
+        };
+        let mut cuts: Vec<Cut> = separators.iter().filter_map(single).collect();
         // What stays open from node to node is named once, where it is made.
-        let mut cuts: Vec<Cut> = separators.into_iter().filter_map(cut).collect();
-        cuts.dedup_by(|next, cut| next.tensor == cut.tensor);
+        cuts.dedup_by(|next, cut| next.tensors == cut.tensors);
+        let sets = self.find_sets(&separators, &axes, &cuts);
+        cuts.extend(sets);
+        cuts.sort_by_key(|cut| cut.node);
         self.cuts = cuts;
+    }
+
+    /// In every part of the network's operations that no single tensor separates, the tensors of fewest
+    /// values that do so together.
+    fn find_sets(
+        &self,
+        separators: &[(usize, BTreeSet<&str>)],
+        axes: &BTreeMap<&str, Option<usize>>,
+        single: &[Cut],
+    ) -> Vec<Cut> {
+        let outputs = self.output_names();
+        let whole = self.macs().max(1);
+        let depth = |macs: u64| (macs * DEPTHS / whole).min(DEPTHS - 1);
+        let taken: BTreeSet<u64> = single.iter().map(|cut| depth(cut.head_macs)).collect();
+        let mut best: BTreeMap<u64, (usize, usize, Joint)> = BTreeMap::new();
+        for (node, open) in separators {
+            if !(2..=MOST_TENSORS).contains(&open.len()) || !open.is_disjoint(&outputs) {
+                continue;
+            }
+            let open_in_order = self.in_order(open).into_iter();
+            let pieces: Option<Vec<Piece>> = open_in_order.map(|it| self.piece(it, axes)).collect();
+            let joint = pieces.and_then(|pieces| Joint::new(pieces, MAX_SHAPE[0]));
+            let Some(joint) = joint else { continue };
+            let values = joint.pieces.iter().map(|it| it.grid.iter().product::<usize>()).sum();
+            let depth = depth(self.macs_of(&needed(&self.graph, open, &BTreeSet::new())));
+            let fewer = best.get(&depth).is_none_or(|(least, ..)| values < *least);
+            if fewer && !taken.contains(&depth) {
+                best.insert(depth, (values, *node, joint));
+            }
+        }
+        best.into_values().map(|(_, node, joint)| self.cut_of(node, joint)).collect()
+    }
+
+    /// Tensors in the order in which they are made.
+    fn in_order<'a>(&self, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
+        let made = self.graph.node.iter().flat_map(|node| &node.output);
+        made.filter_map(|output| names.get(output.as_str()).copied()).collect()
+    }
+
+    /// A tensor as a grid that a bundle can carry, if it is one.
+    fn piece(&self, tensor: &str, axes: &BTreeMap<&str, Option<usize>>) -> Option<Piece> {
+        let (shape, true) = self.shapes.get(tensor)? else { return None };
+        let axis = match self.layout {
+            None => axes.get(tensor).copied().flatten(),
+            Some(Layout::ChannelsFirst) => Some(1),
+            Some(Layout::ChannelsLast) => shape.len().checked_sub(1),
+        };
+        let piece = Piece::new(tensor, shape, axis, self.size)?;
+        let carried =
+            MAX_SHAPE.iter().zip(piece.grid).all(|(max, side)| (1..=*max).contains(&side));
+        carried.then_some(piece)
+    }
+
+    /// The cut at the tensors of a grid, the last of which this node makes.
+    fn cut_of(&self, node: usize, joint: Joint) -> Cut {
+        let names: BTreeSet<&str> = joint.pieces.iter().map(|it| it.tensor.as_str()).collect();
+        let before = needed(&self.graph, &names, &BTreeSet::new());
+        let behind = needed(&self.graph, &self.output_names(), &names);
+        Cut {
+            tensors: joint.pieces.iter().map(|piece| piece.tensor.clone()).collect(),
+            op: self.graph.node[node].op_type.clone(),
+            shape: joint.grid,
+            head_macs: self.macs_of(&before),
+            tail_macs: self.macs_of(&behind),
+            head_parameters: parameters(&self.graph, &before),
+            node,
+            joint,
+        }
+    }
+
+    fn macs_of(&self, nodes: &[bool]) -> u64 {
+        self.macs.iter().zip(nodes).filter(|(_, needed)| **needed).map(|(macs, _)| macs).sum()
     }
 
     /// The nodes and weights that `outputs` need of those behind `from`, or of all.

@@ -6,8 +6,10 @@
 mod graphs;
 
 use isthmus_models::{
-    CutError, Engine, ModelOptions, Parts, Probabilities, TensorView, Tract, WholeModel,
+    Cut, CutError, Engine, Linear, Mix, ModelOptions, Parts, Probabilities, Tensor, TensorView,
+    Tract, WholeModel,
 };
+use proptest::prelude::*;
 use prost::Message;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
@@ -24,6 +26,21 @@ fn run(onnx: &[u8], shape: &[usize], data: &[f32]) -> Vec<f32> {
     let mut outputs = graph.run(&[TensorView { shape, data }]).expect("runs");
     assert_eq!(outputs.len(), 1);
     outputs.remove(0).data
+}
+
+/// The outputs for `count` pictures' latents.
+fn behind(parts: &Parts, cut: &Cut, count: usize, latents: &[f32]) -> Vec<Vec<f32>> {
+    let [_, h, w] = cut.shape;
+    let shape = [count, latents.len() / count / h / w, h, w];
+    let load = |onnx| Tract.load(onnx, "a part").expect("loads");
+    let arrived = [TensorView { shape: &shape, data: latents }];
+    let features: Vec<Tensor> = match &parts.adapter {
+        Some(adapter) => load(adapter).run(&arrived).expect("runs"),
+        None => vec![Tensor { shape: shape.to_vec(), data: latents.to_vec() }],
+    };
+    let views = features.iter().map(|Tensor { shape, data }| TensorView { shape, data });
+    let outputs = load(&parts.trunk).run(&views.collect::<Vec<_>>()).expect("runs");
+    outputs.into_iter().map(|output| output.data).collect()
 }
 
 fn parse(graph: GraphProto) -> WholeModel {
@@ -56,15 +73,14 @@ fn assert_cuts_hold(graph: GraphProto) -> WholeModel {
     let expected: Vec<f32> = pictures.chunks(picture).flat_map(one).collect();
     assert!(!model.cuts().is_empty());
     for cut in model.cuts() {
-        let [c, h, w] = cut.shape;
-        let order: Vec<usize> = (0..c).rev().collect();
-        let Parts { head, trunk } = model.cut(&cut.tensor, &order).expect("cut");
-        let latents = |picture| run(&head, &[1, 3, SIDE, SIDE], picture);
-        let latents: Vec<f32> = pictures.chunks(picture).flat_map(latents).collect();
-        let logits = run(&trunk, &[3, c, h, w], &latents);
-        assert_eq!(logits.len(), expected.len(), "{}", cut.tensor);
+        let latents = |parts: &Parts, picture| run(&parts.head, &[1, 3, SIDE, SIDE], picture);
+        let parts = model.cut(cut, &Mix::Order((0..cut.shape[0]).rev().collect()));
+        let latents: Vec<f32> =
+            pictures.chunks(picture).flat_map(|picture| latents(&parts, picture)).collect();
+        let logits = behind(&parts, cut, 3, &latents).remove(0);
+        assert_eq!(logits.len(), expected.len(), "{}", cut.name());
         for (at, (ours, theirs)) in logits.iter().zip(&expected).enumerate() {
-            assert!((ours - theirs).abs() < 1e-4, "{}: {at}: {ours}, {theirs}", cut.tensor);
+            assert!((ours - theirs).abs() < 1e-4, "{}: {at}: {ours}, {theirs}", cut.name());
         }
     }
     model
@@ -86,7 +102,7 @@ fn maps_with_channels_last_are_cut_by_channel() {
     let back = net.last.clone();
     let model = assert_cuts_hold(net.classify(0, 4));
     for (tensor, shape) in [(turned, [6, 8, 8]), (wide, [10, 8, 8]), (back, [10, 8, 8])] {
-        assert_eq!(model.cut_at(&tensor).expect("a cut").shape, shape, "{tensor}");
+        assert_eq!(model.cut_at(&[&tensor]).expect("a cut").shape, shape, "{tensor}");
     }
 }
 
@@ -105,7 +121,7 @@ fn channels_are_followed_through_tokens() {
     net.add("Relu", &[], vec![]);
     net.add("Transpose", &[], vec![numbers("perm", &[0, 3, 1, 2])]);
     let model = assert_cuts_hold(net.classify(0, 4));
-    assert_eq!(model.cut_at(&map).expect("a cut").shape, [6, 8, 8]);
+    assert_eq!(model.cut_at(&[map]).expect("a cut").shape, [6, 8, 8]);
 }
 
 #[test]
@@ -123,7 +139,7 @@ fn a_resize_to_sizes_computed_from_the_batch_runs_with_any_number_of_pictures() 
     net.graph.node.push(node("Resize", &[&small, "", "", &sizes], "large", vec![]));
     net.last = "large".into();
     let model = assert_cuts_hold(net.classify(0, 4));
-    assert_eq!(model.cut_at("large").expect("a cut").shape, [4, 13, 16]);
+    assert_eq!(model.cut_at(&["large"]).expect("a cut").shape, [4, 13, 16]);
 }
 
 #[test]
@@ -144,8 +160,8 @@ fn channels_are_followed_where_they_are_merged() {
     net.channels = 10;
     net.add("Transpose", &[], vec![numbers("perm", &[0, 3, 1, 2])]);
     let model = assert_cuts_hold(net.classify(0, 4));
-    assert_eq!(model.cut_at(&merged).expect("a cut").shape, [24, 4, 4]);
-    assert_eq!(model.cut_at(&wide).expect("a cut").shape, [10, 4, 4]);
+    assert_eq!(model.cut_at(&[merged]).expect("a cut").shape, [24, 4, 4]);
+    assert_eq!(model.cut_at(&[wide]).expect("a cut").shape, [10, 4, 4]);
 }
 
 /// The picture's extents are written into the graph, or computed from what is written there; windows
@@ -203,7 +219,7 @@ fn tokens_are_cut_and_a_class_token_joins_every_picture() {
     let model = assert_cuts_hold(net.graph);
     for (tensor, shape) in [(&tokens, [6, 8, 8]), (&"all".into(), [6, 65, 1]), (&wide, [10, 65, 1])]
     {
-        assert_eq!(model.cut_at(tensor).expect("a cut").shape, shape, "{tensor}");
+        assert_eq!(model.cut_at(&[&tensor]).expect("a cut").shape, shape, "{tensor}");
     }
 }
 
@@ -420,7 +436,7 @@ fn outputs_of_any_shape_and_number_are_kept() {
     assert_eq!(shapes, [&[2, 8, 8][..], &[2, 64], &[1, 8, 8]]);
     model.check_batches(&Tract).expect("any number of pictures");
     // The map is an output too, so that the only tensor that all leads through is the first.
-    let cuts: Vec<&str> = model.cuts().iter().map(|cut| cut.tensor.as_str()).collect();
+    let cuts: Vec<&str> = model.cuts().iter().map(|cut| cut.tensors[0].as_str()).collect();
     assert_eq!(cuts, [shared.as_str()]);
 
     let outputs = |names: &[&str]| ModelOptions {
@@ -450,4 +466,103 @@ fn a_size_that_does_not_fit_is_answered_with_one_that_does() {
     let error = WholeModel::parse(&file, &size([18, 30])).expect_err("does not fit");
     assert!(error.to_string().ends_with("it can at 24x32"), "{error}");
     assert!(WholeModel::parse(&file, &size([24, 32])).is_ok());
+}
+
+/// A network of the form of a letter U, or of a pyramid: maps of several sizes are needed to the end.
+fn pyramid(sides: [i64; 2], widths: [i64; 3], strides: [i64; 2]) -> (GraphProto, Vec<String>) {
+    let mut net = Builder::new(0, sides, 17);
+    net.conv(4, Window::square(3, 1));
+    let mut taps = Vec::new();
+    for (width, stride) in widths.into_iter().zip([1, strides[0], strides[1]]) {
+        net.conv(width, Window::square(3, stride));
+        net.add("Relu", &[], vec![]);
+        taps.push((net.last.clone(), net.channels));
+    }
+    let mut pooled = Vec::new();
+    for (tap, channels) in &taps {
+        (net.last, net.channels) = (tap.clone(), *channels);
+        net.conv(3, Window::square(3, 1));
+        net.add("GlobalAveragePool", &[], vec![]);
+        pooled.push(net.last.clone());
+    }
+    let others: Vec<&str> = pooled.iter().map(String::as_str).collect();
+    net.graph.node.push(node("Concat", &others, "together", vec![number("axis", 1)]));
+    (net.last, net.channels) = ("together".into(), 9);
+    let graph = net.classify(0, 4);
+    (graph, taps.into_iter().map(|(tap, _)| tap).collect())
+}
+
+#[test]
+fn tensors_that_only_together_separate_are_proposed_and_cut_together() {
+    let (graph, taps) = pyramid([16, 16], [4, 6, 8], [2, 2]);
+    let model = parse(graph);
+    let set = model.cuts().iter().find(|cut| cut.tensors.len() > 1).expect("a set");
+    assert!(set.op == "Relu" || set.op == "Conv", "{set:?}");
+    let cut = model.cut_at(&taps).expect("a set");
+    assert_eq!(cut.tensors, taps);
+    // 4 channels of 4 × 4 places, 6 of 2 × 2, and 8.
+    assert_eq!(cut.shape, [64 + 24 + 8, 4, 4]);
+    assert_eq!(cut.features(), [[4, 16, 16], [6, 8, 8], [8, 4, 4]]);
+    assert_eq!(cut.values(), 4 * 256 + 6 * 64 + 8 * 16);
+    assert_eq!(cut.head_macs + cut.tail_macs, model.macs());
+
+    let error = model.cut_at(&taps[1..]).expect_err("one is missing").to_string();
+    assert!(error.contains("lead around it"), "{error}");
+    let more = [&taps[..], &["together".to_owned()]].concat();
+    let error = model.cut_at(&more).expect_err("one too many").to_string();
+    assert!(error.contains("needs it"), "{error}");
+    assert!(model.cut_at::<&str>(&[]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(12) })]
+
+    /// Of any sizes, multiples of each other or not: head, adapter and trunk are the whole, with every
+    /// channel sent and with sums of all of them.
+    #[test]
+    fn any_pyramid_is_cut_at_its_taps(
+        sides in [9..=20i64, 9..=20],
+        widths in [1..=5i64, 1..=5, 1..=5],
+        strides in [1..=3i64, 1..=3],
+    ) {
+        let (graph, taps) = pyramid(sides, widths, strides);
+        let model = parse(graph);
+        let cut = model.cut_at(&taps).expect("a set");
+        let [height, width] = sides.map(|side| side as usize);
+        let values = 3 * height * width;
+        let pictures: Vec<f32> = (0..2 * values).map(|at| (at as f32 * 0.37).sin()).collect();
+        let expected = run(&model.whole(), &[2, 3, height, width], &pictures);
+        let channels = cut.shape[0];
+        let turned = Mix::Order((0..channels).rev().collect());
+        // One is added, and each is told by its difference to the next.
+        let step = |row: usize, column: usize, near: f32| match row.abs_diff(column) {
+            0 => 1.0,
+            1 if column > row => near,
+            _ => 0.0,
+        };
+        let matrix = |value: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+            (0..channels).flat_map(|row| (0..channels).map(move |column| (row, column)))
+                .map(|(row, column)| value(row, column)).collect()
+        };
+        let sums = Mix::Linear(Linear {
+            channels,
+            latents: channels,
+            forth: matrix(&|row, column| step(row, column, -1.0)),
+            forth_bias: vec![1.0; channels],
+            back: matrix(&|row, column| if column >= row { 1.0 } else { 0.0 }),
+            back_bias: (0..channels).map(|row| row as f32 - channels as f32).collect(),
+        });
+        for mix in [turned, sums] {
+            let parts = model.cut(&cut, &mix);
+            let latents: Vec<f32> = pictures
+                .chunks(values)
+                .flat_map(|picture| run(&parts.head, &[1, 3, height, width], picture))
+                .collect();
+            let ours = behind(&parts, &cut, 2, &latents).remove(0);
+            prop_assert_eq!(ours.len(), expected.len());
+            for (ours, theirs) in ours.iter().zip(&expected) {
+                prop_assert!((ours - theirs).abs() < 1e-2, "{}, {}", ours, theirs);
+            }
+        }
+    }
 }

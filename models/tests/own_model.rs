@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use isthmus_models::{
-    Bundle, CutError, Engine, Full, Golden, Head, Import, ImportEngines, ImportError, ModelOptions,
-    Outcomes, Parts, Photo, PhotoError, PlainTract, Tail, TailItem, TensorView, Tract, WholeModel,
-    find_photos, verify,
+    Bundle, Cut, CutError, Engine, Full, Golden, Head, Import, ImportEngines, ImportError, Mix,
+    ModelOptions, OtherHead, Outcomes, Parts, Photo, PhotoError, PlainTract, Rotate, Tail,
+    TailItem, TensorView, Tract, WholeModel, find_photos, verify,
 };
 use tempfile::TempDir;
 use tract_onnx::pb::tensor_proto::DataLocation;
@@ -95,14 +95,15 @@ fn run(onnx: &[u8], shape: &[usize], data: &[f32]) -> Vec<f32> {
 #[test]
 fn cuts_are_the_tensors_that_everything_goes_through() {
     let model = model();
-    let tensors: Vec<&str> = model.cuts().iter().map(|cut| cut.tensor.as_str()).collect();
+    let single: Vec<&Cut> = model.cuts().iter().filter(|cut| cut.tensors.len() == 1).collect();
+    let tensors: Vec<&str> = single.iter().map(|cut| cut.tensors[0].as_str()).collect();
     // Not c2, r2 and c3, beside which r1 leads to the sum, nor the scores, which are the output.
     assert_eq!(tensors, ["c1", "r1", "sum", "r3", "pool", "flat"]);
-    let shapes: Vec<[usize; 3]> = model.cuts().iter().map(|cut| cut.shape).collect();
+    let shapes: Vec<[usize; 3]> = single.iter().map(|cut| cut.shape).collect();
     assert_eq!(shapes[..4], [[4, 8, 8]; 4]);
     assert_eq!(shapes[4..], [[4, 1, 1]; 2]);
 
-    let r1 = model.cut_at("r1").expect("a cut");
+    let r1 = model.cut_at(&["r1"]).expect("a cut");
     let (first, block, last) = (64 * 4 * 27, 2 * 64 * 4 * 36, 12);
     assert_eq!((r1.head_macs, r1.tail_macs), (first, block + last));
     assert_eq!((r1.head_parameters, r1.values(), &*r1.op), (108, 256, "Relu"));
@@ -116,15 +117,17 @@ fn head_and_trunk_are_the_whole() {
     let pictures: Vec<f32> = (0..2 * 768).map(|at| (at as f32 * 0.37).sin()).collect();
     let whole = run(&model.whole(), &[2, 3, 16, 16], &pictures);
     assert_eq!(whole.len(), 6);
-    for cut in model.cuts() {
+    for cut in model.cuts().iter().filter(|cut| cut.tensors.len() == 1) {
         for order in [[0, 1, 2, 3], [2, 0, 3, 1]] {
-            let Parts { head, trunk } = model.cut(&cut.tensor, &order).expect("cut");
-            let [c, h, w] = cut.shape;
+            let Parts { head, adapter, trunk } = model.cut(cut, &Mix::Order(order.to_vec()));
+            let shape = [&[2], &cut.shape[..]].concat();
             let latents: Vec<f32> =
                 pictures.chunks(768).flat_map(|it| run(&head, &[1, 3, 16, 16], it)).collect();
-            let logits = run(&trunk, &[2, c, h, w], &latents);
+            assert_eq!(adapter.is_some(), order != [0, 1, 2, 3]);
+            let features = adapter.map(|adapter| run(&adapter, &shape, &latents));
+            let logits = run(&trunk, &shape, features.as_ref().unwrap_or(&latents));
             for (ours, theirs) in logits.iter().zip(&whole) {
-                assert!((ours - theirs).abs() < 1e-5, "{}: {logits:?}, {whole:?}", cut.tensor);
+                assert!((ours - theirs).abs() < 1e-5, "{}: {logits:?}, {whole:?}", cut.name());
             }
         }
     }
@@ -143,11 +146,11 @@ fn selected_classes_are_the_only_ones() {
 #[test]
 fn a_name_that_is_no_cut_is_answered_with_some_that_are() {
     let model = model();
-    let error = model.cut_at("r33").expect_err("no such tensor").to_string();
+    let error = model.cut_at(&["r33"]).expect_err("no such tensor").to_string();
     assert!(error.contains("\"r33\"") && error.contains("r3, r1"), "{error}");
-    let error = model.cut_at("r2").expect_err("inside the block").to_string();
+    let error = model.cut_at(&["r2"]).expect_err("inside the block").to_string();
     assert!(error.contains("around it") && error.contains("r1 and sum"), "{error}");
-    let error = model.cut_at("scores").expect_err("the output").to_string();
+    let error = model.cut_at(&["scores"]).expect_err("the output").to_string();
     assert!(error.contains("it is an output"), "{error}");
 }
 
@@ -197,7 +200,7 @@ fn weights_may_be_listed_among_the_inputs() {
     graph.input.insert(0, value_info("w1", &[4, 3, 3, 3]));
     let model = WholeModel::parse(&encode(graph), &ModelOptions::default())
         .expect("as older exporters write it");
-    assert_eq!(model.cuts().len(), 6);
+    assert_eq!(model.cuts(), self::model().cuts());
 }
 
 #[test]
@@ -210,7 +213,7 @@ fn a_free_size_has_to_be_said() {
     let model =
         WholeModel::parse(&free, &ModelOptions { size: Some([32, 16]), ..Default::default() })
             .expect("at this one");
-    assert_eq!(model.cut_at("r1").expect("a cut").shape, [4, 8, 16]);
+    assert_eq!(model.cut_at(&["r1"]).expect("a cut").shape, [4, 8, 16]);
 
     let error = WholeModel::parse(
         &encode(network()),
@@ -245,6 +248,8 @@ fn import(photos: Vec<Photo>) -> Import {
         std: [0.5; 3],
         bits: vec![4, 8],
         channels: vec![2],
+        rotate: Rotate::No,
+        heads: vec![],
         calibration: photos.clone(),
         measuring: photos,
     }
@@ -252,7 +257,7 @@ fn import(photos: Vec<Photo>) -> Import {
 
 fn write(import: &Import, tensor: &str, out: &Path) -> Result<Arc<Bundle>, ImportError> {
     let engines = ImportEngines { engine: &Tract, reference: &PlainTract };
-    import.write(&model(), tensor, engines, out, &mut |_| {})
+    import.write(&model(), &[tensor], engines, out, &mut |_| {})
 }
 
 #[test]
@@ -266,7 +271,7 @@ fn a_cut_model_is_a_bundle_as_any_other() {
         let out = dir.path().join(split);
         let bundle = write(&import(photos.clone()), tensor, &out).expect(tensor);
         let width = &bundle.manifest().splits[0].widths[0];
-        assert_eq!((width.exit, &width.adapter), (false, &None));
+        assert!(!width.exit);
         assert_eq!(bundle.manifest().full.quality, 1.0);
         let names: Vec<String> = bundle
             .points()
@@ -376,4 +381,58 @@ fn without_pictures_there_is_no_bundle() {
     }
     let error = write(&bad, "r1", dir.path()).expect_err("in the way");
     assert!(matches!(error, ImportError::Exists(_)), "{error}");
+}
+
+/// The same trunk behind the model's own head and behind half of one: a whole network, or its head
+/// alone.
+#[test]
+fn further_heads_are_further_widths() {
+    let dir = TempDir::new().expect("temporary folder");
+    pictures(&dir.path().join("pictures"));
+    let labels = LABELS.map(str::to_owned);
+    let photos = find_photos(&dir.path().join("pictures"), &labels).expect("pictures");
+    let mut half = network();
+    half.initializer[0].float_data.iter_mut().for_each(|value| *value *= 0.5);
+    let mut alone = half.clone();
+    alone.output = vec![value_info("r1", &[0, 4, 8, 8])];
+    let other = |name: &str, graph: &GraphProto| OtherHead {
+        name: name.into(),
+        model: WholeModel::parse(&encode(graph.clone()), &ModelOptions::default()).expect("a head"),
+    };
+    for rotate in [Rotate::No, Rotate::Yes, Rotate::Auto] {
+        let heads = vec![other("w50", &half), other("w25", &alone)];
+        let import = Import { rotate, heads, bits: vec![8], ..import(photos.clone()) };
+        let out = dir.path().join(format!("{rotate:?}"));
+        let bundle = write(&import, "r1", &out).expect("written");
+        let widths = &bundle.manifest().splits[0].widths;
+        let names: Vec<&str> = widths.iter().map(|width| width.name.as_str()).collect();
+        assert_eq!(names, ["w100", "w50", "w25"]);
+        let verified = verify(&bundle, &Tract).expect("verifies");
+        assert_eq!(verified.goldens, 1);
+        // Half the head's weights: other latents, but the same kind of picture is told apart.
+        let latent = bundle.manifest().splits[0].latent;
+        assert_eq!(latent[1..], [8, 8]);
+    }
+    let import = Import { heads: vec![other("w25", &alone)], ..import(photos) };
+    let error = write(&import, "flat", &dir.path().join("wide")).expect_err("another shape");
+    assert!(error.to_string().contains("head w25: gives [[4, 8, 8]]"), "{error}");
+}
+
+/// With all sums kept and eight bits the answers are those of the channels.
+#[test]
+fn sums_of_channels_answer_as_the_channels_do() {
+    let dir = TempDir::new().expect("temporary folder");
+    pictures(&dir.path().join("pictures"));
+    let labels = LABELS.map(str::to_owned);
+    let photos = find_photos(&dir.path().join("pictures"), &labels).expect("pictures");
+    let import = Import { rotate: Rotate::Yes, bits: vec![8], channels: vec![], ..import(photos) };
+    let bundle = write(&import, "r1", &dir.path().join("sums")).expect("written");
+    let width = &bundle.manifest().splits[0].widths[0];
+    assert!(width.adapter.is_some());
+    let scale = &width.quantisers[0].scale;
+    assert!(scale.iter().all(|step| step == &scale[0]), "one step for all: {scale:?}");
+    let best = bundle.points().last().expect("measured");
+    assert_eq!((best.point.layers, best.quality), (4, 1.0));
+    let fewer = bundle.points().iter().map(|rung| rung.bytes_mean);
+    assert!(fewer.clone().is_sorted(), "{:?}", fewer.collect::<Vec<_>>());
 }

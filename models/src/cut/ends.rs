@@ -55,6 +55,50 @@ impl Ends {
         self.node("Reshape", &[from, &shape], vec![])
     }
 
+    /// `from` with this many rows and columns of zeros behind its own.
+    pub(super) fn pad(
+        &mut self,
+        from: &str,
+        [rows, columns]: [usize; 2],
+        operators: i64,
+    ) -> String {
+        let pads = [0, 0, 0, 0, 0, 0, rows as i64, columns as i64];
+        match operators < 11 {
+            true => self.node("Pad", &[from], vec![integers("pads", &pads)]),
+            false => {
+                let pads = self.integers(&pads);
+                self.node("Pad", &[from, &pads], vec![])
+            }
+        }
+    }
+
+    /// The first `count` of `from` along an axis.
+    pub(super) fn first(&mut self, from: &str, axis: usize, count: usize) -> String {
+        let [axis, count] = [axis, count].map(|it| it as i64);
+        let places: Vec<i64> = (0..count).collect();
+        let places = self.integers(&places);
+        self.node("Gather", &[from, &places], vec![integer("axis", axis)])
+    }
+
+    /// Each place's channels of `from`, times a matrix of this many rows and columns, plus a bias.
+    pub(super) fn product(
+        &mut self,
+        from: &str,
+        [rows, columns]: [usize; 2],
+        matrix: &[f32],
+        bias: &[f32],
+    ) -> String {
+        let floats = |dims: &[usize], values: &[f32]| TensorProto {
+            dims: dims.iter().map(|&side| side as i64).collect(),
+            data_type: DataType::Float as i32,
+            raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..TensorProto::default()
+        };
+        let matrix = self.constant(floats(&[rows, columns, 1, 1], matrix));
+        let bias = self.constant(floats(&[rows], bias));
+        self.node("Conv", &[from, &matrix, &bias], vec![integers("kernel_shape", &[1, 1])])
+    }
+
     /// A node with one output.
     pub(super) fn node(
         &mut self,
@@ -91,15 +135,16 @@ impl Ends {
         name
     }
 
-    /// Calls what the last node makes `name`, or, without a node, has one make it of `from`.
-    pub(super) fn name_last(&mut self, from: &str, name: &str) {
-        match self.nodes.last_mut() {
-            Some(last) => last.output = vec![name.to_owned()],
-            None => {
-                self.node("Identity", &[from], vec![]);
-                self.name_last(from, name);
-            }
+    /// Calls what the last node makes `name`.
+    pub(super) fn name_last(&mut self, name: &str) {
+        if let Some(last) = self.nodes.last_mut() {
+            last.output = vec![name.to_owned()];
         }
+    }
+
+    /// A name for an input, which no node makes.
+    pub(super) fn unmade(&self, at: usize) -> String {
+        format!("{}_in{at}", self.prefix)
     }
 
     pub(super) fn append_to(self, graph: &mut GraphProto) {

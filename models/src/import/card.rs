@@ -13,7 +13,7 @@ pub(super) fn text(
     frames: usize,
 ) -> String {
     let Manifest { name, version, full, .. } = manifest;
-    let Cut { tensor, op, head_macs, tail_macs, .. } = cut;
+    let (tensor, Cut { op, head_macs, tail_macs, .. }) = (cut.name(), cut);
     let [before, behind] = [head_macs, tail_macs].map(|macs| *macs as f64 / 1e6);
     let mut card = format!(
         "# {name} {version}\n\n{origin}, cut at `{tensor}` ({op}): {before:.1} MMAC before it, \

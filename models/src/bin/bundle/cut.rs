@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use isthmus_models::{
-    Engine, EngineKind, Import, ImportEngines, Layout, MAX_FILE_BYTES, ModelOptions, Photo,
-    PlainTract, Probabilities, Tract, WholeModel, find_photos,
+    Engine, EngineKind, Import, ImportEngines, Layout, MAX_FILE_BYTES, ModelOptions, OtherHead,
+    Photo, PlainTract, Probabilities, Rotate, Tract, WholeModel, find_photos,
 };
 
 use crate::{inspect, print, read};
@@ -20,9 +20,13 @@ pub(crate) struct CutArgs {
     /// ONNX file of a classifier: one picture [N, 3, H, W], one row of logits.
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// The tensor to cut at, one of those that `bundle cuts` lists.
-    #[arg(long, value_name = "TENSOR")]
-    at: String,
+    /// The tensor to cut at, or several with commas between them, as `bundle cuts` lists them.
+    #[arg(long, value_name = "TENSORS", value_delimiter = ',', required = true)]
+    at: Vec<String>,
+    /// A further head for the same trunk: a name such as w50, and an ONNX file that has the tensors
+    /// to cut at, or gives them as its outputs. May be said several times.
+    #[arg(long = "head", value_name = "NAME=FILE", value_parser = parse_head)]
+    heads: Vec<(String, PathBuf)>,
     /// Folder of pictures to calibrate with: CLASS/*.jpg, or just pictures.
     #[arg(long, value_name = "DIR")]
     calibrate: PathBuf,
@@ -62,6 +66,10 @@ pub(crate) struct CutArgs {
     /// Channel counts that may be sent, besides all; quarters of them if not given.
     #[arg(long, value_name = "COUNTS", value_delimiter = ',')]
     channels: Vec<u16>,
+    /// Send sums of channels that do not vary together in place of the channels: where it takes fewer
+    /// bytes at the same error of the outputs if not given.
+    #[arg(long, value_enum, default_value_t)]
+    rotate: RotateArg,
     /// The engine that computes the reference values for `bundle verify`.
     #[arg(long, value_enum, default_value_t)]
     reference: Reference,
@@ -79,6 +87,28 @@ pub(crate) struct ReadingArgs {
     /// Where the tensors have their channels; what the operators say if not given.
     #[arg(long, value_enum)]
     layout: Option<LayoutArg>,
+}
+
+/// Whether sums of channels are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RotateArg {
+    /// Where it takes fewer bytes.
+    #[default]
+    Auto,
+    /// In any case.
+    Yes,
+    /// In no case.
+    No,
+}
+
+impl RotateArg {
+    fn asked(self) -> Rotate {
+        match self {
+            RotateArg::Auto => Rotate::Auto,
+            RotateArg::Yes => Rotate::Yes,
+            RotateArg::No => Rotate::No,
+        }
+    }
 }
 
 /// Where a tensor has its channels.
@@ -129,6 +159,10 @@ pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
         }
         _ => (0..model.classes()).map(|output| output.to_string()).collect(),
     };
+    let heads = args.heads.iter().map(|(name, file)| {
+        Ok(OtherHead { name: name.clone(), model: open(file, &args.reading)? })
+    });
+    let heads = heads.collect::<anyhow::Result<Vec<_>>>()?;
     let limit = args.limit.map(|limit| limit as usize);
     let calibration = find_photos(&args.calibrate, &labels)?;
     let (calibration, measuring) = match &args.measure {
@@ -144,6 +178,8 @@ pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
         std: args.std,
         bits: args.bits.clone(),
         channels: args.channels.clone(),
+        rotate: args.rotate.asked(),
+        heads,
         calibration,
         measuring,
     };
@@ -216,6 +252,11 @@ pub(crate) fn spread(photos: Vec<Photo>, limit: Option<usize>) -> Vec<Photo> {
 fn alternate(photos: Vec<Photo>) -> (Vec<Photo>, Vec<Photo>) {
     let second = photos.iter().skip(1).step_by(2).cloned().collect();
     (photos.into_iter().step_by(2).collect(), second)
+}
+
+fn parse_head(text: &str) -> anyhow::Result<(String, PathBuf)> {
+    let (name, file) = text.split_once('=').context("must be NAME=FILE, such as w50=half.onnx")?;
+    Ok((name.into(), file.into()))
 }
 
 pub(crate) fn parse_size(text: &str) -> anyhow::Result<[u32; 2]> {
