@@ -58,6 +58,11 @@ impl Calibration {
         self.channels.iter().map(|samples| mean(samples)).collect()
     }
 
+    /// Variance of each channel.
+    pub(crate) fn variances(&self) -> Vec<f64> {
+        self.channels.iter().map(|samples| variance(samples)).collect()
+    }
+
     /// How channels vary together, each times its weight.
     pub(crate) fn covariance(&self, weights: &[f64]) -> Symmetric {
         let size = self.channels.len();

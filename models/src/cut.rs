@@ -412,11 +412,17 @@ impl WholeModel {
                     "is [{shape}] of one picture, without pictures in front"
                 )));
             };
-            let output = match float {
+            let mut output = match float {
                 true => name.clone(),
                 false => ends.node("Cast", &[&name], vec![integer("to", 1)]),
             };
-            self.outputs.push(ModelOutput { name: output, shape: of_one.to_vec() });
+            let mut shape = of_one.to_vec();
+            if shape.is_empty() {
+                // One value for each picture: a list of one.
+                shape = vec![1];
+                output = ends.reshape(&output, &shape);
+            }
+            self.outputs.push(ModelOutput { name: output, shape });
         }
         if self.outputs.is_empty() {
             return Err(CutError::NotOne { what: "output or more", found: Vec::new() });
@@ -455,8 +461,8 @@ impl WholeModel {
         self.cuts = cuts;
     }
 
-    /// In every part of the network's operations that no single tensor separates, the tensors of fewest
-    /// values that do so together.
+    /// In every part of the network's operations that no single tensor separates, of two tensors, of three
+    /// and so on those of fewest values that do so together; of equals the last, behind a rectifier.
     fn find_sets(
         &self,
         separators: &[(usize, BTreeSet<&str>)],
@@ -467,7 +473,7 @@ impl WholeModel {
         let whole = self.macs().max(1);
         let depth = |macs: u64| (macs * DEPTHS / whole).min(DEPTHS - 1);
         let taken: BTreeSet<u64> = single.iter().map(|cut| depth(cut.head_macs)).collect();
-        let mut best: BTreeMap<u64, (usize, usize, Joint)> = BTreeMap::new();
+        let mut best: BTreeMap<(u64, usize), (usize, usize, Joint)> = BTreeMap::new();
         for (node, open) in separators {
             if !(2..=MOST_TENSORS).contains(&open.len()) || !open.is_disjoint(&outputs) {
                 continue;
@@ -478,9 +484,10 @@ impl WholeModel {
             let Some(joint) = joint else { continue };
             let values = joint.pieces.iter().map(|it| it.grid.iter().product::<usize>()).sum();
             let depth = depth(self.macs_of(&needed(&self.graph, open, &BTreeSet::new())));
-            let fewer = best.get(&depth).is_none_or(|(least, ..)| values < *least);
+            let part = (depth, open.len());
+            let fewer = best.get(&part).is_none_or(|(least, ..)| values <= *least);
             if fewer && !taken.contains(&depth) {
-                best.insert(depth, (values, *node, joint));
+                best.insert(part, (values, *node, joint));
             }
         }
         best.into_values().map(|(_, node, joint)| self.cut_of(node, joint)).collect()

@@ -19,11 +19,12 @@ pub use self::mix::Rotate;
 use self::mix::{Behind, Candidate, Traced, as_it_is, ratio};
 use crate::bundle::Bundle;
 use crate::calibrate::Calibration;
-use crate::cut::{Cut, Mix, Parts, WholeModel};
+use crate::cut::{Cut, Mix, ModelOutput, Parts, WholeModel};
+use crate::detect::BoxesSpec;
 use crate::engine::{Engine, TensorView};
 use crate::manifest::{
-    DecoderSpec, FORMAT, FullSpec, InputSpec, Manifest, QuantiserSpec, SplitSpec, WidthSpec,
-    check_name,
+    ChannelOrder, DecoderSpec, FORMAT, Fit, FullSpec, InputSpec, Manifest, OutputSpec,
+    QuantiserSpec, SplitSpec, Task, WidthSpec, check_name,
 };
 use crate::network::Network;
 use crate::outcomes::OUTCOMES;
@@ -31,6 +32,7 @@ use crate::photo::Photo;
 use crate::prepared::RunError;
 use crate::preprocess::Preprocessor;
 use crate::profile::test_picture;
+use crate::truth::Truth;
 
 /// Parts of the channels that may be sent where nothing else is asked for, in quarters.
 const QUARTERS: [usize; 4] = [1, 2, 3, 4];
@@ -49,8 +51,20 @@ pub struct Import {
     pub version: String,
     /// The model's origin in words, for the model card.
     pub origin: String,
-    /// Name of each class; no two alike.
+    /// What the network answers.
+    pub task: Task,
+    /// Name of each class, no two alike; none where the answer has no classes.
     pub labels: Vec<String>,
+    /// Of a detector: how its outputs become boxes.
+    pub boxes: Option<BoxesSpec>,
+    /// The boxes that are really in the pictures to measure on, in these labels.
+    pub truth: Option<Truth>,
+    /// How a picture of another shape is brought to the input's.
+    pub fit: Fit,
+    /// The order of the input's channels, and of `mean` and `std`.
+    pub order: ChannelOrder,
+    /// Red, green and blue of what a letterboxed picture leaves free.
+    pub fill: [u8; 3],
     /// Subtracted from each channel, of 0..=1.
     pub mean: [f32; 3],
     /// Divides each channel, > 0.
@@ -66,7 +80,8 @@ pub struct Import {
     pub heads: Vec<OtherHead>,
     /// Pictures to calibrate with.
     pub calibration: Vec<Photo>,
-    /// Pictures to measure accuracy and bytes on; those without a class are left out.
+    /// Pictures to measure quality and bytes on; of a classifier those without a class are left out.
+    /// Where no truth is known, answers are held against the whole network's.
     pub measuring: Vec<Photo>,
 }
 
@@ -202,7 +217,8 @@ impl Steps<'_> {
         let golden = golden(Arc::clone(&bundle), self.engines.reference)?;
         folder.put("goldens/000.safetensors".into(), &golden)?;
         let network = Network::load(bundle, self.engines.engine)?;
-        let outcomes = measure::outcomes(&network, &self.import.measuring, log)?;
+        let Import { measuring, truth, .. } = self.import;
+        let outcomes = measure::outcomes(&network, measuring, truth.as_ref(), log)?;
         if let Some(outcomes) = &outcomes {
             let packed = outcomes.pack();
             let packed =
@@ -214,12 +230,21 @@ impl Steps<'_> {
         folder.write_manifest(&mut manifest)?;
         let frames = outcomes.map_or(0, |outcomes| outcomes.frames());
         let Import { origin, calibration, .. } = self.import;
-        folder.write_card(&card::text(origin, calibration.len(), self.cut, &manifest, frames))
+        let against_whole = self.import.task != Task::Classification && truth.is_none();
+        folder.write_card(&card::text(
+            origin,
+            calibration.len(),
+            self.cut,
+            &manifest,
+            frames,
+            against_whole,
+        ))
     }
 
     fn input(&self) -> InputSpec {
         let [width, height] = self.model.size();
-        InputSpec { mean: self.import.mean, std: self.import.std, ..InputSpec::new(width, height) }
+        let Import { mean, std, fit, order, fill, .. } = *self.import;
+        InputSpec { mean, std, fit, channels: order, fill, ..InputSpec::new(width, height) }
     }
 
     /// What is sent, and how: of the model's own width, then of the further heads.
@@ -257,15 +282,10 @@ impl Steps<'_> {
             Some(Mix::Order(_)) => Rotate::No,
             None => self.import.rotate,
         };
-        let [mut plain, mut rotated] = behind.candidates(&calibration, &traced, most)?;
-        let depths: Vec<u8> = match self.depths.first() {
-            // A second depth, so that there is a line to compare along.
-            Some(&one) if self.depths.len() == 1 => vec![one.max(2) - 1, one.max(2)],
-            _ => self.depths.iter().copied().collect(),
-        };
+        let [mut plain, mut rotated] = behind.candidates(&calibration, most);
         if rotate == Rotate::Auto {
-            behind.measure(&mut plain, &depths, &traced)?;
-            behind.measure(&mut rotated, &depths, &traced)?;
+            behind.measure(&mut plain, &traced)?;
+            behind.measure(&mut rotated, &traced)?;
             let times = ratio(&rotated, &plain);
             let taken = if times > 1.0 { "sums of channels" } else { "channels as they are" };
             log(format!("{taken}: without sums {times:.2} times the bytes at the same error"));
@@ -336,10 +356,8 @@ impl Steps<'_> {
             name: split,
         };
         let trunk = folder.put(format!("onnx/trunk_{}.onnx", split.name), &trunk)?;
-        let decoder = DecoderSpec {
-            trunk: [(split.name.clone(), trunk)].into(),
-            ..DecoderSpec::classification(import.labels.iter().cloned())
-        };
+        let trunk = [(split.name.clone(), trunk)].into();
+        let decoder = self.decoder(trunk);
         Ok(Manifest {
             format: FORMAT,
             name: import.name.clone(),
@@ -356,6 +374,27 @@ impl Steps<'_> {
             points: Vec::new(),
             files: BTreeMap::new(),
         })
+    }
+
+    /// What the manifest says of the network's answer.
+    fn decoder(&self, trunk: BTreeMap<String, String>) -> DecoderSpec {
+        let Steps { import, model, .. } = self;
+        if import.task == Task::Classification {
+            return DecoderSpec {
+                trunk,
+                ..DecoderSpec::classification(import.labels.iter().cloned())
+            };
+        }
+        let output =
+            |ModelOutput { name, shape }: &ModelOutput| OutputSpec::f32(name, shape.clone());
+        DecoderSpec {
+            name: import.task.name().into(),
+            task: import.task,
+            labels: import.labels.clone(),
+            trunk,
+            outputs: model.outputs().iter().map(output).collect(),
+            boxes: import.boxes.clone(),
+        }
     }
 
     /// Writes a width's graphs and tables.

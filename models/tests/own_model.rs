@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use isthmus_models::{
-    Bundle, Cut, CutError, Engine, Full, Golden, Head, Import, ImportEngines, ImportError, Mix,
-    ModelOptions, OtherHead, Outcomes, Parts, Photo, PhotoError, PlainTract, Rotate, Tail,
-    TailItem, TensorView, Tract, WholeModel, find_photos, verify,
+    Bundle, ChannelOrder, Cut, CutError, Engine, Fit, Full, Golden, Head, Import, ImportEngines,
+    ImportError, Mix, ModelOptions, OtherHead, Outcomes, Parts, Photo, PhotoError, PlainTract,
+    Rotate, Tail, TailItem, Task, TensorView, Tract, WholeModel, find_photos, verify,
 };
 use tempfile::TempDir;
 use tract_onnx::pb::tensor_proto::DataLocation;
@@ -243,7 +243,13 @@ fn import(photos: Vec<Photo>) -> Import {
         name: "own".into(),
         version: "1".into(),
         origin: "own.onnx".into(),
+        task: Task::Classification,
         labels: LABELS.map(str::to_owned).to_vec(),
+        boxes: None,
+        truth: None,
+        fit: Fit::Crop,
+        order: ChannelOrder::Rgb,
+        fill: [114; 3],
         mean: [0.5; 3],
         std: [0.5; 3],
         bits: vec![4, 8],
@@ -435,4 +441,80 @@ fn sums_of_channels_answer_as_the_channels_do() {
     assert_eq!((best.point.layers, best.quality), (4, 1.0));
     let fewer = bundle.points().iter().map(|rung| rung.bytes_mean);
     assert!(fewer.clone().is_sorted(), "{:?}", fewer.collect::<Vec<_>>());
+}
+
+/// Two maps of different sizes that are both needed to the end, and three outputs of different forms.
+fn forked() -> GraphProto {
+    let mut graph = network();
+    graph.node.truncate(7);
+    graph.node.extend([
+        conv("r3", "w2", "low", 2),
+        node("Relu", &["low"], "low_r", vec![]),
+        conv("low_r", "w3", "coarse", 1),
+        conv("r3", "w3", "fine", 1),
+        node("GlobalAveragePool", &["coarse"], "mean", vec![]),
+    ]);
+    graph.output = vec![
+        value_info("fine", &[0, 4, 8, 8]),
+        value_info("coarse", &[0, 4, 4, 4]),
+        value_info("mean", &[0, 4, 1, 1]),
+    ];
+    graph
+}
+
+#[test]
+fn a_network_of_several_outputs_is_a_bundle_that_answers_with_tensors() {
+    let dir = TempDir::new().expect("temporary folder");
+    pictures(&dir.path().join("pictures"));
+    let photos = find_photos(&dir.path().join("pictures"), &[]).expect("pictures");
+    let model = WholeModel::parse(&encode(forked()), &ModelOptions::default()).expect("a network");
+    let engines = ImportEngines { engine: &Tract, reference: &PlainTract };
+    for rotate in [Rotate::No, Rotate::Yes, Rotate::Auto] {
+        let tensors = Import {
+            task: Task::Tensors,
+            labels: vec![],
+            rotate,
+            channels: vec![],
+            ..import(photos.clone())
+        };
+        let out = dir.path().join(format!("{rotate:?}"));
+        let log = &mut |_: String| {};
+        let written = tensors.write(&model, &["low_r", "r3"], engines, &out, log);
+        let bundle = written.expect("written");
+        let manifest = bundle.manifest();
+        let split = &manifest.splits[0];
+        assert_eq!(split.features, [vec![4, 8, 8], vec![4, 4, 4]]);
+        // 4 channels of 2 × 2 places, and 4.
+        assert_eq!(split.latent, [20, 4, 4]);
+        assert!(split.widths[0].adapter.is_some());
+        let shapes: Vec<&[usize]> =
+            manifest.decoders[0].outputs.iter().map(|output| output.shape.as_slice()).collect();
+        assert_eq!(shapes, [&[4, 8, 8][..], &[4, 4, 4], &[4, 1, 1]]);
+        assert_eq!(verify(&bundle, &Tract).expect("verifies").goldens, 1);
+        // Held against the whole network's answers, which the whole network gives.
+        assert_eq!(manifest.full.quality, 1.0);
+        let best = bundle.points().iter().map(|rung| rung.quality).fold(0.0, f64::max);
+        assert!(best > 0.95, "{rotate:?}: {best}");
+    }
+}
+
+#[test]
+fn a_map_of_logits_is_a_segmentation() {
+    let dir = TempDir::new().expect("temporary folder");
+    pictures(&dir.path().join("pictures"));
+    let photos = find_photos(&dir.path().join("pictures"), &[]).expect("pictures");
+    let mut graph = forked();
+    graph.output.truncate(1);
+    let model = WholeModel::parse(&encode(graph), &ModelOptions::default()).expect("a network");
+    let engines = ImportEngines { engine: &Tract, reference: &PlainTract };
+    let labels: Vec<String> = (0..4).map(|class| class.to_string()).collect();
+    let map = Import { task: Task::Segmentation, labels, channels: vec![], ..import(photos) };
+    let out = dir.path().join("map");
+    let bundle = map.write(&model, &["r3"], engines, &out, &mut |_| {}).expect("written");
+    assert_eq!(bundle.manifest().decoders[0].name, "segmentation");
+    assert!(bundle.points().iter().all(|rung| (0.0..=1.0).contains(&rung.quality)));
+    let boxes = Import { task: Task::Detection, ..map };
+    let error = boxes.write(&model, &["r3"], engines, &dir.path().join("boxes"), &mut |_| {});
+    let error = error.expect_err("boxes of what?").to_string();
+    assert!(error.contains("boxes"), "{error}");
 }

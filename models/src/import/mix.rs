@@ -12,8 +12,6 @@ use crate::engine::{Engine, EngineError, Graph, Tensor, TensorView};
 
 /// Sums that are kept, at most: the adapter multiplies by all of them in every place.
 const MOST_SUMS: usize = 256;
-/// Tensors are told apart by an error this large in parts of what their values vary by.
-const ERROR: f32 = 0.1;
 
 /// Whether channels are sent or sums of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +29,6 @@ pub enum Rotate {
 pub(super) struct Traced {
     /// Every channel of the cut, `[C, h, w]`.
     pub(super) latents: Vec<f32>,
-    /// The trunk's inputs.
-    features: Vec<Tensor>,
     outputs: Vec<Tensor>,
 }
 
@@ -78,7 +74,7 @@ impl<'a> Behind<'a> {
     pub(super) fn trace(&self, latents: Vec<f32>) -> Result<Traced, ImportError> {
         let features = self.features(&as_it_is(self.cut), &latents)?;
         let outputs = self.outputs(&features)?;
-        Ok(Traced { latents, features, outputs })
+        Ok(Traced { latents, outputs })
     }
 
     /// The trunk's inputs of what arrives.
@@ -103,10 +99,9 @@ impl<'a> Behind<'a> {
     pub(super) fn candidates(
         &self,
         calibration: &Calibration,
-        traced: &[Traced],
         most: Option<u16>,
-    ) -> Result<[Candidate; 2], ImportError> {
-        let weights = self.weights(traced)?;
+    ) -> [Candidate; 2] {
+        let weights = weights(self.cut, calibration);
         let order = calibration.order(&weights);
         let plain = Candidate {
             mix: Mix::Order(order),
@@ -116,42 +111,19 @@ impl<'a> Behind<'a> {
         let linear = sums(calibration, &weights, most.map_or(MOST_SUMS, usize::from));
         let calibration = calibration.mapped(&linear);
         let rotated = Candidate { mix: Mix::Linear(linear), calibration, points: Vec::new() };
-        Ok([plain, rotated])
+        [plain, rotated]
     }
 
-    /// How much an error in each channel weighs: of one tensor all alike, of several by what an error
-    /// in the tensor does to the outputs.
-    fn weights(&self, traced: &[Traced]) -> Result<Vec<f64>, ImportError> {
-        let shares = self.cut.shares();
-        let mut weights = Vec::new();
-        for (at, &(channels, share)) in shares.iter().enumerate() {
-            let mut weight = 1.0;
-            if shares.len() > 1 {
-                let (mut harm, mut error) = (0.0, 0.0);
-                for picture in traced {
-                    let mut features = picture.features.clone();
-                    error += disturb(&mut features[at].data, at);
-                    harm += difference(&picture.outputs, &self.outputs(&features)?);
-                }
-                weight = (harm / error).sqrt();
-                // An output that does not depend on it, or no error to be seen.
-                weight = if weight.is_normal() { weight } else { 1e-6 };
-            }
-            weights.extend(std::iter::repeat_n(weight, channels * share));
-        }
-        Ok(weights)
-    }
-
-    /// Measures what a candidate costs at these depths: bytes, and error of the outputs.
+    /// Measures what a candidate costs at every depth: bytes, and error of the outputs. Sums need other
+    /// depths than channels for the same error.
     pub(super) fn measure(
         &self,
         candidate: &mut Candidate,
-        depths: &[u8],
         traced: &[Traced],
     ) -> Result<(), ImportError> {
         let [_, height, width] = self.cut.shape;
         let latents = candidate.mix.latents();
-        for &bits in depths {
+        for bits in 1..=8 {
             let Calibrated { scale, zero_point, prior_mean, tables } = candidate.calibrate(bits)?;
             let quantiser = Quantiser::new(bits, scale, zero_point, prior_mean)?;
             let tables = FrequencyTables::from_bytes(bits, latents, &tables)
@@ -225,63 +197,64 @@ fn sums(calibration: &Calibration, weights: &[f64], most: usize) -> Linear {
     }
 }
 
-/// Adds noise to a tensor; gives its energy.
-fn disturb(values: &mut [f32], seed: usize) -> f64 {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
-    let variance =
-        values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
-    let size = variance.sqrt() as f32 * ERROR;
-    let mut state = seed as u64 + 1;
-    let mut energy = 0.0;
-    for value in values {
-        // Knuth's generator; its high bits have no pattern that a network would see.
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let noise = ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * size;
-        energy += f64::from(noise).powi(2);
-        *value += noise;
+/// How much an error in each channel weighs: of several tensors so much that all of them vary alike. A
+/// network takes them in through layers that have learned how large each is.
+fn weights(cut: &Cut, calibration: &Calibration) -> Vec<f64> {
+    let variances = calibration.variances();
+    let (mut weights, mut first) = (Vec::new(), 0);
+    for (channels, share) in cut.shares() {
+        let own = channels * share;
+        let variance = variances[first..first + own].iter().sum::<f64>() / own.max(1) as f64;
+        let weight = variance.sqrt().recip();
+        weights.extend(std::iter::repeat_n(if weight.is_normal() { weight } else { 1.0 }, own));
+        first += own;
     }
-    energy
+    weights
 }
 
-/// How far outputs are from what they should be: squared, in parts of what each varies by.
+/// How far outputs are from what they should be: squared, in parts of each one's own square, so that
+/// scores and pixels count alike.
 fn difference(expected: &[Tensor], found: &[Tensor]) -> f64 {
     let one = |(expected, found): (&Tensor, &Tensor)| {
-        let count = expected.data.len().max(1) as f64;
-        let mean = expected.data.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
-        let varies =
-            expected.data.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>();
+        let energy: f64 = expected.data.iter().map(|&value| f64::from(value).powi(2)).sum();
         let pairs = expected.data.iter().zip(&found.data);
         let error = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-        if varies > 0.0 { error / varies } else { 0.0 }
+        if energy > 0.0 { error / energy } else { 0.0 }
     };
     expected.iter().zip(found).map(one).sum::<f64>() / expected.len().max(1) as f64
 }
 
-/// How many times the bytes of `one` those of `other` are at the same error: between their points as
-/// straight lines of logarithms.
+/// How many times the bytes of `one` those of `other` are at the same error: the mean over the points of
+/// `one`, between those of the other along straight lines of logarithms. What has errors that the
+/// other does not come down to is the cheaper.
 pub(super) fn ratio(one: &Candidate, other: &Candidate) -> f64 {
-    let line = |candidate: &Candidate| -> Vec<(f64, f64)> {
-        let log = |&(bytes, error): &(f64, f64)| (error.max(1e-12).ln(), bytes.max(1.0).ln());
-        let mut line: Vec<(f64, f64)> = candidate.points.iter().map(log).collect();
-        line.sort_by(|a, b| a.0.total_cmp(&b.0));
-        line
-    };
-    let (one, other) = (line(one), line(other));
-    let at = |line: &[(f64, f64)], error: f64| -> f64 {
-        let above = line.partition_point(|point| point.0 < error).clamp(1, line.len().max(2) - 1);
-        match (line.get(above - 1), line.get(above)) {
-            (Some(a), Some(b)) if b.0 > a.0 => a.1 + (b.1 - a.1) * (error - a.0) / (b.0 - a.0),
-            (Some(a), _) => a.1,
-            _ => 0.0,
+    let log = |&(bytes, error): &(f64, f64)| (error.max(1e-12).ln(), bytes.max(1.0).ln());
+    let mut line: Vec<(f64, f64)> = other.points.iter().map(log).collect();
+    line.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut sum, mut count, mut lower, mut higher) = (0.0, 0, 0, 0);
+    for (error, bytes) in one.points.iter().map(log) {
+        let above = line.partition_point(|point| point.0 < error);
+        match (above.checked_sub(1).and_then(|at| line.get(at)), line.get(above)) {
+            (Some(a), Some(b)) => {
+                let along = (error - a.0) / (b.0 - a.0);
+                sum += a.1 + (b.1 - a.1) * along - bytes;
+                count += 1;
+            }
+            (None, Some(b)) if b.0 == error => {
+                sum += b.1 - bytes;
+                count += 1;
+            }
+            (None, Some(_)) => lower += 1,
+            _ => higher += 1,
         }
-    };
-    let (Some(first), Some(last)) = (one.first(), one.last()) else { return 1.0 };
-    let (Some(other_first), Some(other_last)) = (other.first(), other.last()) else { return 1.0 };
-    // The middle of the errors that both have, or between those of one and those of the other.
-    let error = (first.0.max(other_first.0) + last.0.min(other_last.0)) / 2.0;
-    (at(&other, error) - at(&one, error)).exp()
+    }
+    match count {
+        0 if line.is_empty() => 1.0,
+        0 if lower > higher => f64::INFINITY,
+        0 if higher > lower => 0.0,
+        0 => 1.0,
+        _ => (sum / f64::from(count)).exp(),
+    }
 }
 
 #[cfg(test)]
@@ -321,9 +294,12 @@ mod tests {
         let cheap = candidate(&[(100.0, 0.1), (200.0, 0.01)]);
         let dear = candidate(&[(200.0, 0.1), (400.0, 0.01)]);
         assert!((ratio(&cheap, &dear) - 2.0).abs() < 1e-9);
-        // As cheap, but with other errors: on the same line.
-        let finer = candidate(&[(200.0, 0.01), (400.0, 0.001)]);
-        assert!((ratio(&cheap, &finer) - 1.0).abs() < 1e-9);
+        assert!((ratio(&dear, &cheap) - 0.5).abs() < 1e-9);
+        // On the line between the two, and with errors that the other has not.
+        let between = candidate(&[(2f64.sqrt() * 200.0, 0.1 / 10f64.sqrt()), (999.0, 1e-9)]);
+        assert!((ratio(&between, &dear) - 1.0).abs() < 1e-9);
+        assert_eq!(ratio(&candidate(&[(9.0, 1e-6)]), &dear), f64::INFINITY);
+        assert_eq!(ratio(&candidate(&[(9.0, 1.0)]), &dear), 0.0);
         assert!((ratio(&cheap, &candidate(&[])) - 1.0).abs() < 1e-9);
     }
 }
