@@ -2,6 +2,9 @@
 
 use isthmus_proto::{Quantiser, QuantiserError};
 
+use crate::cut::Linear;
+use crate::eigen::{Symmetric, dot};
+
 /// Most values of one channel that are kept.
 const SAMPLES: usize = 1 << 15;
 
@@ -13,6 +16,7 @@ const CLIPPED: [f64; 5] = [0.0, 1e-4, 1e-3, 5e-3, 2e-2];
 const TOTAL: u64 = 1 << 16;
 
 /// Values of every channel, spread evenly over the pictures and their places.
+#[derive(Clone)]
 pub(crate) struct Calibration {
     plane: usize,
     /// One value in this many is kept.
@@ -43,15 +47,100 @@ impl Calibration {
         let phase = (self.stride - self.pictures * self.plane % self.stride) % self.stride;
         for (samples, values) in self.channels.iter_mut().zip(latents.chunks_exact(self.plane)) {
             let kept = values.iter().skip(phase).step_by(self.stride);
-            samples.extend(kept.filter(|value| value.is_finite()));
+            // What is no number is sent as zero.
+            samples.extend(kept.map(|&value| if value.is_finite() { value } else { 0.0 }));
         }
         self.pictures += 1;
     }
 
-    /// Channels by falling variance, of equals the first one first: the more a channel varies, the
-    /// more is lost without it.
-    pub(crate) fn order(&self) -> Vec<usize> {
-        let variances: Vec<f64> = self.channels.iter().map(|samples| variance(samples)).collect();
+    /// Mean of each channel.
+    pub(crate) fn means(&self) -> Vec<f64> {
+        self.channels.iter().map(|samples| mean(samples)).collect()
+    }
+
+    /// Variance of each channel.
+    pub(crate) fn variances(&self) -> Vec<f64> {
+        self.channels.iter().map(|samples| variance(samples)).collect()
+    }
+
+    /// How channels vary together, each times its weight.
+    pub(crate) fn covariance(&self, weights: &[f64]) -> Symmetric {
+        let size = self.channels.len();
+        let deviations = |(samples, weight): (&Vec<f32>, &f64)| -> Vec<f64> {
+            let mean = mean(samples);
+            samples.iter().map(|&value| (f64::from(value) - mean) * weight).collect()
+        };
+        let rows: Vec<Vec<f64>> = self.channels.iter().zip(weights).map(deviations).collect();
+        let count = rows.first().map_or(0, Vec::len).max(1) as f64;
+        let mut values = vec![0.0; size * size];
+        for (at, row) in rows.iter().enumerate() {
+            for (before, other) in rows[..=at].iter().enumerate() {
+                let both = dot(row, other) / count;
+                values[at * size + before] = both;
+                values[before * size + at] = both;
+            }
+        }
+        Symmetric { size, values }
+    }
+
+    /// The calibration of what a linear map makes of the channels.
+    pub(crate) fn mapped(&self, linear: &Linear) -> Calibration {
+        let latent = |(weights, bias): (&[f32], &f32)| -> Vec<f32> {
+            let count = self.channels.first().map_or(0, Vec::len);
+            let mut values = vec![*bias; count];
+            for (samples, weight) in self.channels.iter().zip(weights) {
+                values.iter_mut().zip(samples).for_each(|(to, from)| *to += weight * from);
+            }
+            values
+        };
+        let rows = linear.forth.chunks_exact(linear.channels.max(1)).zip(&linear.forth_bias);
+        let Calibration { plane, stride, pictures, .. } = *self;
+        Calibration { plane, stride, pictures, channels: rows.map(latent).collect() }
+    }
+
+    /// The quantiser and tables of a depth (bits) with one step for all channels, in their order: the
+    /// step of least squared error of all among those that clip few values of any.
+    ///
+    /// Where channels are weighted and do not vary together, one step for all costs the fewest bits at
+    /// an error: a channel that varies less than a step then costs next to nothing.
+    pub(crate) fn with_one_step(&self, bits: u8) -> Result<Calibrated, QuantiserError> {
+        let sorted: Vec<Vec<f32>> = self
+            .channels
+            .iter()
+            .map(|samples| {
+                let mut sorted = samples.clone();
+                sorted.sort_by(f32::total_cmp);
+                sorted
+            })
+            .collect();
+        let mut best: Option<(f64, Vec<Fit>)> = None;
+        for clipped in CLIPPED {
+            let ranges = sorted.iter().map(|sorted| range(bits, sorted, clipped).0);
+            let wide = |sorted: &&Vec<f32>| sorted.iter().any(|&value| value != 0.0);
+            let ranges = ranges.zip(&sorted).filter(|(_, sorted)| wide(sorted));
+            let step = ranges.map(|(scale, _)| scale).fold(0.0, f32::max);
+            let step = if step.is_normal() { step } else { 1.0 };
+            let fits = sorted.iter().map(|sorted| with_step(bits, sorted, step));
+            let fits = fits.collect::<Result<Vec<(f64, Fit)>, _>>()?;
+            let error: f64 = fits.iter().map(|(error, _)| error).sum();
+            if best.as_ref().is_none_or(|(least, _)| error < *least) {
+                best = Some((error, fits.into_iter().map(|(_, fit)| fit).collect()));
+            }
+        }
+        let fits = best.map(|(_, fits)| fits).unwrap_or_default();
+        Ok(Calibrated {
+            scale: fits.iter().map(|fit| fit.scale).collect(),
+            zero_point: fits.iter().map(|fit| fit.zero_point).collect(),
+            prior_mean: sorted.iter().map(|sorted| mean(sorted) as f32).collect(),
+            tables: tables(&fits.into_iter().map(|fit| fit.counts).collect::<Vec<_>>()),
+        })
+    }
+
+    /// Channels by falling variance, each times its weight, of equals the first one first: the more a
+    /// channel varies, the more is lost without it.
+    pub(crate) fn order(&self, weights: &[f64]) -> Vec<usize> {
+        let weighted = |(samples, weight): (&Vec<f32>, &f64)| variance(samples) * weight * weight;
+        let variances: Vec<f64> = self.channels.iter().zip(weights).map(weighted).collect();
         let mut order: Vec<usize> = (0..variances.len()).collect();
         order.sort_by(|&a, &b| variances[b].total_cmp(&variances[a]).then(a.cmp(&b)));
         order
@@ -90,20 +179,41 @@ fn fit(bits: u8, sorted: &[f32]) -> Result<Fit, QuantiserError> {
     let mut best: Option<(f64, Fit)> = None;
     for clipped in CLIPPED {
         let (scale, zero_point) = range(bits, sorted, clipped);
-        let quantiser = Quantiser::new(bits, vec![scale], vec![zero_point], vec![0.0])?;
-        let (mut symbols, mut back) = (Vec::new(), Vec::new());
-        quantiser.quantise(0, sorted, &mut symbols);
-        quantiser.dequantise(0, &symbols, &mut back);
-        let errors = sorted.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2));
-        let error: f64 = errors.sum();
+        let (error, fit) = measured(bits, sorted, scale, zero_point)?;
         if best.as_ref().is_none_or(|(least, _)| error < *least) {
-            let mut counts = vec![0; 1 << bits];
-            symbols.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1);
-            best = Some((error, Fit { scale, zero_point, counts }));
+            best = Some((error, fit));
         }
     }
     let nothing = || Fit { scale: 1.0, zero_point: 0, counts: vec![0; 1 << bits] };
     Ok(best.map_or_else(nothing, |(_, fit)| fit))
+}
+
+/// Squared error and counts with a given step, with the alphabet's middle where the values have
+/// theirs.
+fn with_step(bits: u8, sorted: &[f32], step: f32) -> Result<(f64, Fit), QuantiserError> {
+    let last = (1i32 << bits) - 1;
+    let end = |at: Option<&f32>| f64::from(at.copied().unwrap_or(0.0));
+    let middle = (end(sorted.first()) + end(sorted.last())) / 2.0 / f64::from(step);
+    // The cast saturates.
+    let zero_point = (last / 2).saturating_sub(middle.round() as i32);
+    measured(bits, sorted, step, zero_point.clamp(0, last))
+}
+
+/// Squared error and counts of a channel's values with this quantiser.
+fn measured(
+    bits: u8,
+    values: &[f32],
+    scale: f32,
+    zero_point: i32,
+) -> Result<(f64, Fit), QuantiserError> {
+    let quantiser = Quantiser::new(bits, vec![scale], vec![zero_point], vec![0.0])?;
+    let (mut symbols, mut back) = (Vec::new(), Vec::new());
+    quantiser.quantise(0, values, &mut symbols);
+    quantiser.dequantise(0, &symbols, &mut back);
+    let error = values.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let mut counts = vec![0; 1 << bits];
+    symbols.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1);
+    Ok((error, Fit { scale, zero_point, counts }))
 }
 
 /// Scale and zero point of the range that leaves out this fraction of the values, half at each end.
@@ -185,7 +295,8 @@ mod tests {
         let mut calibration = Calibration::new(3, 7, 1);
         let latents = [(0..7).map(|v| v as f32).collect(), vec![-2.0; 7], vec![0.0; 7]].concat();
         calibration.add(&latents);
-        assert_eq!(calibration.order(), [0, 1, 2]);
+        assert_eq!(calibration.order(&[1.0; 3]), [0, 1, 2]);
+        assert_eq!(calibration.order(&[1.0, 2.0, 0.0]), [0, 1, 2]);
         let Calibrated { scale, zero_point, prior_mean, .. } =
             calibration.calibrate(8, &[2, 0, 1]).expect("valid");
         assert_eq!(scale, [1.0, 6.0 / 255.0, 2.0 / 255.0]);

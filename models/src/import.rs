@@ -4,6 +4,7 @@ mod card;
 mod error;
 mod folder;
 mod measure;
+mod mix;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,13 +15,16 @@ use isthmus_proto::OperatingPoint;
 
 pub use self::error::ImportError;
 use self::folder::Folder;
+pub use self::mix::Rotate;
+use self::mix::{Behind, Candidate, Traced, as_it_is, ratio};
 use crate::bundle::Bundle;
 use crate::calibrate::Calibration;
-use crate::cut::{Cut, Parts, WholeModel};
+use crate::cut::{Cut, Mix, ModelOutput, Parts, WholeModel};
+use crate::detect::BoxesSpec;
 use crate::engine::{Engine, TensorView};
 use crate::manifest::{
-    DecoderSpec, FORMAT, FullSpec, InputSpec, Manifest, QuantiserSpec, SplitSpec, WidthSpec,
-    check_name,
+    ChannelOrder, DecoderSpec, FORMAT, Fit, FullSpec, InputSpec, Manifest, OutputSpec,
+    QuantiserSpec, SplitSpec, Task, WidthSpec, check_name,
 };
 use crate::network::Network;
 use crate::outcomes::OUTCOMES;
@@ -28,12 +32,15 @@ use crate::photo::Photo;
 use crate::prepared::RunError;
 use crate::preprocess::Preprocessor;
 use crate::profile::test_picture;
+use crate::truth::Truth;
 
 /// Parts of the channels that may be sent where nothing else is asked for, in quarters.
 const QUARTERS: [usize; 4] = [1, 2, 3, 4];
 
-/// Name of the only width of a model that was not trained to be slimmed.
+/// Name of the whole model's own width; where it was not trained to be slimmed, of the only one.
 const WIDTH: &str = "w100";
+/// Pictures on which it is measured what errors of the latents do to the outputs.
+const TRACED: usize = 4;
 
 /// What a bundle is made with, besides the model and the cut.
 #[derive(Clone, Debug)]
@@ -44,20 +51,47 @@ pub struct Import {
     pub version: String,
     /// The model's origin in words, for the model card.
     pub origin: String,
-    /// Name of each class; no two alike.
+    /// What the network answers.
+    pub task: Task,
+    /// Name of each class, no two alike; none where the answer has no classes.
     pub labels: Vec<String>,
+    /// Of a detector: how its outputs become boxes.
+    pub boxes: Option<BoxesSpec>,
+    /// The boxes that are really in the pictures to measure on, in these labels.
+    pub truth: Option<Truth>,
+    /// How a picture of another shape is brought to the input's.
+    pub fit: Fit,
+    /// The order of the input's channels, and of `mean` and `std`.
+    pub order: ChannelOrder,
+    /// Red, green and blue of what a letterboxed picture leaves free.
+    pub fill: [u8; 3],
     /// Subtracted from each channel, of 0..=1.
     pub mean: [f32; 3],
     /// Divides each channel, > 0.
     pub std: [f32; 3],
     /// Quantiser depths, 1 to 8.
     pub bits: Vec<u8>,
-    /// Channel counts that may be sent, besides all; if empty, a quarter, a half and three.
+    /// Channel counts that may be sent, besides all; if empty, a quarter, a half and three. Of sums the
+    /// largest count is all.
     pub channels: Vec<u16>,
+    /// Whether channels are sent or sums of them.
+    pub rotate: Rotate,
+    /// Further heads for the same trunk, of other widths.
+    pub heads: Vec<OtherHead>,
     /// Pictures to calibrate with.
     pub calibration: Vec<Photo>,
-    /// Pictures to measure accuracy and bytes on; those without a class are left out.
+    /// Pictures to measure quality and bytes on; of a classifier those without a class are left out.
+    /// Where no truth is known, answers are held against the whole network's.
     pub measuring: Vec<Photo>,
+}
+
+/// A head in place of a model's own, narrower or wider.
+#[derive(Clone, Debug)]
+pub struct OtherHead {
+    /// The width's name: `w` and a percentage.
+    pub name: String,
+    /// A network that has the tensors that are cut at, or whose outputs they are.
+    pub model: WholeModel,
 }
 
 /// The engines that an import computes with.
@@ -71,24 +105,25 @@ pub struct ImportEngines<'a> {
 }
 
 impl Import {
-    /// Cuts `model` at `tensor`, calibrates a quantiser and tables for each depth, and writes a
-    /// bundle to the folder `out`, which must not be there yet. Where there is something to measure
+    /// Cuts `model` at tensors, calibrates a quantiser and tables for each depth, and writes a bundle to the folder `out`, which must not be there yet. Where there is something to measure
     /// on, every operating point is measured with the written bundle and the real codec. `log` gets
     /// a line for every step and for every picture that cannot be read.
     ///
     /// The same model, pictures and engines give the same files.
-    pub fn write(
+    pub fn write<S: AsRef<str>>(
         &self,
         model: &WholeModel,
-        tensor: &str,
+        tensors: &[S],
         engines: ImportEngines<'_>,
         out: &Path,
         log: &mut dyn FnMut(String),
     ) -> Result<Arc<Bundle>, ImportError> {
-        let cut = model.cut_at(tensor)?;
+        let cut = model.cut_at(tensors)?;
         check_name("name", &self.name)?;
         let depths = self.depths()?;
-        let layers = self.layers(cut.shape[0])?;
+        self.layers(cut.shape[0])?;
+        let heads = self.cut_heads(model, &cut)?;
+        model.check_batches(engines.engine)?;
         if out.symlink_metadata().is_ok() {
             return Err(ImportError::Exists(out.to_owned()));
         }
@@ -96,7 +131,7 @@ impl Import {
         let mut partial = out.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let steps = Steps { import: self, model, cut, depths, layers, engines };
+        let steps = Steps { import: self, model, cut: &cut, heads, depths, engines };
         let moved = steps.write(&partial, log).and_then(|()| {
             fs::rename(&partial, out).map_err(|source| ImportError::Io { file: out.into(), source })
         });
@@ -107,6 +142,26 @@ impl Import {
             return Err(error);
         }
         Ok(Arc::new(Bundle::open(out)?))
+    }
+
+    /// The further heads, cut where they give what the trunk behind `cut` takes.
+    fn cut_heads(&self, whole: &WholeModel, cut: &Cut) -> Result<Vec<Cut>, ImportError> {
+        let cut_head = |OtherHead { name, model }: &OtherHead| {
+            check_name("head", name)?;
+            let own = model.cut_at(&cut.tensors).or_else(|_| model.whole_as_head())?;
+            let (found, needed) = (own.features(), cut.features());
+            if found != needed {
+                let problem = format!("head {name}: gives {found:?}, the cut is {needed:?}");
+                return Err(ImportError::Value(problem));
+            }
+            if model.size() != whole.size() {
+                let (found, needed) = (model.size(), whole.size());
+                let problem = format!("head {name}: takes {found:?}, the network {needed:?}");
+                return Err(ImportError::Value(problem));
+            }
+            Ok(own)
+        };
+        self.heads.iter().map(cut_head).collect()
     }
 
     /// The quantiser depths, each once.
@@ -143,18 +198,18 @@ struct Steps<'a> {
     import: &'a Import,
     model: &'a WholeModel,
     cut: &'a Cut,
+    /// Of the further heads.
+    heads: Vec<Cut>,
     depths: BTreeSet<u8>,
-    /// Channel counts that may be sent.
-    layers: Vec<u16>,
     engines: ImportEngines<'a>,
 }
 
 impl Steps<'_> {
     /// Writes the bundle to the folder `root`.
     fn write(&self, root: &Path, log: &mut dyn FnMut(String)) -> Result<(), ImportError> {
-        let calibration = self.calibrate(log)?;
+        let widths = self.choose(log)?;
         let mut folder = Folder::create(root)?;
-        let mut manifest = self.write_graphs(&mut folder, &calibration)?;
+        let mut manifest = self.write_graphs(&mut folder, &widths)?;
         folder.write_manifest(&mut manifest)?;
 
         // From here on what was written is used as any other bundle.
@@ -162,7 +217,8 @@ impl Steps<'_> {
         let golden = golden(Arc::clone(&bundle), self.engines.reference)?;
         folder.put("goldens/000.safetensors".into(), &golden)?;
         let network = Network::load(bundle, self.engines.engine)?;
-        let outcomes = measure::outcomes(&network, &self.import.measuring, log)?;
+        let Import { measuring, truth, .. } = self.import;
+        let outcomes = measure::outcomes(&network, measuring, truth.as_ref(), log)?;
         if let Some(outcomes) = &outcomes {
             let packed = outcomes.pack();
             let packed =
@@ -174,25 +230,87 @@ impl Steps<'_> {
         folder.write_manifest(&mut manifest)?;
         let frames = outcomes.map_or(0, |outcomes| outcomes.frames());
         let Import { origin, calibration, .. } = self.import;
-        folder.write_card(&card::text(origin, calibration.len(), self.cut, &manifest, frames))
+        let against_whole = self.import.task != Task::Classification && truth.is_none();
+        folder.write_card(&card::text(
+            origin,
+            calibration.len(),
+            self.cut,
+            &manifest,
+            frames,
+            against_whole,
+        ))
     }
 
     fn input(&self) -> InputSpec {
         let [width, height] = self.model.size();
-        InputSpec { mean: self.import.mean, std: self.import.std, ..InputSpec::new(width, height) }
+        let Import { mean, std, fit, order, fill, .. } = *self.import;
+        InputSpec { mean, std, fit, channels: order, fill, ..InputSpec::new(width, height) }
     }
 
-    /// Runs the head on every picture to calibrate with.
-    fn calibrate(&self, log: &mut dyn FnMut(String)) -> Result<Calibration, ImportError> {
+    /// What is sent, and how: of the model's own width, then of the further heads.
+    fn choose(&self, log: &mut dyn FnMut(String)) -> Result<Vec<Width<'_>>, ImportError> {
         let Steps { import, model, cut, engines, .. } = self;
+        let behind = Behind::load(model, cut, engines.engine)?;
+        let own =
+            Width { name: WIDTH, model, cut, sent: self.sent(&behind, model, cut, None, log)? };
+        let mut widths = vec![own];
+        for (head, cut) in import.heads.iter().zip(&self.heads) {
+            let as_own = Some(&widths[0].sent);
+            let sent = self.sent(&behind, &head.model, cut, as_own, log)?;
+            widths.push(Width { name: &head.name, model: &head.model, cut, sent });
+        }
+        Ok(widths)
+    }
+
+    /// What one head sends: of the same kind as another if there is one, else what was asked for or
+    /// is cheaper.
+    fn sent(
+        &self,
+        behind: &Behind<'_>,
+        model: &WholeModel,
+        cut: &Cut,
+        other: Option<&Candidate>,
+        log: &mut dyn FnMut(String),
+    ) -> Result<Candidate, ImportError> {
+        let (calibration, traced) = self.calibrate(behind, model, cut, log)?;
+        let most = match other {
+            Some(other) => Some(other.mix.latents() as u16),
+            None => self.import.channels.iter().copied().max(),
+        };
+        let rotate = match other.map(|other| &other.mix) {
+            Some(Mix::Linear(_)) => Rotate::Yes,
+            Some(Mix::Order(_)) => Rotate::No,
+            None => self.import.rotate,
+        };
+        let [mut plain, mut rotated] = behind.candidates(&calibration, most);
+        if rotate == Rotate::Auto {
+            behind.measure(&mut plain, &traced)?;
+            behind.measure(&mut rotated, &traced)?;
+            let times = ratio(&rotated, &plain);
+            let taken = if times > 1.0 { "sums of channels" } else { "channels as they are" };
+            log(format!("{taken}: without sums {times:.2} times the bytes at the same error"));
+            return Ok(if times > 1.0 { rotated } else { plain });
+        }
+        Ok(if rotate == Rotate::Yes { rotated } else { plain })
+    }
+
+    /// Runs a head on every picture to calibrate with, and the trunk on some.
+    fn calibrate(
+        &self,
+        behind: &Behind<'_>,
+        model: &WholeModel,
+        cut: &Cut,
+        log: &mut dyn FnMut(String),
+    ) -> Result<(Calibration, Vec<Traced>), ImportError> {
+        let Steps { import, engines, .. } = self;
         let [channels, height, width] = cut.shape;
-        let unordered: Vec<usize> = (0..channels).collect();
-        let head = model.cut(&cut.tensor, &unordered)?.head;
-        let head = engines.engine.load(&head, &format!("the head up to {}", cut.tensor))?;
+        let head = model.cut(cut, &as_it_is(cut)).head;
+        let head = engines.engine.load(&head, &format!("the head up to {}", cut.name()))?;
         let input = self.input();
         let preprocessor = Preprocessor::new(&input);
         let mut calibration = Calibration::new(channels, height * width, import.calibration.len());
-        let (mut data, mut used) = (Vec::new(), 0);
+        let every = (import.calibration.len() / TRACED).max(1);
+        let (mut data, mut used, mut traced) = (Vec::new(), 0, Vec::new());
         for photo in &import.calibration {
             match photo.read() {
                 Ok(picture) => preprocessor.run(&picture, &mut data),
@@ -202,13 +320,17 @@ impl Steps<'_> {
                 }
             }
             let outputs = head.run(&[TensorView { shape: &input.shape(), data: &data }])?;
-            calibration.add(outputs.first().map_or(&[], |latents| &latents.data));
+            let latents = outputs.into_iter().next().map(|it| it.data).unwrap_or_default();
+            calibration.add(&latents);
+            if used % every == 0 && traced.len() < TRACED {
+                traced.push(behind.trace(latents)?);
+            }
             used += 1;
         }
         log(format!("calibrated on {used} pictures"));
         match used {
             0 => Err(ImportError::NothingToCalibrate(import.calibration.len())),
-            _ => Ok(calibration),
+            _ => Ok((calibration, traced)),
         }
     }
 
@@ -216,50 +338,26 @@ impl Steps<'_> {
     fn write_graphs(
         &self,
         folder: &mut Folder,
-        calibration: &Calibration,
+        widths: &[Width<'_>],
     ) -> Result<Manifest, ImportError> {
         let Steps { import, model, cut, .. } = self;
-        let order = calibration.order();
-        let Parts { head, trunk } = model.cut(&cut.tensor, &order)?;
+        let Parts { trunk, .. } = model.cut(cut, &as_it_is(cut));
         let input = self.input();
-        let split = format!("s{}", (input.height as usize).div_ceil(cut.shape[1]));
-        let tag = format!("{split}_{WIDTH}");
-        let latent = cut.shape.map(|side| side as u16);
-        let mut quantisers = Vec::new();
-        for &bits in self.depths.iter().rev() {
-            let calibrated = calibration.calibrate(bits, &order)?;
-            quantisers.push(QuantiserSpec {
-                bits,
-                scale: calibrated.scale,
-                zero_point: calibrated.zero_point,
-                prior_mean: calibrated.prior_mean,
-                tables: folder.put(format!("tables/{tag}_b{bits}.cdf"), &calibrated.tables)?,
-                contexts: None,
-            });
-        }
-        let width = WidthSpec {
-            name: WIDTH.into(),
-            head: folder.put(format!("onnx/head_{tag}.onnx"), &head)?,
-            adapter: None,
-            exit: false,
-            head_macs: cut.head_macs,
-            head_parameters: cut.head_parameters,
-            exit_parameters: 0,
-            exit_quality: 0.0,
-            quantisers,
-        };
+        let latents = widths.first().map_or(0, |width| width.sent.mix.latents());
+        let split = format!("s{}", stride(&input, cut));
+        let specs = widths.iter().map(|width| self.write_width(folder, &split, width));
+        let widths = specs.collect::<Result<Vec<WidthSpec>, _>>()?;
+        let [_, height, width] = cut.shape.map(|side| side as u16);
         let split = SplitSpec {
-            latent,
-            channels: self.layers.clone(),
-            features: vec![cut.shape.to_vec()],
-            widths: vec![width],
+            latent: [latents as u16, height, width],
+            channels: import.layers(latents)?,
+            features: cut.features().iter().map(|shape| shape.to_vec()).collect(),
+            widths,
             name: split,
         };
         let trunk = folder.put(format!("onnx/trunk_{}.onnx", split.name), &trunk)?;
-        let decoder = DecoderSpec {
-            trunk: [(split.name.clone(), trunk)].into(),
-            ..DecoderSpec::classification(import.labels.iter().cloned())
-        };
+        let trunk = [(split.name.clone(), trunk)].into();
+        let decoder = self.decoder(trunk);
         Ok(Manifest {
             format: FORMAT,
             name: import.name.clone(),
@@ -276,6 +374,91 @@ impl Steps<'_> {
             points: Vec::new(),
             files: BTreeMap::new(),
         })
+    }
+
+    /// What the manifest says of the network's answer.
+    fn decoder(&self, trunk: BTreeMap<String, String>) -> DecoderSpec {
+        let Steps { import, model, .. } = self;
+        if import.task == Task::Classification {
+            return DecoderSpec {
+                trunk,
+                ..DecoderSpec::classification(import.labels.iter().cloned())
+            };
+        }
+        let output =
+            |ModelOutput { name, shape }: &ModelOutput| OutputSpec::f32(name, shape.clone());
+        DecoderSpec {
+            name: import.task.name().into(),
+            task: import.task,
+            labels: import.labels.clone(),
+            trunk,
+            outputs: model.outputs().iter().map(output).collect(),
+            boxes: import.boxes.clone(),
+        }
+    }
+
+    /// Writes a width's graphs and tables.
+    fn write_width(
+        &self,
+        folder: &mut Folder,
+        split: &str,
+        width: &Width<'_>,
+    ) -> Result<WidthSpec, ImportError> {
+        let Width { name, model, cut, sent } = width;
+        let tag = format!("{split}_{name}");
+        let Parts { head, adapter, .. } = model.cut(cut, &sent.mix);
+        let mut quantisers = Vec::new();
+        for &bits in self.depths.iter().rev() {
+            let calibrated = sent.calibrate(bits)?;
+            quantisers.push(QuantiserSpec {
+                bits,
+                scale: calibrated.scale,
+                zero_point: calibrated.zero_point,
+                prior_mean: calibrated.prior_mean,
+                tables: folder.put(format!("tables/{tag}_b{bits}.cdf"), &calibrated.tables)?,
+                contexts: None,
+            });
+        }
+        let adapter =
+            adapter.map(|adapter| folder.put(format!("onnx/adapter_{tag}.onnx"), &adapter));
+        let (macs, parameters) = match &sent.mix {
+            Mix::Order(_) => (0, 0),
+            Mix::Linear(linear) => {
+                let values = linear.forth.len() + linear.forth_bias.len();
+                (linear.forth.len() * cut.shape[1] * cut.shape[2], values)
+            }
+        };
+        Ok(WidthSpec {
+            name: (*name).into(),
+            head: folder.put(format!("onnx/head_{tag}.onnx"), &head)?,
+            adapter: adapter.transpose()?,
+            exit: false,
+            head_macs: cut.head_macs + macs as u64,
+            head_parameters: cut.head_parameters + parameters as u64,
+            exit_parameters: 0,
+            exit_quality: 0.0,
+            quantisers,
+        })
+    }
+}
+
+/// A width of the bundle: a head, and what it sends.
+struct Width<'a> {
+    name: &'a str,
+    model: &'a WholeModel,
+    cut: &'a Cut,
+    sent: Candidate,
+}
+
+/// Pixels of the picture per place of a cut's grid: of a column of tokens as if it were a grid.
+fn stride(input: &InputSpec, cut: &Cut) -> u32 {
+    let [_, height, width] = cut.shape;
+    match width {
+        1 if height > 1 => {
+            let pixels = f64::from(input.height) * f64::from(input.width);
+            (pixels / height as f64).sqrt().round() as u32
+        }
+        _ => (input.height as usize).div_ceil(height) as u32,
     }
 }
 

@@ -26,6 +26,8 @@ mod cores;
 #[cfg(feature = "shell")]
 mod cut;
 mod detect;
+#[cfg(feature = "shell")]
+mod eigen;
 mod engine;
 mod golden;
 mod head;
@@ -64,7 +66,9 @@ pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
 pub use classify::{softmax, top_k};
 pub use cores::{on_all_cores, on_threads};
 #[cfg(feature = "shell")]
-pub use cut::{Cut, CutError, Parts, WholeModel};
+pub use cut::{
+    Cut, CutError, Layout, Linear, Mix, ModelOptions, ModelOutput, Parts, Probabilities, WholeModel,
+};
 pub use detect::{
     Activation, Background, BoxForm, BoxesDecodeError, BoxesDecoder, BoxesError, BoxesLayout,
     BoxesSpec, Column, Detection, MAX_BOXES, MAX_CANDIDATES, PriorLevel,
@@ -81,7 +85,7 @@ pub use image_codec::{
     image_formats, max_image_pixels,
 };
 #[cfg(feature = "shell")]
-pub use import::{Import, ImportEngines, ImportError};
+pub use import::{Import, ImportEngines, ImportError, OtherHead, Rotate};
 pub use manifest::{
     ChannelOrder, DecoderSpec, FORMAT, FileSpec, Fit, FullSpec, InputSpec, MAX_FILE_BYTES,
     Manifest, ManifestError, OutputSpec, PointSpec, QuantiserSpec, SplitSpec, Task, WidthSpec,

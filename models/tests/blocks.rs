@@ -9,7 +9,8 @@ mod graphs;
 use std::sync::{Arc, Once};
 
 use isthmus_models::{
-    Engine, EngineKind, Graph, Parts, PlainTract, Tensor, TensorView, Tract, WholeModel,
+    Engine, EngineKind, Graph, Mix, ModelOptions, Parts, PlainTract, Tensor, TensorView, Tract,
+    WholeModel,
 };
 use proptest::prelude::*;
 use tract_onnx::pb::GraphProto;
@@ -193,6 +194,12 @@ fn run(graph: &Arc<dyn Graph>, shape: &[usize], data: &[f32]) -> Tensor {
     outputs.remove(0)
 }
 
+/// What a graph makes of several inputs.
+fn run_all(graph: &Arc<dyn Graph>, inputs: &[Tensor]) -> Vec<Tensor> {
+    let views = inputs.iter().map(|Tensor { shape, data }| TensorView { shape, data });
+    graph.run(&views.collect::<Vec<_>>()).expect("runs")
+}
+
 #[track_caller]
 fn assert_close(ours: &Tensor, theirs: &Tensor, what: &str) {
     assert_eq!(ours.shape, theirs.shape, "{what}");
@@ -221,21 +228,22 @@ fn assert_engines_agree(onnx: &[u8], free: bool, sides: [i64; 2]) {
 
 /// Head and trunk of every `step`th cut give together what the whole gives.
 fn assert_cuts_are_the_whole(onnx: &[u8], sides: [i64; 2], step: usize) {
-    let model = WholeModel::parse(onnx, None).expect("a classifier");
+    let model = WholeModel::parse(onnx, &ModelOptions::default()).expect("a classifier");
     let [height, width] = sides.map(|side| side as usize);
     let (shape, data) = ([1, 3, height, width], pictures(1, sides));
     let whole = PlainTract.load(&model.whole(), "the whole").expect("loads");
     let expected = run(&whole, &shape, &data);
     for cut in model.cuts().iter().step_by(step) {
         let order: Vec<usize> = (0..cut.shape[0]).rev().collect();
-        let Parts { head, trunk } = model.cut(&cut.tensor, &order).expect("cut");
-        let [head, trunk] =
-            [head, trunk].map(|part| Tract.load(&part, &cut.tensor).expect("loads"));
-        let latents = run(&head, &shape, &data);
-        let [c, h, w] = cut.shape;
-        assert_eq!(latents.shape, [1, c, h, w]);
-        let logits = run(&trunk, &latents.shape, &latents.data);
-        assert_close(&logits, &expected, &cut.tensor);
+        let Parts { head, adapter, trunk } = model.cut(cut, &Mix::Order(order));
+        let load = |part: &[u8]| Tract.load(part, &cut.name()).expect("loads");
+        let mut features = vec![run(&load(&head), &shape, &data)];
+        assert_eq!(features[0].shape, [&[1], &cut.shape[..]].concat());
+        if let Some(adapter) = adapter {
+            features = run_all(&load(&adapter), &features);
+        }
+        let logits = run_all(&load(&trunk), &features).remove(0);
+        assert_close(&logits, &expected, &cut.name());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use strsim::levenshtein;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
@@ -9,6 +10,9 @@ use tract_onnx::pb::{
 };
 
 use super::error::CutError;
+
+/// Names shown for one that does not exist.
+const NEAREST: usize = 5;
 
 /// Refuses weights in other files, and control flow.
 pub(super) fn refuse_what_cannot_be_cut(graph: &GraphProto) -> Result<(), CutError> {
@@ -26,17 +30,50 @@ pub(super) fn refuse_what_cannot_be_cut(graph: &GraphProto) -> Result<(), CutErr
         |attribute: &AttributeProto| attribute.g.is_some() || !attribute.graphs.is_empty();
     match graph.node.iter().find(|node| node.attribute.iter().any(branches)) {
         None => Ok(()),
-        Some(node) => Err(CutError::ControlFlow { node: label(node), op: node.op_type.clone() }),
+        Some(node) => Err(CutError::ControlFlow {
+            node: label(node),
+            op: node.op_type.clone(),
+            before: last_layers(graph, &used(node).collect()),
+        }),
     }
 }
 
+/// Leaves in `graph` what these outputs need, and makes them its only ones.
+pub(super) fn keep_only(graph: &mut GraphProto, outputs: &[String]) -> Result<(), CutError> {
+    let made = |name: &str| graph.node.iter().any(|node| node.output.iter().any(|it| it == name));
+    if let Some(tensor) = outputs.iter().find(|name| !made(name)) {
+        let near = nearest(tensor, graph.node.iter().flat_map(|node| &node.output));
+        return Err(CutError::Unknown { tensor: tensor.clone(), near });
+    }
+    if !outputs.is_empty() {
+        let output =
+            |name: &String| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() };
+        graph.output = outputs.iter().map(output).collect();
+    }
+    let names = graph.output.iter().map(|output| output.name.as_str()).collect();
+    let needed = needed(graph, &names, &BTreeSet::new());
+    let mut needed = needed.into_iter();
+    graph.node.retain(|_| needed.next().unwrap_or(true));
+    let used: BTreeSet<String> = graph.node.iter().flat_map(used).map(str::to_owned).collect();
+    graph.initializer.retain(|weights| used.contains(&weights.name));
+    Ok(())
+}
+
+/// The names that are the most like `name`.
+pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut near: Vec<(usize, &String)> = names.map(|it| (levenshtein(it, name), it)).collect();
+    near.sort();
+    near.into_iter().take(NEAREST).map(|(_, name)| name.clone()).collect()
+}
+
 /// The input of a graph that takes pictures.
+#[derive(Clone)]
 pub(super) struct PictureInput {
     pub(super) name: String,
     /// Width and height (pixels).
     pub(super) size: [u32; 2],
-    /// Whether the graph was exported for a single picture.
-    pub(super) for_one: bool,
+    /// Whether the graph has pictures of any size.
+    pub(super) free_size: bool,
 }
 
 /// The input of `graph`, at this size where the graph leaves it free.
@@ -44,12 +81,8 @@ pub(super) fn picture_input(
     graph: &GraphProto,
     size: Option<[u32; 2]>,
 ) -> Result<PictureInput, CutError> {
-    // Older models list their weights among the inputs.
-    let weights: BTreeSet<&str> = graph.initializer.iter().map(|it| it.name.as_str()).collect();
-    let inputs: Vec<&ValueInfoProto> =
-        graph.input.iter().filter(|input| !weights.contains(&*input.name)).collect();
-    let &[input] = inputs.as_slice() else {
-        let found = inputs.iter().map(|input| input.name.clone()).collect();
+    let [input] = graph.input.as_slice() else {
+        let found = graph.input.iter().map(|input| input.name.clone()).collect();
         return Err(CutError::NotOne { what: "input", found });
     };
     let name = input.name.clone();
@@ -62,9 +95,13 @@ pub(super) fn picture_input(
         tensor.shape.iter().flat_map(|shape| &shape.dim).map(side).collect();
     let sides: Vec<String> =
         dims.iter().map(|side| side.map_or("?".into(), |side| side.to_string())).collect();
-    let kind = if tensor.elem_type == DataType::Float as i32 { "f32" } else { "not f32 but" };
+    let kind = match DataType::try_from(tensor.elem_type) {
+        Ok(DataType::Float) => "f32".to_owned(),
+        Ok(other) => other.as_str_name().to_ascii_lowercase(),
+        Err(_) => "of no known type".to_owned(),
+    };
     let found = format!("{kind} [{}]", sides.join(", "));
-    let [batch, Some(3), height, width] = *dims else {
+    let [None | Some(1), Some(3), height, width] = *dims else {
         return Err(CutError::Input { name, found });
     };
     if kind != "f32" {
@@ -82,7 +119,8 @@ pub(super) fn picture_input(
             [w, h]
         }
     };
-    Ok(PictureInput { name, size, for_one: batch == Some(1) })
+    let free_size = height.is_none() || width.is_none();
+    Ok(PictureInput { name, size, free_size })
 }
 
 /// A dimension's extent, if it is fixed.
@@ -108,17 +146,16 @@ pub(super) fn check_order(graph: &GraphProto) -> Result<(), CutError> {
     Ok(())
 }
 
-/// The tensors, with the nodes that make them, through which every path from `input` to `output`
-/// leads.
+/// What depends on the picture and is still needed, behind every node that it depends on: the node's
+/// position, and tensors that together are all that later nodes and the outputs need of the picture.
 ///
-/// In a sorted graph they are those that, once made, are all that later nodes still need of what
-/// depends on the input.
+/// Where there is one, every path from the picture to an output leads through it.
 pub(super) fn separators<'a>(
     graph: &'a GraphProto,
     input: &'a str,
-    output: &str,
-) -> Vec<(usize, &'a str)> {
-    let needed = needed(graph, output, None);
+    outputs: &BTreeSet<&'a str>,
+) -> Vec<(usize, BTreeSet<&'a str>)> {
+    let needed = needed(graph, outputs, &BTreeSet::new());
     let (mut depends, mut live) = (BTreeSet::from([input]), Vec::new());
     for (at, node) in graph.node.iter().enumerate() {
         if needed[at] && used(node).any(|tensor| depends.contains(tensor)) {
@@ -130,32 +167,53 @@ pub(super) fn separators<'a>(
     for &at in &live {
         last_use.extend(used(&graph.node[at]).map(|tensor| (tensor, at)));
     }
+    last_use.extend(outputs.iter().map(|output| (*output, usize::MAX)));
     let (mut open, mut separators) = (BTreeSet::from([input]), Vec::new());
     for at in live {
         let made = graph.node[at].output.iter().map(String::as_str);
         open.extend(made.filter(|tensor| last_use.contains_key(tensor)));
         open.retain(|tensor| last_use.get(tensor).is_some_and(|&last| last > at));
-        if let (1, Some(&tensor)) = (open.len(), open.first())
-            && tensor != output
-        {
-            separators.push((at, tensor));
-        }
+        separators.push((at, open.clone()));
     }
     separators
 }
 
-/// Which nodes `output` needs, looking no further back than `from`.
-pub(super) fn needed(graph: &GraphProto, output: &str, from: Option<&str>) -> Vec<bool> {
-    let mut wanted = BTreeSet::from([output]);
+/// Which nodes `outputs` need, looking no further back than `from`.
+pub(super) fn needed(
+    graph: &GraphProto,
+    outputs: &BTreeSet<&str>,
+    from: &BTreeSet<&str>,
+) -> Vec<bool> {
+    let mut wanted = outputs.clone();
     let mut needed = vec![false; graph.node.len()];
     for (node, needed) in graph.node.iter().zip(&mut needed).rev() {
-        let wants = |tensor: &str| wanted.contains(tensor) && Some(tensor) != from;
+        let wants = |tensor: &str| wanted.contains(tensor) && !from.contains(tensor);
         if node.output.iter().any(|tensor| wants(tensor)) {
             *needed = true;
             wanted.extend(used(node));
         }
     }
     needed
+}
+
+/// The layers with weights that `tensor` is computed from and behind which there is no other: what a
+/// network ends in, where something that is no network follows.
+pub(super) fn last_layers(graph: &GraphProto, tensors: &BTreeSet<&str>) -> Vec<String> {
+    let mut wanted = tensors.clone();
+    let mut layers = Vec::new();
+    for node in graph.node.iter().rev() {
+        if !node.output.iter().any(|tensor| wanted.contains(tensor.as_str())) {
+            continue;
+        }
+        match node.op_type.as_str() {
+            "Conv" | "ConvTranspose" | "Gemm" | "MatMul" => {
+                layers.extend(node.output.first().cloned())
+            }
+            _ => wanted.extend(used(node)),
+        }
+    }
+    layers.reverse();
+    layers
 }
 
 /// The tensors that a node uses; one that it leaves out has no name.
@@ -190,6 +248,6 @@ pub(super) fn parameters(graph: &GraphProto, keep: &[bool]) -> u64 {
 }
 
 /// What a node is called in messages: few have a name, all have an output.
-fn label(node: &NodeProto) -> String {
+pub(super) fn label(node: &NodeProto) -> String {
     node.output.first().unwrap_or(&node.name).clone()
 }

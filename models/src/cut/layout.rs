@@ -67,7 +67,7 @@ fn channel_axis(
 }
 
 /// The order of a transposition's axes: as given, else reversed.
-fn permutation(node: &NodeProto, rank: usize) -> Vec<usize> {
+pub(super) fn permutation(node: &NodeProto, rank: usize) -> Vec<usize> {
     let given = node.attribute.iter().find(|attribute| attribute.name == "perm");
     match given {
         Some(given) => given.ints.iter().map(|&axis| axis as usize).collect(),

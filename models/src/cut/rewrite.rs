@@ -1,69 +1,97 @@
-//! Changes to a graph as it was exported, so that it runs with any number of pictures: what an exporter
-//! has computed for one picture, or lets the graph compute of their number, is said without it.
-
-use std::iter;
+//! Resizing by factors in place of sizes, among which an exporter has the number of pictures.
 
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{GraphProto, TensorProto};
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
+use super::ends::{Ends, integer};
 use super::shapes::Shapes;
 
-/// Has every `Resize` resize by factors instead of to sizes, among which is the number of pictures.
+/// Has every `Resize` resize by factors instead of to sizes.
 pub(super) fn sizes_to_factors(graph: &mut GraphProto, shapes: &Shapes) {
+    let mut ends = Ends::new(graph, "resized");
     let mut factors = Vec::new();
-    for node in graph.node.iter_mut().filter(|node| node.op_type == "Resize") {
-        // Factors for some axes alone, or fitted to a ratio, are another matter.
-        let special = ["axes", "keep_aspect_ratio_policy"];
-        let plain = node.attribute.iter().all(|it| !special.contains(&&*it.name));
-        let [from, _, _, sizes] = node.input.as_slice() else { continue };
-        let known = shapes.get(from).zip(node.output.first().and_then(|it| shapes.get(it)));
-        let Some(((from, _), (to, _))) = known.filter(|_| plain && !sizes.is_empty()) else {
-            continue;
-        };
-        if from.len() != to.len() || from.contains(&0) {
-            continue;
+    let mut nodes = Vec::new();
+    for mut node in std::mem::take(&mut graph.node) {
+        if let Some((from, to)) = sides(&node, shapes) {
+            if repeats(&node, &from, &to) {
+                repeat(&node, &from, &to, &mut ends);
+                nodes.append(&mut ends.nodes);
+                continue;
+            }
+            let name = format!("{}_factors", node.output[0]);
+            node.input[2].clone_from(&name);
+            node.input.truncate(3);
+            factors.push(TensorProto {
+                name,
+                dims: vec![from.len() as i64],
+                data_type: DataType::Float as i32,
+                float_data: from.iter().zip(&to).map(|(&from, &to)| factor(from, to)).collect(),
+                ..TensorProto::default()
+            });
         }
-        let name = format!("{}_factors", node.output[0]);
-        node.input[2].clone_from(&name);
-        node.input.truncate(3);
-        factors.push(TensorProto {
-            name,
-            dims: vec![from.len() as i64],
-            data_type: DataType::Float as i32,
-            float_data: from.iter().zip(to).map(|(&from, &to)| factor(from, to)).collect(),
-            ..TensorProto::default()
-        });
+        nodes.push(node);
     }
+    graph.node = nodes;
     graph.initializer.extend(factors);
+    ends.append_to(graph);
 }
 
-/// The factor by which `from` becomes `to` when what is beyond a whole number is cut off.
+/// The shapes before and behind a `Resize` to sizes, if it is one that can be changed.
+fn sides(node: &NodeProto, shapes: &Shapes) -> Option<(Vec<usize>, Vec<usize>)> {
+    // Factors for some axes alone, or fitted to a ratio, are another matter.
+    let special = ["axes", "keep_aspect_ratio_policy"];
+    let plain = node.attribute.iter().all(|it| !special.contains(&&*it.name));
+    let [from, _, _, sizes] = node.input.as_slice() else { return None };
+    let (from, _) = shapes.get(from)?;
+    let (to, _) = shapes.get(node.output.first()?)?;
+    let changes = node.op_type == "Resize" && plain && !sizes.is_empty();
+    (changes && from.len() == to.len() && !from.contains(&0)).then(|| (from.clone(), to.clone()))
+}
+
+/// Whether values are only repeated, of maps, by factors that have no exact float: what is rounded
+/// where a value begins anew would be another's.
+fn repeats(node: &NodeProto, from: &[usize], to: &[usize]) -> bool {
+    let is = |name: &str, usual: &str, wanted: &str| {
+        let given = node.attribute.iter().find(|it| it.name == name);
+        given.map_or(usual.as_bytes(), |it| it.s.as_slice()) == wanted.as_bytes()
+    };
+    is("mode", "nearest", "nearest")
+        && is("coordinate_transformation_mode", "half_pixel", "asymmetric")
+        && is("nearest_mode", "round_prefer_floor", "floor")
+        && from.len() == 4
+        && from[..2] == to[..2]
+        && from.iter().zip(to).any(|(from, to)| to % from != 0)
+}
+
+/// Takes rows and columns by their positions.
+fn repeat(node: &NodeProto, from: &[usize], to: &[usize], ends: &mut Ends) {
+    let mut last = node.input[0].clone();
+    for axis in [2, 3] {
+        let places: Vec<i64> =
+            (0..to[axis]).map(|at| (at * from[axis] / to[axis]) as i64).collect();
+        let places = ends.integers(&places);
+        last = ends.node("Gather", &[&last, &places], vec![integer("axis", axis as i64)]);
+    }
+    ends.name_last(&node.output[0]);
+}
+
+/// The factor by which `from` becomes `to` when what is beyond a whole number is cut off, in single
+/// precision or double.
 fn factor(from: usize, to: usize) -> f32 {
     let factor = to as f32 / from as f32;
-    if (from as f32 * factor) < to as f32 { factor.next_up() } else { factor }
+    if (from as f64 * f64::from(factor)) < to as f64 { factor.next_up() } else { factor }
 }
 
-/// Has every `Reshape` of a graph that was exported for one picture reshape as many as there are: all
-/// extents but the first are what they are for one, and the first is what is left over.
-pub(super) fn free_batch(graph: &mut GraphProto, shapes: &Shapes) {
-    let mut constants = Vec::new();
-    for node in graph.node.iter_mut().filter(|node| node.op_type == "Reshape") {
-        let [from, target] = node.input.as_mut_slice() else { continue };
-        let Some(output) = node.output.first() else { continue };
-        let Some(((from, _), (to, _))) = shapes.get(from).zip(shapes.get(output)) else { continue };
-        let Some((first, rest)) = to.split_first().filter(|_| !to.contains(&0)) else { continue };
-        // One picture stays at the front: then the extent is the input's.
-        let first = if *first == 1 && from.first() == Some(&1) { 0 } else { -1 };
-        let name = format!("{output}_shape");
-        target.clone_from(&name);
-        node.attribute.retain(|attribute| attribute.name != "allowzero");
-        constants.push(TensorProto {
-            name,
-            dims: vec![to.len() as i64],
-            data_type: DataType::Int64 as i32,
-            int64_data: iter::once(first).chain(rest.iter().map(|&side| side as i64)).collect(),
-            ..TensorProto::default()
-        });
+#[cfg(test)]
+mod tests {
+    use super::factor;
+
+    #[test]
+    fn a_factor_gives_the_size() {
+        for (from, to) in (1..80).flat_map(|from| (1..80).map(move |to| (from, to))) {
+            let factor = factor(from, to);
+            assert_eq!((from as f32 * factor).floor(), to as f32, "{from}, {to}");
+            assert_eq!((from as f64 * f64::from(factor)).floor(), to as f64, "{from}, {to}");
+        }
     }
-    graph.initializer.extend(constants);
 }

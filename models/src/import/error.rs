@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use isthmus_proto::{CodecError, QuantiserError};
 
+use crate::answer::AnswerError;
 use crate::bundle::{BundleError, MANIFEST};
 use crate::cut::CutError;
 use crate::engine::EngineError;
@@ -39,6 +40,9 @@ pub enum ImportError {
     /// The head does not load or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Outputs that do not make an answer of the task.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     /// A name or label that no manifest can have.
     #[error("{MANIFEST}: {0}")]
     Manifest(#[from] ManifestError),

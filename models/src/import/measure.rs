@@ -1,54 +1,96 @@
-//! Measurement of a bundle of one split and one width: what each operating point sends of pictures
-//! whose class is known, and whether the answer is right.
+//! Measurement of a bundle of one split: what each operating point sends of pictures, and how good the
+//! answer is: against the truth where it is known, else against what the whole network answers.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use isthmus_proto::{Envelope, OperatingPoint, write_packet};
 
 use super::error::ImportError;
-use crate::classify::top_k;
-use crate::manifest::PointSpec;
+use crate::answer::{Answer, Decoders};
+use crate::detect::Detection;
+use crate::manifest::{InputSpec, PointSpec, Task};
 use crate::network::Network;
 use crate::outcomes::{Outcome, Outcomes, PointOutcomes, RecordedPoint};
 use crate::photo::Photo;
+use crate::picture::Picture;
+use crate::placement::Placement;
 use crate::preprocess::Preprocessor;
-use crate::tail::TailItem;
+use crate::quality::{MeanIou, TrueBox, f1, within_ratio};
+use crate::tail::{Outputs, TailItem};
+use crate::truth::Truth;
 
 /// Time left in the envelopes of measured packets: as many bytes as the default deadline's.
 const TIME_LEFT: Duration = Duration::from_millis(100);
+/// Greatest ratio of a value to the true one that counts as right (arXiv 1406.2283).
+const RATIO: f32 = 1.25;
 
-/// Answers every picture of known class at every point and by the full network; `None` if there is
-/// none.
+/// What an answer is held against.
+enum Reference {
+    Class(usize),
+    Boxes(Vec<TrueBox>),
+    /// The whole network's answer.
+    Whole(Answer),
+}
+
+/// Answers pictures at every point and by the full network: those of known class, of known boxes if
+/// there is a `truth`, or all. `None` if there is none.
 pub(super) fn outcomes(
     network: &Network,
     photos: &[Photo],
+    truth: Option<&Truth>,
     log: &mut dyn FnMut(String),
 ) -> Result<Option<Outcomes>, ImportError> {
     let points = network.bundle.all_points();
-    let preprocessor = Preprocessor::new(&network.bundle.manifest().input);
+    let input_spec = &network.bundle.manifest().input;
+    let preprocessor = Preprocessor::new(input_spec);
     let (mut labels, mut input) = (Vec::new(), Vec::new());
     let (mut split, mut full) = (vec![Vec::new(); points.len()], Vec::new());
     for photo in photos {
-        let Some(label) = photo.class else { continue };
-        match photo.read() {
-            Ok(picture) => preprocessor.run(&picture, &mut input),
+        let class = classifies(network);
+        if class && photo.class.is_none() {
+            continue;
+        }
+        let read = photo.read().map_err(|problem| problem.to_string()).and_then(|picture| {
+            let boxes = truth.map(|truth| true_boxes(truth, photo, &picture, input_spec));
+            boxes.transpose().map(|boxes| (picture, boxes))
+        });
+        let (picture, boxes) = match read {
+            Ok(read) => read,
             Err(problem) => {
                 log(format!("{}: {problem}", photo.path.display()));
                 continue;
             }
-        }
+        };
+        preprocessor.run(&picture, &mut input);
+        let whole = network.full.run(&[&input])?.pop().unwrap_or_default();
+        let whole = answer(network, whole)?;
+        let reference = match (photo.class.filter(|_| class), boxes) {
+            (Some(class), _) => Reference::Class(class),
+            (None, Some(boxes)) => Reference::Boxes(boxes),
+            (None, None) => Reference::Whole(whole.clone()),
+        };
         let (sizes, latents) = send(network, &points, &input, labels.len())?;
-        let item = |latents| TailItem { split: 0, width: 0, latents };
-        let items: Vec<TailItem<'_>> = latents.iter().map(|it| item(it.as_slice())).collect();
-        let answers = network.tail.run(&items)?;
-        for ((frames, bytes), outputs) in split.iter_mut().zip(sizes).zip(&answers) {
-            frames.push(outcome(bytes, outputs, label));
+        let items = points.iter().zip(&latents).map(|(point, latents)| TailItem {
+            split: point.split,
+            width: point.width,
+            latents,
+        });
+        let answers = network.tail.run(&items.collect::<Vec<_>>())?;
+        for ((frames, bytes), outputs) in split.iter_mut().zip(sizes).zip(answers) {
+            let found = answer(network, outputs)?;
+            frames.push(outcome(network, bytes, &found, &reference));
         }
-        let outputs = network.full.run(&[&input])?;
-        full.push(outcome(0, outputs.first().map_or(&[], Vec::as_slice), label));
-        labels.push(label as u32);
+        full.push(outcome(network, 0, &whole, &reference));
+        labels.push(photo.class.unwrap_or(0) as u32);
     }
-    log(format!("measured on {} pictures of known class", labels.len()));
+    let known = match (classifies(network), truth) {
+        (true, _) => "of known class",
+        (false, Some(_)) => "with known boxes",
+        (false, None) => "against the whole network's answers",
+    };
+    log(format!("measured on {} pictures {known}", labels.len()));
     if labels.is_empty() {
         return Ok(None);
     }
@@ -61,17 +103,93 @@ pub(super) fn outcomes(
     Ok(Some(outcomes))
 }
 
-/// The outcome of a frame whose true class is `label`.
-fn outcome(bytes: usize, outputs: &[Vec<f32>], label: usize) -> Outcome {
-    let logits = outputs.first().map_or(&[][..], Vec::as_slice);
-    let (class, confidence) = top_k(logits, 1).first().copied().unwrap_or((0, 0.0));
-    // A network that gives NaN is sure of nothing.
-    let confidence = if confidence.is_finite() { confidence } else { 0.0 };
-    let quality = if class == label { 1.0 } else { 0.0 };
-    Outcome { bytes: bytes as u32, quality, confidence, reply: 0 }
+fn classifies(network: &Network) -> bool {
+    let first = network.bundle.manifest().decoders.first();
+    first.is_some_and(|decoder| decoder.task == Task::Classification)
 }
 
-/// Runs the head on a picture and codes it at every point: bytes sent, and the latents that the
+/// The boxes that are in a picture, in pixels of the network's input.
+fn true_boxes(
+    truth: &Truth,
+    photo: &Photo,
+    picture: &Picture,
+    input: &InputSpec,
+) -> Result<Vec<TrueBox>, String> {
+    let (width, height) = (picture.width(), picture.height());
+    let placement = Placement::new(input, width, height);
+    let boxes = truth.boxes(&photo.path, width, height).map_err(|problem| problem.to_string())?;
+    let in_input = |it: TrueBox| {
+        let [x0, y0, x1, y1] = placement.to_input([it.x0, it.y0, it.x1, it.y1]);
+        TrueBox { x0, y0, x1, y1, ..it }
+    };
+    Ok(boxes.into_iter().map(in_input).collect())
+}
+
+/// What the first decoder makes of outputs.
+fn answer(network: &Network, outputs: Outputs) -> Result<Answer, ImportError> {
+    let decoders: &Decoders = network.bundle.decoders();
+    let answers = decoders.answers(outputs, None)?;
+    Ok(answers.into_iter().next().unwrap_or(Answer::Tensors(Vec::new())))
+}
+
+/// The outcome of a frame that was answered so.
+fn outcome(network: &Network, bytes: usize, found: &Answer, reference: &Reference) -> Outcome {
+    let decoders = network.bundle.decoders();
+    let least = decoders.specs().next().and_then(|spec| spec.boxes.as_ref());
+    let least = least.map_or(0.0, |boxes| boxes.confidence);
+    let quality = match reference {
+        Reference::Class(class) => f64::from(u8::from(found.class() == Some(*class))),
+        Reference::Boxes(truth) => match found {
+            Answer::Boxes(found) => f1(found, truth, least),
+            _ => 0.0,
+        },
+        Reference::Whole(whole) => agreement(found, whole, least),
+    };
+    let confidence = decoders.confidence(0, found);
+    Outcome { bytes: bytes as u32, quality: quality as f32, confidence, reply: 0 }
+}
+
+/// How far an answer is the whole network's, 0..=1.
+fn agreement(found: &Answer, whole: &Answer, least: f32) -> f64 {
+    match (found, whole) {
+        (Answer::Boxes(found), Answer::Boxes(whole)) => {
+            let truth = |&Detection { class, x0, y0, x1, y1, .. }: &Detection| TrueBox {
+                class,
+                x0,
+                y0,
+                x1,
+                y1,
+                crowd: false,
+            };
+            let sure = whole.iter().filter(|found| found.confidence >= least);
+            f1(found, &sure.map(truth).collect::<Vec<_>>(), least)
+        }
+        (Answer::Classes(found), Answer::Classes(whole)) => {
+            let mut overlap = MeanIou::default();
+            let added = overlap.add(&found.classes, &whole.classes, None);
+            added.ok().and_then(|()| overlap.mean()).unwrap_or(0.0)
+        }
+        (Answer::Values(found), Answer::Values(whole)) => {
+            let within = within_ratio(&found.values, &whole.values, RATIO);
+            within.ok().flatten().unwrap_or(0.0)
+        }
+        (Answer::Tensors(found), Answer::Tensors(whole)) => {
+            let (mut error, mut energy) = (0.0, 0.0);
+            let values = |tensors: &[crate::engine::Tensor]| -> Vec<f32> {
+                tensors.iter().flat_map(|tensor| tensor.data.clone()).collect()
+            };
+            for (found, whole) in values(found).into_iter().zip(values(whole)) {
+                error += f64::from(found - whole).powi(2);
+                energy += f64::from(whole).powi(2);
+            }
+            let agreement = 1.0 / (1.0 + error / energy.max(f64::MIN_POSITIVE));
+            if agreement.is_finite() { agreement } else { 0.0 }
+        }
+        _ => 0.0,
+    }
+}
+
+/// Runs the heads on a picture and codes it at every point: bytes sent, and the latents that the
 /// server has then.
 fn send(
     network: &Network,
@@ -79,14 +197,20 @@ fn send(
     input: &[f32],
     frame: usize,
 ) -> Result<(Vec<usize>, Vec<Vec<f32>>), ImportError> {
-    let latents = network.head.run(0, 0, input)?.latents;
+    let mut heads: BTreeMap<u8, Vec<f32>> = BTreeMap::new();
     let mut envelope = Vec::new();
     Envelope { frame: frame as u16, time_left: TIME_LEFT, probe: false }.write(&mut envelope);
     let (mut sizes, mut arrived) = (Vec::new(), Vec::new());
     let mut packet = Vec::new();
     for &point in points {
+        let latents = match heads.entry(point.width) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(first) => {
+                first.insert(network.head.run(point.split, point.width, input)?.latents)
+            }
+        };
         let codec = network.codec(point)?;
-        let symbols = codec.quantise(&latents, point.layers.into())?;
+        let symbols = codec.quantise(latents, point.layers.into())?;
         let coded = codec.encode(&symbols)?;
         packet.clone_from(&envelope);
         write_packet(&mut packet, 0, &network.bundle.digest(), point, &coded);

@@ -4,20 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use isthmus_models::{Cut, Engine, Parts, TensorView, Timing, Tract, WholeModel};
+use isthmus_models::{Cut, Engine, Mix, Parts, TensorView, Timing, Tract, WholeModel};
 
-use crate::cut::{open, parse_size};
+use crate::cut::{ReadingArgs, open};
 use crate::listed::{self, Listed};
 use crate::{Format, plot, print};
 
 #[derive(Args)]
 pub(crate) struct CutsArgs {
-    /// ONNX file of a classifier: one picture [N, 3, H, W], one row of logits.
+    /// ONNX file of a network that takes one picture, [N, 3, H, W].
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// Size of the picture where the model leaves it free.
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
-    size: Option<[u32; 2]>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Leave out the times, which take most of the time.
     #[arg(long)]
     no_times: bool,
@@ -33,7 +32,7 @@ pub(crate) struct CutsArgs {
 }
 
 pub(crate) fn list(args: &CutsArgs) -> anyhow::Result<()> {
-    let model = open(&args.model, args.size)?;
+    let model = open(&args.model, &args.reading)?;
     let mut cuts = Vec::new();
     for cut in model.cuts() {
         let times = match args.no_times {
@@ -53,16 +52,18 @@ pub(crate) fn list(args: &CutsArgs) -> anyhow::Result<()> {
 
 /// Median time (ms) of the head and of the tail, for one picture.
 fn time(model: &WholeModel, cut: &Cut, runs: u32) -> anyhow::Result<[f64; 2]> {
-    let order: Vec<usize> = (0..cut.shape[0]).collect();
-    let Parts { head, trunk } = model.cut(&cut.tensor, &order)?;
+    let Parts { head, trunk, .. } = model.cut(cut, &Mix::Order((0..cut.shape[0]).collect()));
     let [width, height] = model.size().map(|side| side as usize);
-    let [channels, h, w] = cut.shape;
-    let part = |onnx: &[u8], name: &str, shape: [usize; 4]| -> anyhow::Result<f64> {
-        let graph = Tract.load(onnx, &format!("the {name} of {}", cut.tensor))?;
-        let data = vec![0.5; shape.iter().product()];
-        let timing =
-            Timing::measure(runs, || graph.run(&[TensorView { shape: &shape, data: &data }]))?;
+    let part = |onnx: &[u8], name: &str, shapes: &[[usize; 4]]| -> anyhow::Result<f64> {
+        let graph = Tract.load(onnx, &format!("the {name} of {}", cut.name()))?;
+        let values = shapes.iter().map(|shape| vec![0.5; shape.iter().product()]);
+        let values: Vec<Vec<f32>> = values.collect();
+        let inputs = shapes.iter().zip(&values).map(|(shape, data)| TensorView { shape, data });
+        let inputs: Vec<TensorView<'_>> = inputs.collect();
+        let timing = Timing::measure(runs, || graph.run(&inputs))?;
         Ok((1e3 * timing.p50_ms).round() / 1e3)
     };
-    Ok([part(&head, "head", [1, 3, height, width])?, part(&trunk, "tail", [1, channels, h, w])?])
+    let features = cut.features().into_iter().map(|[c, h, w]| [1, c, h, w]);
+    let features: Vec<[usize; 4]> = features.collect();
+    Ok([part(&head, "head", &[[1, 3, height, width]])?, part(&trunk, "tail", &features)?])
 }

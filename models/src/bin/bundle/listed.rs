@@ -8,6 +8,7 @@ use crate::table;
 /// One cut, as it is listed.
 #[derive(Serialize)]
 pub(crate) struct Listed {
+    /// Several with commas between them.
     pub(crate) tensor: String,
     pub(crate) op: String,
     /// `[C, h, w]`.
@@ -26,7 +27,7 @@ impl Listed {
     /// A cut, and the median times (ms) of its head and tail, if they were measured.
     pub(crate) fn new(cut: &Cut, times: Option<[f64; 2]>) -> Listed {
         Listed {
-            tensor: cut.tensor.clone(),
+            tensor: cut.name(),
             op: cut.op.clone(),
             shape: cut.shape,
             bytes: cut.values(),
