@@ -30,7 +30,7 @@ from .network import BINS, STRIDES, Trunk, boxes, expected
 from .pictures import FILL, Labelled, Zoom, fitted
 from .views import How, Shown, TrainSet, all_places, letterboxed
 
-TABLE_VIEWS = 768
+TABLE_VIEWS = 384
 CONFIDENCE, OVERLAP, LIMIT = 0.3, 0.6, 100
 BOX_BYTES, REPLY_BYTES = 12, 24
 """Of a box in a server's reply, and of all else in it."""
