@@ -329,6 +329,9 @@ def test_written_graphs_compute_what_was_learnt(tmp_path: Path) -> None:
     x = picture(1)
     tensors = [torch.from_numpy(tensor) for tensor in run(cut.prefix, x)]
     shapes = [(8, 8, 8), (12, 4, 4)]
+    # At 16 places: 8·4·4 and 12·1·1 into 4 latents and, at half the width, 4 hidden channels; two of 4·4·9; 4 into 4.
+    head = plain.head(split, 50, cut.prefix, (3, 32, 32), (4, 4, 4))
+    assert surgery.macs(head) - surgery.macs(cut.prefix) == (2 * (32 + 12) * 4 + 2 * 144 + 16) * 16
     with torch.no_grad():
         for width in settings.widths:
             wanted = split.encoder(tensors, width)

@@ -45,6 +45,10 @@ def read(path: Path) -> onnx.ModelProto:
         graph.initializer.append(tensor)
     del graph.node[:]
     graph.node.extend(nodes)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     _free_batch(model)
     model = onnx.shape_inference.infer_shapes(model)
     _spell_out_padding(model)
@@ -157,6 +161,9 @@ def macs(model: onnx.ModelProto) -> int:
     weights = {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
     count = 0
     for node in inferred.graph.node:
+        # Weights in f16 come through a Cast.
+        if node.op_type == "Cast" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[1] not in weights:
             continue
         if node.op_type == "Conv":

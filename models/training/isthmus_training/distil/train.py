@@ -23,6 +23,8 @@ from .network import PictureEncoder, Ratio, Shape, Sizes, Split, TensorEncoder
 from .views import Input, Pictures, random_view
 
 FILE = "distil.pt"
+LONGEST_STEP = 60.0
+"""Seconds that a step may count for: what takes longer was halted, or the machine slept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +216,7 @@ class Distillation:
         while self.progress < 1:
             sums.add(self.step(source))
             now = time.monotonic()
-            self.seconds, last = self.seconds + now - last, now
+            self.seconds, last = self.seconds + min(now - last, LONGEST_STEP), now
             if now - said > every or self.progress >= 1:
                 pace = (self.steps - taken) * self.settings.batch * self.workers.count / (now - said)
                 left = 60 * self.settings.hours * (1 - self.progress)
