@@ -18,6 +18,7 @@ mod selection;
 mod shell;
 mod subject;
 mod sweep;
+mod truth;
 mod view;
 
 use std::process::ExitCode;
