@@ -187,7 +187,7 @@ impl Lab {
                 Some(images) => sample(source::open(images, lab.bundle.labels(), None)?, PICTURES),
                 None => {
                     let camera = CameraConfig { seed: SEED, ..CameraConfig::default() };
-                    camera_source(camera)?.step_by(STRIDE).take(PICTURES).collect()
+                    camera_source(camera, &lab.bundle)?.step_by(STRIDE).take(PICTURES).collect()
                 }
             };
             let picture = |frame: SourceFrame| {
