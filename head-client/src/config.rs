@@ -13,7 +13,9 @@ mod objective;
 mod options;
 mod server_url;
 
-pub use self::client::{ClientConfig, SourceConfigError, TraceConfig};
+pub use self::client::{
+    ClientConfig, MEASURED_CONFIDENCE, SourceConfigError, TraceConfig, renamed,
+};
 pub use self::error::ConfigError;
 pub use self::ladder::BundleLadderError;
 pub use self::objective::{ObjectiveError, ObjectiveKind};

@@ -11,7 +11,7 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
 use embedded_graphics::text::{Baseline, Text};
 use image::{GrayImage, ImageBuffer, ImageFormat, Luma, RgbImage};
-use isthmus_models::{Answer, ClassMap, Detection, Picture, ValueMap, View};
+use isthmus_models::{Answer, ClassMap, Detection, Picture, TrueBox, ValueMap, View};
 
 use crate::report::FrameReport;
 use crate::text;
@@ -46,7 +46,8 @@ pub struct DrawError {
 }
 
 /// Writes a picture of each answered frame to a folder, which is made if it is not there: `000012.jpg`
-/// for frame 12, with boxes, labels, confidences, a map's colours, and in the last line what was sent, how
+/// for frame 12, with boxes, labels, confidences, true boxes in thin white lines where they are known, a
+/// map's colours, and in the last line what was sent, how
 /// long it took and why. `labels` are those of the bundle's first decoder.
 pub fn annotate(report: &FrameReport, labels: &[String], folder: &Path) -> Result<(), DrawError> {
     let Some(picture) = report.picture.as_deref().filter(|_| report.arm.is_some()) else {
@@ -56,6 +57,14 @@ pub fn annotate(report: &FrameReport, labels: &[String], folder: &Path) -> Resul
     save(folder, &format!("{:06}.jpg", report.frame), |path| {
         image.save_with_format(path, ImageFormat::Jpeg)
     })
+}
+
+/// A picture of an answered frame that has its picture still, as a JPEG file: what [`annotate`] writes.
+pub fn annotated(report: &FrameReport, labels: &[String]) -> Option<Vec<u8>> {
+    let picture = report.picture.as_deref()?;
+    let mut file = io::Cursor::new(Vec::new());
+    drawn(report, labels, picture).write_to(&mut file, ImageFormat::Jpeg).ok()?;
+    Some(file.into_inner())
 }
 
 /// Writes the maps of a frame's answers to a folder, which is made if it is not there, as PNGs of the
@@ -132,6 +141,9 @@ fn drawn(report: &FrameReport, labels: &[String], picture: &Picture) -> RgbImage
     // A picture has as many bytes as its size says.
     let image = RgbImage::from_raw(width, height, picture.rgb().into_owned());
     let mut canvas = Canvas(image.unwrap_or_else(|| RgbImage::new(width, height)));
+    if let Some(truth) = &report.true_boxes {
+        canvas.truth(&truth.boxes);
+    }
     for answer in &report.answers {
         match (answer, &report.view) {
             (Answer::Classes(map), Some(view)) => canvas.tint(map, view),
@@ -173,6 +185,15 @@ impl Canvas {
             let label = labels.get(class).map_or("?", String::as_str);
             let words = format!("{label} {:.0}%", 100.0 * found.confidence);
             self.line(&words, x0, y0, colour(class));
+        }
+    }
+
+    /// What should be found, under what was.
+    fn truth(&mut self, boxes: &[TrueBox]) {
+        for TrueBox { x0, y0, x1, y1, .. } in boxes {
+            let corner = |x: &f32, y: &f32| Point::new(*x as i32, *y as i32);
+            let area = Rectangle::with_corners(corner(x0, y0), corner(x1, y1));
+            let Ok(()) = area.into_styled(PrimitiveStyle::with_stroke(Rgb888::WHITE, 1)).draw(self);
         }
     }
 

@@ -30,9 +30,10 @@ mod session;
 
 pub use controller::{
     Arms, Calibration, Choice, Conformal, Controller, ControllerKind, ControllerSpec, EnergyModel,
-    Fixed, Greedy, HeadDecision, HeadRun, HeadView, ImageRun, Ladder, LadderError, LadderRung,
-    LinUcb, LinkEstimate, LinkView, Load, Measured, Mpc, MpcConfig, NetworkSample, NetworkTimeout,
-    Objective, OutcomesLadderError, Prediction, Run, SendDecision, SendView, Sending, TransferTime,
+    Filter, FilterError, Filtered, Fixed, Greedy, HeadDecision, HeadRun, HeadView, ImageRun,
+    Ladder, LadderError, LadderRung, LinUcb, LinkEstimate, LinkView, Load, Measured, Mpc,
+    MpcConfig, NetworkSample, NetworkTimeout, Objective, OutcomesLadderError, Prediction, Run,
+    SendDecision, SendView, Sending, TransferTime,
 };
 pub use estimator::NetworkTime;
 pub use exchange::{FIRST_PAUSE, LONGEST_PAUSE};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_models::{
-    Answer, Bundle, DecoderSpec, Detection, MeanAveragePrecision, Picture, TrueBox, View, f1,
+    Answer, Bundle, DecoderSpec, Detection, MeanAveragePrecision, Picture, TrueBoxes, View,
 };
 use isthmus_proto::Arm;
 use serde::{Serialize, Serializer};
@@ -79,7 +79,7 @@ pub struct FrameReport {
     pub picture: Option<Arc<Picture>>,
     /// The true boxes in the picture's pixels, where the source knows them; not part of the line.
     #[serde(skip)]
-    pub true_boxes: Option<Vec<TrueBox>>,
+    pub true_boxes: Option<TrueBoxes>,
     /// The part of `stages.queue` that passed on the device; not part of the line.
     #[serde(skip)]
     pub device_wait: Duration,
@@ -92,7 +92,7 @@ impl FrameReport {
     /// Takes in what was answered about a picture that the network saw so.
     pub(crate) fn say(&mut self, bundle: &Bundle, answers: Vec<Answer>, view: View) {
         let decoders = bundle.decoders().specs();
-        self.answers = answers.into_iter().map(|answer| in_picture(answer, &view)).collect();
+        self.answers = answers.into_iter().map(|answer| answer.in_picture(&view)).collect();
         for (at, (spec, answer)) in decoders.zip(&self.answers).enumerate() {
             let said = Said::of(spec, answer);
             match at {
@@ -107,7 +107,7 @@ impl FrameReport {
         self.quality = match (&self.truth, &self.true_boxes, self.answers.first()) {
             (Some(truth), ..) => Some(if self.label.as_ref() == Some(truth) { 1.0 } else { 0.0 }),
             (None, Some(truth), Some(Answer::Boxes(found))) => {
-                Some(f1(found, truth, threshold) as f32)
+                Some(truth.f1(found, threshold) as f32)
             }
             _ => None,
         };
@@ -243,16 +243,6 @@ impl Said {
     }
 }
 
-/// Boxes of the network's input as ones of the picture; those outside of what is seen of it are left out.
-fn in_picture(answer: Answer, view: &View) -> Answer {
-    let Answer::Boxes(boxes) = answer else { return answer };
-    let seen = boxes.into_iter().map(|it| {
-        let [x0, y0, x1, y1] = view.to_picture([it.x0, it.y0, it.x1, it.y1]);
-        Detection { x0, y0, x1, y1, ..it }
-    });
-    Answer::Boxes(seen.filter(|it| it.x0 < it.x1 && it.y0 < it.y1).collect())
-}
-
 /// Where a frame's time went (milliseconds). All but `receive_span`, which lies within `network`,
 /// add up to `capture_to_output_ms`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -384,8 +374,8 @@ impl SummaryBuilder {
         }
         if let Some(truth) = &report.true_boxes {
             match report.answers.first() {
-                Some(Answer::Boxes(found)) => self.precision.add(found, truth),
-                _ => self.precision.add(&[], truth),
+                Some(Answer::Boxes(found)) => self.precision.add(found, &truth.boxes),
+                _ => self.precision.add(&[], &truth.boxes),
             }
         }
         if let Some(latency) = report.capture_to_output_ms {

@@ -11,9 +11,10 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use isthmus_models::{
-    MAX_PICTURE_BYTES, Photo, PhotoError, Picture, TrueBox, Truth, TruthError, find_photos,
+    MAX_PICTURE_BYTES, Photo, PhotoError, Picture, TrueBoxes, Truth, TruthError, find_photos,
 };
 
 pub use camera::{CameraError, CameraFormat, CameraSpec, CameraSpecError, Offer, Size, Sizes};
@@ -41,7 +42,7 @@ pub enum FrameTruth {
     /// Its class.
     Class(String),
     /// Its objects: boxes in the picture's pixels, whose classes are places in the bundle's labels.
-    Boxes(Vec<TrueBox>),
+    Boxes(TrueBoxes),
 }
 
 impl FrameTruth {
@@ -50,6 +51,14 @@ impl FrameTruth {
         match self {
             FrameTruth::Class(class) => Some(class),
             FrameTruth::Boxes(_) => None,
+        }
+    }
+
+    /// The objects, where they are known.
+    pub fn into_boxes(self) -> Option<TrueBoxes> {
+        match self {
+            FrameTruth::Class(_) => None,
+            FrameTruth::Boxes(boxes) => Some(boxes),
         }
     }
 }
@@ -141,6 +150,31 @@ pub fn open_with_boxes(
     truth: &Path,
     renamed: &BTreeMap<String, String>,
 ) -> Result<BoxedSource, InputError> {
+    let (photos, truth) = photos_with_boxes(input, labels, truth, renamed)?;
+    let covered = Arc::new(truth.covered().clone());
+    Ok(Box::new(photos.into_iter().map(move |photo| {
+        let (truth, picture) = match photo.read() {
+            Ok(picture) => match truth.boxes(&photo.path, picture.width(), picture.height()) {
+                Ok(boxes) => {
+                    let covered = Some(Arc::clone(&covered));
+                    (Some(FrameTruth::Boxes(TrueBoxes { boxes, covered })), Ok(picture))
+                }
+                Err(error) => (None, Err(NoPicture::Bad(error.to_string()))),
+            },
+            Err(error) => (None, Err(NoPicture::Bad(error))),
+        };
+        SourceFrame { source: photo.path.display().to_string(), truth, picture }
+    })))
+}
+
+/// The pictures of a file or a folder, in order of their paths, and what the file `truth` knows of them;
+/// see [`open_with_boxes`].
+pub fn photos_with_boxes(
+    input: &Path,
+    labels: &[String],
+    truth: &Path,
+    renamed: &BTreeMap<String, String>,
+) -> Result<(Vec<Photo>, Truth), InputError> {
     let photos = photos(input, &[])?;
     let json = truth.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
     let read = if json {
@@ -151,16 +185,7 @@ pub fn open_with_boxes(
         Truth::yolo(&pictures, &Truth::class_names(truth)?)?
     };
     let truth = read.with_labels(labels, renamed)?;
-    Ok(Box::new(photos.into_iter().map(move |photo| {
-        let (truth, picture) = match photo.read() {
-            Ok(picture) => match truth.boxes(&photo.path, picture.width(), picture.height()) {
-                Ok(boxes) => (Some(FrameTruth::Boxes(boxes)), Ok(picture)),
-                Err(error) => (None, Err(NoPicture::Bad(error.to_string()))),
-            },
-            Err(error) => (None, Err(NoPicture::Bad(error))),
-        };
-        SourceFrame { source: photo.path.display().to_string(), truth, picture }
-    })))
+    Ok((photos, truth))
 }
 
 /// The pictures of a file or a folder.

@@ -5,6 +5,7 @@ mod wire;
 use crate::classify::{softmax, top_k};
 use crate::detect::{BoxesDecodeError, BoxesDecoder, BoxesError, Detection};
 use crate::engine::Tensor;
+use crate::image_codec::View;
 use crate::manifest::{DecoderSpec, OutputSpec, Task};
 use crate::tail::Outputs;
 
@@ -228,6 +229,18 @@ impl Answer {
         };
         // What gives NaN is sure of nothing.
         if confidence.is_finite() { confidence.clamp(0.0, 1.0) } else { 0.0 }
+    }
+
+    /// Boxes of the network's input as ones of the picture that was seen so; those outside of what is seen
+    /// of it are left out. Other answers stay as they are.
+    #[must_use]
+    pub fn in_picture(self, view: &View) -> Answer {
+        let Answer::Boxes(boxes) = self else { return self };
+        let seen = boxes.into_iter().map(|it| {
+            let [x0, y0, x1, y1] = view.to_picture([it.x0, it.y0, it.x1, it.y1]);
+            Detection { x0, y0, x1, y1, ..it }
+        });
+        Answer::Boxes(seen.filter(|it| it.x0 < it.x1 && it.y0 < it.y1).collect())
     }
 
     /// The most probable class of a classification.

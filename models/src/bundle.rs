@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::answer::{Decoders, DecodersError};
 use crate::manifest::{FileSpec, Manifest, ManifestError, QuantiserSpec, SplitSpec};
+use crate::outcomes::{OUTCOMES, Outcomes};
 
 /// Name of the file that describes a bundle.
 pub const MANIFEST: &str = "manifest.toml";
@@ -178,6 +179,11 @@ pub struct Bundle {
     decoders: Arc<Decoders>,
 }
 
+fn file_spec(bytes: &[u8]) -> FileSpec {
+    let sha256 = BundleDigest(Sha256::digest(bytes).into()).to_string();
+    FileSpec { bytes: bytes.len() as u64, sha256 }
+}
+
 impl Bundle {
     /// Opens the bundle in folder `dir`: checks its manifest, the length and SHA-256 of every
     /// file, and builds its codecs.
@@ -230,8 +236,34 @@ impl Bundle {
         let Some(spec) = manifest.files.get_mut(file) else {
             return Err(BundleError::Unlisted { file: path });
         };
-        let sha256 = BundleDigest(Sha256::digest(bytes).into()).to_string();
-        *spec = FileSpec { bytes: bytes.len() as u64, sha256 };
+        *spec = file_spec(bytes);
+        self.rewrite(manifest, path, bytes, version)
+    }
+
+    /// Writes another record of outcomes and what the manifest says of it; see
+    /// [`replace`](Bundle::replace).
+    pub fn replace_record(
+        &self,
+        outcomes: &Outcomes,
+        version: &str,
+    ) -> Result<Bundle, BundleError> {
+        let path = self.dir.join(OUTCOMES);
+        let packed = outcomes.pack();
+        let bytes = packed.map_err(|source| BundleError::Io { file: path.clone(), source })?;
+        let mut manifest = self.manifest.clone();
+        manifest.files.insert(OUTCOMES.to_owned(), file_spec(&bytes));
+        outcomes.describe(&mut manifest);
+        self.rewrite(manifest, path, &bytes, version)
+    }
+
+    /// Writes a file and the manifest that names it.
+    fn rewrite(
+        &self,
+        mut manifest: Manifest,
+        path: PathBuf,
+        bytes: &[u8],
+        version: &str,
+    ) -> Result<Bundle, BundleError> {
         version.clone_into(&mut manifest.version);
         let manifest_path = self.dir.join(MANIFEST);
         let text = toml::to_string(&manifest)

@@ -224,8 +224,7 @@ impl Steps<'_> {
             let packed =
                 packed.map_err(|source| ImportError::Io { file: OUTCOMES.into(), source })?;
             folder.put(OUTCOMES.into(), &packed)?;
-            manifest.full.quality = measure::full_quality(outcomes);
-            manifest.points = measure::points(outcomes);
+            outcomes.describe(&mut manifest);
         }
         folder.write_manifest(&mut manifest)?;
         let frames = outcomes.map_or(0, |outcomes| outcomes.frames());

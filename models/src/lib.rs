@@ -100,7 +100,8 @@ pub use prepared::{LoadError, RunError};
 pub use preprocess::Preprocessor;
 pub use profile::{EncodeTiming, HeadTiming, Profile, ProfileError, Timing};
 pub use quality::{
-    AveragePrecision, MeanAveragePrecision, MeanIou, QualityError, TrueBox, f1, iou, within_ratio,
+    AveragePrecision, MeanAveragePrecision, MeanIou, QualityError, TrueBox, TrueBoxes, f1, iou,
+    within_ratio,
 };
 #[cfg(feature = "shell")]
 pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};

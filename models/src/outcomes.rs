@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use crate::bundle::PointName;
 use crate::image_codec::ImageSpec;
+use crate::manifest::{Manifest, PointSpec};
 
 /// The bundle's file of outcomes.
 pub const OUTCOMES: &str = "outcomes.csv.zst";
@@ -218,6 +219,25 @@ impl Outcomes {
         zstd::encode_all(text.as_bytes(), LEVEL)
     }
 
+    /// Writes into a manifest what was measured: its operating points, and the mean qualities of the full
+    /// network and of the exits that were recorded.
+    pub fn describe(&self, manifest: &mut Manifest) {
+        manifest.points = self.points.iter().filter_map(PointOutcomes::spec).collect();
+        for recorded in &self.points {
+            match &recorded.point {
+                RecordedPoint::Full => manifest.full.quality = recorded.rounded_quality(),
+                RecordedPoint::Exit { split, width } => {
+                    let splits = manifest.splits.iter_mut().filter(|it| it.name == *split);
+                    let widths = splits.flat_map(|split| &mut split.widths);
+                    for width in widths.filter(|it| it.exit && it.name == *width) {
+                        width.exit_quality = recorded.rounded_quality();
+                    }
+                }
+                RecordedPoint::Split(_) | RecordedPoint::Image(_) => {}
+            }
+        }
+    }
+
     /// Frames.
     pub fn frames(&self) -> usize {
         self.labels.len()
@@ -262,6 +282,32 @@ impl PointOutcomes {
     pub fn quality(&self) -> f64 {
         let sum: f64 = self.frames.iter().map(|outcome| f64::from(outcome.quality)).sum();
         sum / self.frames.len() as f64
+    }
+
+    /// To five digits.
+    fn rounded_quality(&self) -> f64 {
+        (1e5 * self.quality()).round() / 1e5
+    }
+
+    /// A manifest's entry of an operating point.
+    fn spec(&self) -> Option<PointSpec> {
+        let RecordedPoint::Split(name) = &self.point else { return None };
+        let mut bytes: Vec<u32> = self.frames.iter().map(|outcome| outcome.bytes).collect();
+        bytes.sort_unstable();
+        let at = |percent: usize| (bytes.len() * percent).div_ceil(100).saturating_sub(1);
+        let rank = |percent: usize| bytes.get(at(percent)).map_or(0.0, |&bytes| f64::from(bytes));
+        let sum = bytes.iter().map(|&bytes| f64::from(bytes)).sum::<f64>();
+        let mean = sum / bytes.len().max(1) as f64;
+        Some(PointSpec {
+            split: name.split.clone(),
+            width: name.width.clone(),
+            channels: name.channels,
+            bits: name.bits,
+            quality: self.rounded_quality(),
+            bytes_mean: (10.0 * mean).round() / 10.0,
+            bytes_p50: rank(50),
+            bytes_p99: rank(99),
+        })
     }
 }
 

@@ -6,6 +6,9 @@ mod maps;
 pub use self::average_precision::{AveragePrecision, MeanAveragePrecision};
 pub use self::maps::{MeanIou, QualityError, within_ratio};
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use crate::detect::Detection;
 
 /// Overlap (intersection over union) from which a box is the one that it should be.
@@ -27,6 +30,30 @@ pub struct TrueBox {
     /// Whether it holds many objects or one that nobody must find: detections in it count neither
     /// as right nor as wrong, and it is not missed.
     pub crowd: bool,
+}
+
+/// What is true of a picture's objects.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrueBoxes {
+    /// All objects of the classes that were looked for.
+    pub boxes: Vec<TrueBox>,
+    /// The classes that were looked for; `None` for all. Detections of others are neither right nor
+    /// wrong.
+    pub covered: Option<Arc<BTreeSet<u16>>>,
+}
+
+impl TrueBoxes {
+    /// The detections that can be right or wrong.
+    pub fn judged(&self, found: &[Detection]) -> Vec<Detection> {
+        let counts =
+            |it: &&Detection| self.covered.as_ref().is_none_or(|of| of.contains(&it.class));
+        found.iter().filter(counts).copied().collect()
+    }
+
+    /// [`f1`] of the detections that can be right or wrong.
+    pub fn f1(&self, found: &[Detection], confidence: f32) -> f64 {
+        f1(&self.judged(found), &self.boxes, confidence)
+    }
 }
 
 /// Intersection over union of a detection and a true box, 0..=1, whatever their classes. Of a
@@ -186,6 +213,16 @@ mod tests {
         let twice = [found(0, 0.8, 0.0, 10.0), found(0, 0.9, 2.0, 10.0)];
         assert_eq!(f1(&twice, &there[..1], 0.0), 2.0 / 3.0);
         assert_eq!(f1(&[found(0, 0.9, 0.0, 4.0)], &there[..1], 0.0), 0.0);
+    }
+
+    #[test]
+    fn what_nobody_looked_for_is_neither_right_nor_wrong() {
+        let all = [found(0, 0.9, 0.0, 10.0), found(7, 0.9, 40.0, 50.0)];
+        let boxes = vec![truth(0, 0.0, 10.0)];
+        let anything = TrueBoxes { boxes, covered: None };
+        assert_eq!(anything.f1(&all, 0.5), 2.0 / 3.0);
+        let some = TrueBoxes { covered: Some(Arc::new([0, 1].into())), ..anything };
+        assert_eq!(some.f1(&all, 0.5), 1.0);
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Truth {
         self.covered.contains(&class)
     }
 
+    /// The classes of which boxes would have been drawn.
+    pub fn covered(&self) -> &BTreeSet<u16> {
+        &self.covered
+    }
+
     /// The pictures that something is known of, in order of their paths.
     pub fn pictures(&self) -> impl Iterator<Item = &Path> {
         self.pictures.keys().map(PathBuf::as_path)

@@ -4,6 +4,7 @@
 //! operating point, and the upload of pictures have to get along with it, one after the other, so
 //! that none takes the machine's time from another.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -17,13 +18,14 @@ use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{
     Arms, Client, Controller, Fixed, FrameReport, ImageRun, MpcConfig, Pace, Run, Summary,
 };
-use isthmus_models::{Bundle, Head, ImageSpec, Picture, Tract};
+use isthmus_models::{Bundle, Head, ImageSpec, Picture, Tract, TrueBox, TrueBoxes};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{Bitrate, DataSize, ImageFormat, OperatingPoint, Timestamp};
 use isthmus_tail_server::model::{BundleModel, Model};
 use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
 
-use crate::camera::{Camera, CameraConfig};
+use crate::camera::{BoundingBox, Camera, CameraConfig, LabelledFrame, Sign};
+use crate::figures::TruthFile;
 use crate::link::chance::Chance;
 use crate::link::{AtEnd, LinkConfig, Outage, Playback, Rate};
 use crate::profile::{PathConfig, Rebindings};
@@ -44,6 +46,10 @@ const OUTAGE: (f64, f64) = (0.72, 0.82);
 const DWELL: Duration = Duration::from_millis(500);
 const SPREAD: f64 = 0.2;
 
+/// The frames whose pictures a page shows, in fractions of the duration: on the good link, on the weak
+/// ones, while it is gone, and behind that.
+const SHOWN: [f64; 5] = [0.1, 0.3, 0.5, 0.77, 0.95];
+
 /// What to demonstrate.
 #[derive(Clone, Debug)]
 pub struct DemoConfig {
@@ -51,6 +57,8 @@ pub struct DemoConfig {
     pub bundle: PathBuf,
     /// Pictures instead of the built-in camera's.
     pub input: Option<PathBuf>,
+    /// Their true boxes, for a network that finds some.
+    pub truth: Option<TruthFile>,
     /// Operating point of the one that does not adapt, by name; the bundle's most accurate by
     /// default.
     pub point: Option<String>,
@@ -76,6 +84,10 @@ pub struct DemoResult {
     pub runs: Vec<DemoRun>,
     /// Name of the bundle.
     pub bundle: String,
+    /// What the bundle's first answer names.
+    pub labels: Vec<String>,
+    /// Whether answers are boxes, which are more or less good, and not right or wrong.
+    pub boxes: bool,
     /// The link that each of them had.
     pub uplink: LinkConfig,
 }
@@ -163,7 +175,13 @@ pub async fn run(
         runs.push(DemoRun { name, frames, summary, link, start });
     }
     server.shutdown().await;
-    Ok(DemoResult { runs, bundle: bundle.name().to_owned(), uplink: path.uplink })
+    Ok(DemoResult {
+        runs,
+        bundle: bundle.name().to_owned(),
+        labels: bundle.labels().to_vec(),
+        boxes: detects(&bundle),
+        uplink: path.uplink,
+    })
 }
 
 fn controllers(
@@ -230,17 +248,22 @@ impl Stage<'_> {
             detail: Detail::Top,
             min_confidence: None,
             filter_classes: None,
-            keep_pictures: false,
+            keep_pictures: detects(head.bundle()),
             metrics: None,
             traces: None,
         };
         let client = Client::connect(client_config, Arc::clone(head), controller).await?;
         let mut frames = Vec::with_capacity(config.frames());
+        let shown = SHOWN.map(|at| (at * config.frames() as f64) as u64);
         let start = zero.elapsed();
         let summary = client
             .run(source.take(config.frames()), std::future::pending(), |report| {
                 progress(report);
-                frames.push(report.clone());
+                let mut report = report.clone();
+                if !shown.contains(&report.frame) {
+                    report.picture = None;
+                }
+                frames.push(report);
                 ControlFlow::Continue(())
             })
             .await?;
@@ -248,28 +271,69 @@ impl Stage<'_> {
     }
 }
 
-/// The frames of the built-in camera as a source.
+/// Whether a bundle's first answer is boxes.
+fn detects(bundle: &Bundle) -> bool {
+    bundle.manifest().decoders.first().is_some_and(|first| first.boxes.is_some())
+}
+
+/// The frames of the built-in camera as a source, with what is true of them for a bundle: the sign's class,
+/// or its box where the bundle finds signs.
 pub fn camera_source(
     config: CameraConfig,
-) -> Result<impl Iterator<Item = SourceFrame> + Send, crate::camera::ConfigError> {
-    Ok(Camera::new(config)?.map(|frame| SourceFrame {
-        source: format!("camera {}", frame.index),
-        truth: Some(FrameTruth::Class(frame.sign.label().to_owned())),
-        picture: Picture::new(frame.width, frame.height, frame.rgb)
-            .map_err(|error| NoPicture::Bad(error.to_string())),
+    bundle: &Bundle,
+) -> Result<impl Iterator<Item = SourceFrame> + Send + use<>, crate::camera::ConfigError> {
+    let place = |sign: Sign| bundle.labels().iter().position(|label| label == sign.label());
+    let places: Vec<Option<u16>> =
+        Sign::ALL.iter().map(|&sign| u16::try_from(place(sign)?).ok()).collect();
+    let covered: Arc<BTreeSet<u16>> = Arc::new(places.iter().flatten().copied().collect());
+    let detects = detects(bundle);
+    Ok(Camera::new(config)?.map(move |frame| {
+        let truth = match (detects, covered.is_empty()) {
+            (false, _) => Some(FrameTruth::Class(frame.sign.label().to_owned())),
+            (true, true) => None,
+            (true, false) => {
+                let place = places.get(frame.sign.class()).copied().flatten();
+                let boxes = place.map(|class| true_box(class, &frame)).into_iter().collect();
+                let covered = Some(Arc::clone(&covered));
+                Some(FrameTruth::Boxes(TrueBoxes { boxes, covered }))
+            }
+        };
+        SourceFrame {
+            source: format!("camera {}", frame.index),
+            truth,
+            picture: Picture::new(frame.width, frame.height, frame.rgb)
+                .map_err(|error| NoPicture::Bad(error.to_string())),
+        }
     }))
 }
 
+/// The sign's box, as far as it is in the picture.
+fn true_box(class: u16, frame: &LabelledFrame) -> TrueBox {
+    let BoundingBox { x, y, width, height } = frame.bounds;
+    let (right, bottom) = (frame.width as f32, frame.height as f32);
+    TrueBox {
+        class,
+        x0: x.clamp(0.0, right),
+        y0: y.clamp(0.0, bottom),
+        x1: (x + width).clamp(0.0, right),
+        y1: (y + height).clamp(0.0, bottom),
+        crowd: false,
+    }
+}
+
 fn open_source(config: &DemoConfig, bundle: &Bundle) -> anyhow::Result<BoxedSource> {
-    Ok(match &config.input {
-        Some(input) => source::open(input, bundle.labels(), None)?,
-        None => {
+    Ok(match (&config.input, &config.truth) {
+        (Some(input), Some(TruthFile { file, renamed })) => {
+            source::open_with_boxes(input, bundle.labels(), file, renamed)?
+        }
+        (Some(input), None) => source::open(input, bundle.labels(), None)?,
+        (None, _) => {
             let camera = CameraConfig {
                 frames_per_second: config.rate as f32,
                 seed: config.seed,
                 ..CameraConfig::default()
             };
-            Box::new(camera_source(camera)?)
+            Box::new(camera_source(camera, bundle)?)
         }
     })
 }
@@ -336,6 +400,7 @@ mod tests {
             let config = DemoConfig {
                 bundle: PathBuf::new(),
                 input: None,
+                truth: None,
                 point: None,
                 controller: ControllerKind::Mpc,
                 duration: Duration::from_secs(seconds),

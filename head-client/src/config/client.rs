@@ -50,7 +50,16 @@ pub struct ClientConfig {
 
 /// From which confidence boxes are asked for where they are measured: precision is a mean over recalls,
 /// and the unsure boxes make the highest.
-const MEASURED_CONFIDENCE: f32 = 0.01;
+pub const MEASURED_CONFIDENCE: f32 = 0.01;
+
+/// The labels of categories, of texts such as `motorbike=motorcycle`; `person=` has none.
+pub fn renamed(texts: &[String]) -> Result<BTreeMap<String, String>, ConfigError> {
+    let pair = |text: &String| {
+        let (category, label) = text.split_once('=')?;
+        Some((category.trim().to_owned(), label.trim().to_owned()))
+    };
+    texts.iter().map(|text| pair(text).ok_or_else(|| ConfigError::Relabel(text.clone()))).collect()
+}
 
 /// Why options give no source of frames.
 #[derive(Debug, thiserror::Error)]
@@ -139,12 +148,7 @@ impl Options {
 
     /// The labels that `--relabel` gives to categories of the truth.
     pub fn renamed(&self) -> Result<BTreeMap<String, String>, ConfigError> {
-        let pair = |text: &String| {
-            let (category, label) = text.split_once('=')?;
-            Some((category.trim().to_owned(), label.trim().to_owned()))
-        };
-        let pairs = self.relabel.iter().flatten();
-        pairs.map(|text| pair(text).ok_or_else(|| ConfigError::Relabel(text.clone()))).collect()
+        renamed(self.relabel.as_deref().unwrap_or_default())
     }
 
     /// What gives the frames of the input, for a bundle with these labels.

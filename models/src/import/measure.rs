@@ -10,9 +10,9 @@ use isthmus_proto::{Envelope, OperatingPoint, write_packet};
 use super::error::ImportError;
 use crate::answer::{Answer, Decoders};
 use crate::detect::Detection;
-use crate::manifest::{InputSpec, PointSpec, Task};
+use crate::manifest::{InputSpec, Task};
 use crate::network::Network;
-use crate::outcomes::{Outcome, Outcomes, PointOutcomes, RecordedPoint};
+use crate::outcomes::{Outcome, Outcomes, RecordedPoint};
 use crate::photo::Photo;
 use crate::picture::Picture;
 use crate::placement::Placement;
@@ -220,37 +220,4 @@ fn send(
         arrived.push(decoded);
     }
     Ok((sizes, arrived))
-}
-
-/// The mean quality of the full network's answers, for the manifest.
-pub(super) fn full_quality(outcomes: &Outcomes) -> f64 {
-    let full = outcomes.points().iter().find(|it| it.point == RecordedPoint::Full);
-    full.map_or(0.0, rounded_quality)
-}
-
-/// The measured operating points, for the manifest.
-pub(super) fn points(outcomes: &Outcomes) -> Vec<PointSpec> {
-    let spec = |measured: &PointOutcomes| {
-        let RecordedPoint::Split(name) = &measured.point else { return None };
-        let mut bytes: Vec<u32> = measured.frames.iter().map(|outcome| outcome.bytes).collect();
-        bytes.sort_unstable();
-        let rank = |percent: usize| f64::from(bytes[(bytes.len() * percent).div_ceil(100) - 1]);
-        let mean = bytes.iter().map(|&bytes| f64::from(bytes)).sum::<f64>() / bytes.len() as f64;
-        Some(PointSpec {
-            split: name.split.clone(),
-            width: name.width.clone(),
-            channels: name.channels,
-            bits: name.bits,
-            quality: rounded_quality(measured),
-            bytes_mean: (10.0 * mean).round() / 10.0,
-            bytes_p50: rank(50),
-            bytes_p99: rank(99),
-        })
-    };
-    outcomes.points().iter().filter_map(spec).collect()
-}
-
-/// To five digits.
-fn rounded_quality(measured: &PointOutcomes) -> f64 {
-    (1e5 * measured.quality()).round() / 1e5
 }

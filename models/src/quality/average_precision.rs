@@ -73,6 +73,15 @@ impl MeanAveragePrecision {
         }
     }
 
+    /// Adds all pictures of another, behind its own.
+    pub fn merge(&mut self, other: &MeanAveragePrecision) {
+        for (&class, record) in &other.classes {
+            let own = self.classes.entry(class).or_default();
+            own.objects += record.objects;
+            own.found.extend_from_slice(&record.found);
+        }
+    }
+
     /// The precision over all pictures that were added; `None` where there was nothing to be found.
     pub fn summary(&self) -> Option<AveragePrecision> {
         let classes = self.classes.iter().filter(|(_, record)| record.objects > 0);

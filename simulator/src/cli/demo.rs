@@ -13,7 +13,7 @@ use isthmus_simulator::demo::{self, DemoConfig, DemoResult, DemoRun};
 use isthmus_simulator::{bundles, report};
 use serde_json::json;
 
-use super::{Format, bar, duration, shell};
+use super::{Format, bar, duration, shell, truth};
 
 /// The options of `demo`.
 #[derive(clap::Args)]
@@ -24,6 +24,8 @@ pub struct Args {
     /// Pictures (a file, or a folder by class) instead of the built-in camera's frames.
     #[arg(long, value_name = "FILE|DIR")]
     input: Option<PathBuf>,
+    #[command(flatten)]
+    truth: truth::Args,
     /// Operating point of the run that does not adapt, such as s16/w100/c16/b6: stride of the split (s),
     /// encoder width in % (w), latent channels sent (c), bits per symbol (b) [default: the bundle's
     /// most accurate]
@@ -81,6 +83,7 @@ impl Args {
         Ok(DemoConfig {
             bundle: bundles::find(&self.bundle)?,
             input: self.input.clone(),
+            truth: self.truth.file()?,
             point: self.point.clone(),
             controller: self.controller,
             duration: self.duration,

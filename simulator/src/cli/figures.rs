@@ -26,6 +26,10 @@ pub struct Args {
     /// repeatable.
     #[arg(long, value_name = "DIR")]
     dedicated: Vec<PathBuf>,
+    /// Folder of pictures in which nothing is to be found, for the filter's figures, beside those of --truth
+    /// without boxes.
+    #[arg(long, value_name = "DIR")]
+    empty: Option<PathBuf>,
     /// How to print the results.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -37,6 +41,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut lab = args.subject.lab()?.with_dedicated(args.dedicated.clone());
     if let Some(folder) = &args.traces {
         lab = lab.with_traces(folder.clone(), args.full);
+    }
+    if let Some(folder) = &args.empty {
+        lab = lab.with_empty(folder.clone());
     }
     figures::print(&selected, &lab, args.format, &mut io::stdout().lock())
 }

@@ -18,6 +18,7 @@ mod selection;
 mod shell;
 mod subject;
 mod sweep;
+mod truth;
 mod view;
 
 use std::process::ExitCode;
@@ -48,7 +49,7 @@ enum Command {
     CodecComparison(codec_comparison::Args),
     /// Measure accuracy against bytes: operating points, JPEG, WebP and AVIF on the same pictures.
     RateAccuracy(rate_accuracy::Args),
-    /// Add compressed pictures to a bundle's record of outcomes.
+    /// Add compressed pictures to a bundle's record of outcomes; measure a detector's.
     RecordOutcomes(record_outcomes::Args),
     /// Simulate a scenario in virtual time and compare its controllers with the oracle.
     Run(run::Args),

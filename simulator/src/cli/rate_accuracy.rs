@@ -26,8 +26,13 @@ pub struct Args {
 
 /// Measures, draws and prints the curve.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.subject.images.is_some(), "needs pictures of the bundle's classes: --images DIR");
-    let measured = rate_accuracy::measure(&args.subject.lab()?, args.all_points)?;
+    ensure!(
+        args.subject.images.is_some(),
+        "needs pictures of which the truth is known: --images DIR"
+    );
+    let lab = args.subject.lab()?;
+    lab.check_truth()?;
+    let measured = rate_accuracy::measure(&lab, args.all_points)?;
     if let Some(file) = &args.plot {
         fs::write(file, rate_accuracy::plot(&measured))
             .with_context(|| file.display().to_string())?;

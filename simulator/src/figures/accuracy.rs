@@ -11,12 +11,15 @@ use super::lab::{Lab, Talk};
 
 /// What the best point may lose against the full network.
 const LOSS: f64 = 0.02;
+/// Why figures of classes are not measured of other networks.
+pub(super) const NO_CLASSES: &str = "the bundle's network names no class; figures with `map` in their \
+                                     name are a detector's";
 /// Frames unanswered at a time, so that head and tails are busy at once.
 const IN_FLIGHT: usize = 8;
 
 pub(super) fn full_top1(lab: &Lab) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
+    if let Some(reason) = not_of_classes(lab) {
+        return Ok(reason);
     }
     let measured = lab.once(FullNetwork::measure)?;
     let FullNetwork { right, pictures } = *measured;
@@ -25,8 +28,8 @@ pub(super) fn full_top1(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn best_point_top1(lab: &Lab) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
+    if let Some(reason) = not_of_classes(lab) {
+        return Ok(reason);
     }
     let (full, best) = (lab.once(FullNetwork::measure)?.accuracy(), lab.once(BestPoint::measure)?);
     let detail = format!(
@@ -37,8 +40,8 @@ pub(super) fn best_point_top1(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn best_point_bytes(lab: &Lab) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
+    if let Some(reason) = not_of_classes(lab) {
+        return Ok(reason);
     }
     let best = lab.once(BestPoint::measure)?;
     let detail = format!(
@@ -48,8 +51,13 @@ pub(super) fn best_point_bytes(lab: &Lab) -> anyhow::Result<Measurement> {
     Ok(Measurement::of(best.bytes, detail))
 }
 
-pub(super) fn needs_pictures() -> Measurement {
-    Measurement::skipped("needs pictures of the bundle's classes: --images DIR")
+/// Why a figure of classes cannot be measured; `None` if it can.
+pub(super) fn not_of_classes(lab: &Lab) -> Option<Measurement> {
+    if !lab.classifies() {
+        return Some(Measurement::skipped(NO_CLASSES));
+    }
+    let needed = "needs pictures of the bundle's classes: --images DIR";
+    lab.images().is_none().then(|| Measurement::skipped(needed))
 }
 
 /// The full network's answers.
@@ -100,6 +108,7 @@ impl BestPoint {
         let talk = Talk {
             transport: Transport::Quic,
             detail: Detail::Top,
+            min_confidence: None,
             in_flight: IN_FLIGHT,
             controller: Box::new(Fixed::new(point)),
         };

@@ -1,17 +1,43 @@
 //! What accuracy within a loss costs in bytes, beside image codecs.
 
 use super::Measurement;
-use super::accuracy::needs_pictures;
+use super::accuracy::not_of_classes;
+use super::detection::not_of_boxes;
 use super::lab::Lab;
 use super::rate_accuracy::{self, Drop, Family, RateAccuracy};
 
+/// What a sum's last digits may add to a loss (points).
+const LAST_DIGIT: f64 = 1e-9;
+
 pub(super) fn bytes_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
-    }
+    not_of_classes(lab).map_or_else(|| bytes_within(lab, points), Ok)
+}
+
+pub(super) fn ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
+    not_of_classes(lab).map_or_else(|| ratio_within(lab, points), Ok)
+}
+
+pub(super) fn bd_rate_webp(lab: &Lab) -> anyhow::Result<Measurement> {
+    not_of_classes(lab).map_or_else(|| bd_rate(lab), Ok)
+}
+
+pub(super) fn map_bytes_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
+    not_of_boxes(lab).map_or_else(|| bytes_within(lab, points), Ok)
+}
+
+pub(super) fn map_ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
+    not_of_boxes(lab).map_or_else(|| ratio_within(lab, points), Ok)
+}
+
+pub(super) fn bd_rate_map(lab: &Lab) -> anyhow::Result<Measurement> {
+    not_of_boxes(lab).map_or_else(|| bd_rate(lab), Ok)
+}
+
+fn bytes_within(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
     let curve = lab.once(measure)?;
-    let choice = drop(&curve, points)
-        .and_then(|drop| drop.smallest.iter().find(|(family, _)| *family == Family::Split));
+    let drop = drop(&curve, points);
+    let choice =
+        drop.and_then(|drop| drop.smallest.iter().find(|(family, _)| *family == Family::Split));
     let Some((_, choice)) = choice else {
         let best = curve.schemes.iter().filter(|scheme| scheme.family == Family::Split);
         let best = best.map(|scheme| scheme.accuracy).fold(0.0, f64::max);
@@ -20,19 +46,24 @@ pub(super) fn bytes_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
         return Ok(Measurement::skipped(reason));
     };
     let (low, high) = choice.interval;
-    let detail = format!(
-        "{}, mean of envelope and packet; chosen on every other of {} pictures, on the rest it loses \
-         {:.2} points ({low:.2} to {high:.2}) of {:.4}",
-        choice.name, curve.pictures, choice.drop, curve.full
+    let measured = match curve.full_boxes {
+        None => {
+            format!("chosen on every other of {} pictures, on the rest it loses", curve.pictures)
+        }
+        Some(_) => format!("over {} pictures it loses", curve.pictures),
+    };
+    let mut detail = format!(
+        "{}, mean of envelope and packet; {measured} {:.2} points ({low:.2} to {high:.2}) of {:.4}",
+        choice.name, choice.drop, curve.full
     );
-    let broken = choice.drop > points;
+    if let (Some(_), Some(ratio)) = (curve.full_boxes, drop.and_then(|drop| drop.ratio)) {
+        detail += &format!("; {ratio:.3} of the best image codec's bytes");
+    }
+    let broken = choice.drop > points + LAST_DIGIT;
     Ok(Measurement { broken, ..Measurement::of(choice.bytes, detail) })
 }
 
-pub(super) fn ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
-    }
+fn ratio_within(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
     let curve = lab.once(measure)?;
     let drop = drop(&curve, points);
     let choices = drop.into_iter().flat_map(|drop| &drop.smallest);
@@ -46,14 +77,11 @@ pub(super) fn ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
     })
 }
 
-pub(super) fn bd_rate_webp(lab: &Lab) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
-    }
+fn bd_rate(lab: &Lab) -> anyhow::Result<Measurement> {
     let curve = lab.once(measure)?;
     Ok(match curve.bd_rate.iter().find(|(family, _)| *family == Family::Webp) {
         Some(&(_, rate)) => {
-            let detail = "bytes more at equal accuracy, over what both fronts reach";
+            let detail = "bytes more than WebP at equal accuracy, over what both fronts reach";
             Measurement::of(rate, detail)
         }
         None => Measurement::skipped("the fronts reach no common accuracy"),

@@ -5,6 +5,7 @@ use isthmus_models::{Golden, Preprocessor, TailItem, top_k};
 use isthmus_tail_server::model::Model;
 
 use super::Measurement;
+use super::accuracy::NO_CLASSES;
 use super::lab::Lab;
 
 pub(super) fn symbol_mismatch(lab: &Lab) -> anyhow::Result<Measurement> {
@@ -26,6 +27,9 @@ pub(super) fn symbol_mismatch(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn top1(lab: &Lab) -> anyhow::Result<Measurement> {
+    if !lab.classifies() {
+        return Ok(Measurement::skipped(NO_CLASSES));
+    }
     let export = lab.once(Export::measure)?;
     let Export { goldens, same, same_from_pictures, .. } = *export;
     if goldens == 0 {

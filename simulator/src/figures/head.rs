@@ -8,7 +8,7 @@ use anyhow::Context;
 use isthmus_models::{EngineKind, Head, Preprocessor, SplitSpec};
 
 use super::Measurement;
-use super::accuracy::{is_right, needs_pictures};
+use super::accuracy::{is_right, not_of_classes};
 use super::footprint::status_field;
 use super::lab::Lab;
 use crate::link::statistics::{median, quantile};
@@ -81,8 +81,8 @@ pub(super) fn time_over_onnxruntime(lab: &Lab) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn exit_top1(lab: &Lab) -> anyhow::Result<Measurement> {
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
+    if let Some(reason) = not_of_classes(lab) {
+        return Ok(reason);
     }
     let (head, bundle, widths) = (lab.head()?, lab.bundle(), &first_split(lab)?.widths);
     let exits: Vec<usize> = (0..widths.len()).filter(|&at| widths[at].exit).collect();

@@ -14,7 +14,7 @@ use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::source::{self, BoxedSource, FrameTruth, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{Client, Controller, FrameReport, Pace, Summary};
-use isthmus_models::{Bundle, Engine, Full, Head, Picture, on_all_cores};
+use isthmus_models::{Bundle, Engine, Full, Head, Picture, Task, TrueBoxes, on_all_cores};
 use isthmus_proto::OperatingPoint;
 use isthmus_proto::wire::Detail;
 use isthmus_tail_server::model::BundleModel;
@@ -39,6 +39,15 @@ const STRIDE: usize = 5;
 /// default deadline's.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where the true boxes of pictures stand.
+#[derive(Clone, Debug)]
+pub struct TruthFile {
+    /// A COCO JSON file, or the names of classes where YOLO's text files lie by the pictures.
+    pub file: PathBuf,
+    /// The bundle's labels of categories that are called otherwise; an empty one leaves a category out.
+    pub renamed: BTreeMap<String, String>,
+}
+
 /// One bundle, the pictures to try it on, and what earlier figures have left for later ones.
 pub struct Lab {
     bundle: Arc<Bundle>,
@@ -47,6 +56,8 @@ pub struct Lab {
     limit: Option<usize>,
     traces: Option<(PathBuf, bool)>,
     dedicated: Vec<PathBuf>,
+    truth: Option<TruthFile>,
+    empty: Option<PathBuf>,
     kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
 }
 
@@ -60,8 +71,29 @@ impl Lab {
         images: Option<PathBuf>,
         limit: Option<usize>,
     ) -> Self {
-        let (traces, dedicated) = (None, Vec::new());
-        Lab { bundle, engine, images, limit, traces, dedicated, kept: RefCell::default() }
+        Lab {
+            bundle,
+            engine,
+            images,
+            limit,
+            traces: None,
+            dedicated: Vec::new(),
+            truth: None,
+            empty: None,
+            kept: RefCell::default(),
+        }
+    }
+
+    /// The same with what is really in the pictures, for networks that find boxes.
+    #[must_use]
+    pub fn with_truth(self, truth: TruthFile) -> Self {
+        Lab { truth: Some(truth), ..self }
+    }
+
+    /// The same with a folder of pictures in which nothing is to be found.
+    #[must_use]
+    pub fn with_empty(self, folder: PathBuf) -> Self {
+        Lab { empty: Some(folder), ..self }
     }
 
     /// The same with a folder of recorded traces: controllers are run under every condition on one
@@ -155,7 +187,7 @@ impl Lab {
                 Some(images) => sample(source::open(images, lab.bundle.labels(), None)?, PICTURES),
                 None => {
                     let camera = CameraConfig { seed: SEED, ..CameraConfig::default() };
-                    camera_source(camera)?.step_by(STRIDE).take(PICTURES).collect()
+                    camera_source(camera, &lab.bundle)?.step_by(STRIDE).take(PICTURES).collect()
                 }
             };
             let picture = |frame: SourceFrame| {
@@ -178,10 +210,54 @@ impl Lab {
         self.images.as_deref()
     }
 
+    /// Whether the network's first answer is boxes.
+    pub(super) fn detects(&self) -> bool {
+        self.bundle.manifest().decoders.first().is_some_and(|first| first.boxes.is_some())
+    }
+
+    /// Whether the network's first answer is a class.
+    pub(super) fn classifies(&self) -> bool {
+        let first = self.bundle.manifest().decoders.first();
+        first.is_some_and(|first| first.task == Task::Classification)
+    }
+
+    /// An error where accuracy cannot be measured for want of a fitting truth.
+    pub fn check_truth(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.classifies() || self.detects(),
+            "the bundle's first answer is neither a class nor boxes"
+        );
+        ensure!(
+            self.detects() == self.truth.is_some(),
+            match self.detects() {
+                true => "the bundle's network finds boxes: --truth FILE says what is really there",
+                false =>
+                    "the bundle's network finds no boxes, so that --truth has nothing to judge",
+            }
+        );
+        Ok(())
+    }
+
+    /// Whether there are pictures whose true boxes are known.
+    pub(super) fn has_true_boxes(&self) -> bool {
+        self.images.is_some() && self.truth.is_some()
+    }
+
+    /// The folder of pictures in which nothing is to be found, if there is one.
+    pub(super) fn empty(&self) -> Option<&Path> {
+        self.empty.as_deref()
+    }
+
     /// The pictures to measure accuracy on.
     pub(super) fn labelled(&self) -> anyhow::Result<BoxedSource> {
         let images = self.images().context("there is no folder of pictures")?;
-        let source = source::open(images, self.bundle.labels(), None)?;
+        let labels = self.bundle.labels();
+        let source = match &self.truth {
+            Some(TruthFile { file, renamed }) => {
+                source::open_with_boxes(images, labels, file, renamed)?
+            }
+            None => source::open(images, labels, None)?,
+        };
         Ok(match self.limit {
             Some(limit) => Box::new(sample(source, limit).into_iter()),
             None => source,
@@ -201,6 +277,21 @@ impl Lab {
         })?;
         let done: Vec<T> = done.into_iter().flatten().collect();
         ensure!(!done.is_empty(), "no picture lies in a folder that is named like a class");
+        Ok(done)
+    }
+
+    /// The same of each picture whose true boxes are known.
+    pub(super) fn each_boxed<T: Send>(
+        &self,
+        work: impl Fn(&Picture, &TrueBoxes) -> anyhow::Result<T> + Sync,
+    ) -> anyhow::Result<Vec<T>> {
+        let done = on_all_cores(self.labelled()?, |frame| {
+            let picture = frame.picture.map_err(|error| anyhow!("{}: {error}", frame.source))?;
+            let truth = frame.truth.and_then(FrameTruth::into_boxes);
+            truth.map(|truth| work(&picture, &truth)).transpose()
+        })?;
+        let done: Vec<T> = done.into_iter().flatten().collect();
+        ensure!(!done.is_empty(), "there is no picture whose true boxes are known");
         Ok(done)
     }
 
@@ -228,6 +319,8 @@ pub(super) struct Serving {
 pub(super) struct Talk {
     pub(super) transport: Transport,
     pub(super) detail: Detail,
+    /// Boxes of at least this confidence are asked for; `None` for the bundle's own threshold.
+    pub(super) min_confidence: Option<f32>,
     pub(super) in_flight: usize,
     pub(super) controller: Box<dyn Controller>,
 }
@@ -253,7 +346,7 @@ impl Serving {
         source: impl Iterator<Item = SourceFrame> + Send + 'static,
         mut sink: impl FnMut(&FrameReport) -> anyhow::Result<()>,
     ) -> anyhow::Result<Summary> {
-        let Talk { transport, detail, in_flight, controller } = talk;
+        let Talk { transport, detail, min_confidence, in_flight, controller } = talk;
         let (server, fingerprint) = self.address(transport)?;
         let config = ClientConfig {
             server,
@@ -264,7 +357,7 @@ impl Serving {
             rate: None,
             connect_timeout: DEADLINE,
             detail,
-            min_confidence: None,
+            min_confidence,
             filter_classes: None,
             keep_pictures: false,
             metrics: None,

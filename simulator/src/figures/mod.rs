@@ -6,17 +6,21 @@
 //! the same run, and counts come from the real client and the real server.
 
 mod accuracy;
+mod box_parity;
 mod charged;
 mod codec;
 pub mod comparison;
 mod compress;
 mod controllers;
 mod decisions;
+mod detection;
 mod drops;
 mod experiment;
 mod export;
 mod figure;
+mod filter;
 mod footprint;
+mod found;
 mod head;
 mod lab;
 mod ort;
@@ -25,6 +29,7 @@ mod own_work;
 mod parity;
 pub mod rate_accuracy;
 pub mod recorder;
+mod sent;
 mod simulation;
 mod slimmable;
 mod table;
@@ -37,7 +42,7 @@ use std::io::Write;
 use anyhow::{bail, ensure};
 
 pub use figure::{Better, Figure, Measurement};
-pub use lab::Lab;
+pub use lab::{Lab, TruthFile};
 pub use table::FIGURES;
 
 /// How results are written.

@@ -83,6 +83,7 @@ impl Overhead {
         let talk = Talk {
             transport,
             detail: Detail::Top,
+            min_confidence: None,
             in_flight: 1,
             controller: Box::new(Fixed::new(lab.best_point())),
         };

@@ -15,17 +15,24 @@ use isthmus_proto::{OperatingPoint, Timestamp};
 use isthmus_tail_server::model::Model;
 
 use super::Measurement;
+use super::accuracy::NO_CLASSES;
 use super::lab::{Lab, Talk, frames_of};
 
 /// Frames unanswered at a time, so that the server has some to batch.
-const IN_FLIGHT: usize = 8;
+pub(super) const IN_FLIGHT: usize = 8;
 
 pub(super) fn top1(lab: &Lab) -> anyhow::Result<Measurement> {
+    if !lab.classifies() {
+        return Ok(Measurement::skipped(NO_CLASSES));
+    }
     let parity = lab.once(Parity::measure)?;
     Ok(Measurement::of(parity.same as f64 / parity.frames as f64, parity.words(lab)))
 }
 
 pub(super) fn logit_max(lab: &Lab) -> anyhow::Result<Measurement> {
+    if !lab.classifies() {
+        return Ok(Measurement::skipped(NO_CLASSES));
+    }
     let parity = lab.once(Parity::measure)?;
     Ok(Measurement::of(parity.gap.into(), parity.words(lab)))
 }
@@ -64,8 +71,9 @@ impl Parity {
         let talk = Talk {
             transport: Transport::Quic,
             detail: Detail::Logits,
+            min_confidence: None,
             in_flight: IN_FLIGHT,
-            controller: Box::new(Spread { points: lab.shuffled_points(), next: 0 }),
+            controller: Box::new(Spread::new(lab.shuffled_points())),
         };
         let source = frames_of(&pictures, pictures.len());
         lab.serve()?.answer(lab.head()?, talk, source, compare)?;
@@ -97,16 +105,23 @@ impl Parity {
     }
 }
 
-fn name_of(report: &FrameReport) -> Option<String> {
+pub(super) fn name_of(report: &FrameReport) -> Option<String> {
     let FrameReport { split, width, channels, bits, .. } = report;
     let (split, width) = (split.as_ref()?, width.as_ref()?);
     Some(format!("{split}/{width}/c{}/b{}", (*channels)?, (*bits)?))
 }
 
 /// Takes one point after the other.
-struct Spread {
+pub(super) struct Spread {
     points: Vec<OperatingPoint>,
     next: usize,
+}
+
+impl Spread {
+    /// Of at least one point.
+    pub(super) fn new(points: Vec<OperatingPoint>) -> Spread {
+        Spread { points, next: 0 }
+    }
 }
 
 impl Controller for Spread {

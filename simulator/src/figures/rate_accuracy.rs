@@ -1,36 +1,39 @@
 //! Accuracy against bytes: every operating point through the real codec and networks, and image
-//! codecs through the same full network, on the same pictures.
+//! codecs through the same full network, on the same pictures. Of a detector the accuracy is its mean
+//! average precision.
 
 mod curve;
 mod images;
+mod judged;
 mod plot;
+mod text;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context;
 use isthmus_models::{
-    Bundle, Full, Head, ImageEncoder, Picture, Preprocessor, TailItem, decode_image,
-    max_image_pixels,
+    Bundle, Fit, Full, Head, ImageEncoder, ImageSpec, Outputs, Picture, Preprocessor, TailItem,
+    View, decode_image, max_image_pixels,
 };
-use isthmus_proto::{Envelope, ImageFormat, OperatingPoint, write_packet};
+use isthmus_proto::{ImageFormat, OperatingPoint};
 use isthmus_tail_server::model::{BundleModel, Model};
 use serde::Serialize;
 
-use self::curve::{Choice, bd_rate, choose, pareto};
-use super::accuracy::is_right;
+use self::curve::{bd_rate, choose, pareto};
+use self::judged::{Judged, Truth, together};
 use super::lab::Lab;
+use super::sent;
 
+pub use self::curve::Choice;
 pub(crate) use self::images::settings as image_settings;
+pub use self::judged::BoxQuality;
 pub use self::plot::plot;
 
 /// Losses of accuracy, in points, at which sizes are compared.
 const DROPS: [f64; 4] = [0.6, 1.0, 2.0, 3.0];
+/// The same of a detector.
+const MAP_DROPS: [f64; 2] = [1.0, 2.0];
 /// Operating points of the ladder that is tried unless all are asked for.
 const RUNGS: usize = 12;
-/// Time left in the envelopes, the default deadline.
-const TIME_LEFT: Duration = Duration::from_millis(300);
 
 /// What the command measured.
 #[derive(Clone, Debug, Serialize)]
@@ -39,8 +42,11 @@ pub struct RateAccuracy {
     pub bundle: String,
     /// Pictures measured on.
     pub pictures: usize,
-    /// Fraction that the full network gets right.
+    /// Fraction that the full network gets right; of a detector its mean average precision.
     pub full: f64,
+    /// What else is known of a detector's boxes.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub full_boxes: Option<BoxQuality>,
     /// Every scheme that was tried, in order of size.
     pub schemes: Vec<Scheme>,
     /// Bytes at losses of accuracy.
@@ -73,8 +79,11 @@ pub struct Scheme {
     pub name: String,
     /// Mean size (bytes): of a packet and its envelope, or of the file.
     pub bytes: f64,
-    /// Fraction of pictures that are right.
+    /// Fraction of pictures that are right; of a detector the mean average precision.
     pub accuracy: f64,
+    /// What else is known of a detector's boxes.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub boxes: Option<BoxQuality>,
     /// Whether no scheme of its family is both smaller and at least as accurate.
     pub pareto: bool,
     #[serde(skip)]
@@ -82,10 +91,10 @@ pub struct Scheme {
 }
 
 /// How one picture went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sent {
     bytes: u32,
-    right: bool,
+    judged: Judged,
 }
 
 /// What accuracy within a loss costs.
@@ -102,10 +111,14 @@ pub struct Drop {
 /// Sends every labelled picture of `lab` by every scheme; of operating points the ladder's, or all.
 pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     let bench = Bench::new(lab, all_points)?;
-    let rows = lab.each_labelled(|picture, truth| bench.row(picture, truth))?;
-    let (full, rows): (Vec<bool>, Vec<Vec<Sent>>) = rows.into_iter().unzip();
+    let rows = if lab.has_true_boxes() {
+        lab.each_boxed(|picture, truth| bench.row(picture, Truth::Boxes(truth)))?
+    } else {
+        lab.each_labelled(|picture, truth| bench.row(picture, Truth::Class(truth)))?
+    };
+    let (full, rows): (Vec<Judged>, Vec<Vec<Sent>>) = rows.into_iter().unzip();
     let scheme = |(at, Candidate { family, name, .. }): (usize, &Candidate)| {
-        Scheme::new(*family, name.clone(), rows.iter().map(|row| row[at]).collect())
+        Scheme::new(*family, name.clone(), rows.iter().map(|row| row[at].clone()).collect())
     };
     let mut schemes: Vec<Scheme> = bench.candidates.iter().enumerate().map(scheme).collect();
     schemes.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then_with(|| a.name.cmp(&b.name)));
@@ -114,7 +127,9 @@ pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     for family in families {
         pareto(&mut schemes, family);
     }
-    for points in DROPS {
+    let (accuracy, full_boxes) = together(full.iter());
+    let losses = if full_boxes.is_some() { &MAP_DROPS[..] } else { &DROPS };
+    for &points in losses {
         let smallest: Vec<(Family, Choice)> = families
             .iter()
             .filter_map(|&family| Some((family, choose(&schemes, family, &full, points)?)))
@@ -132,7 +147,8 @@ pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     Ok(RateAccuracy {
         bundle: format!("{} {}", lab.bundle().name(), lab.bundle().manifest().version),
         pictures: full.len(),
-        full: fraction(&full),
+        full: accuracy,
+        full_boxes,
         schemes,
         drops,
         bd_rate: rates,
@@ -143,13 +159,9 @@ impl Scheme {
     fn new(family: Family, name: String, pictures: Vec<Sent>) -> Scheme {
         let count = pictures.len().max(1) as f64;
         let bytes = pictures.iter().map(|sent| f64::from(sent.bytes)).sum::<f64>() / count;
-        let accuracy = pictures.iter().filter(|sent| sent.right).count() as f64 / count;
-        Scheme { family, name, bytes, accuracy, pareto: false, pictures }
+        let (accuracy, boxes) = together(pictures.iter().map(|sent| &sent.judged));
+        Scheme { family, name, bytes, accuracy, boxes, pareto: false, pictures }
     }
-}
-
-fn fraction(right: &[bool]) -> f64 {
-    right.iter().filter(|&&right| right).count() as f64 / right.len().max(1) as f64
 }
 
 /// A scheme before it is tried.
@@ -187,13 +199,15 @@ impl Bench {
         });
         let images = image_settings(input).into_iter().map(|spec| {
             let (width, height) = spec.size(input);
+            // Without its bars a letterboxed picture fills one side alone.
+            let within = if input.fit == Fit::Letterbox { "in " } else { "" };
             Candidate {
                 family: match spec.format {
                     ImageFormat::Jpeg => Family::Jpeg,
                     ImageFormat::Webp => Family::Webp,
                     ImageFormat::Avif => Family::Avif,
                 },
-                name: format!("{width}x{height} q{}", spec.quality),
+                name: format!("{within}{width}x{height} q{}", spec.quality),
                 how: How::Image(Box::new(ImageEncoder::new(spec, input))),
             }
         });
@@ -207,29 +221,54 @@ impl Bench {
         })
     }
 
-    /// Whether the full network is right about a picture, and how each candidate goes.
-    fn row(&self, picture: &Picture, truth: &str) -> anyhow::Result<(bool, Vec<Sent>)> {
-        let is_right = |outputs: &[Vec<f32>]| is_right(&self.bundle, outputs, truth);
+    /// What the full network makes of a picture, and how each candidate goes.
+    fn row(&self, picture: &Picture, truth: Truth<'_>) -> anyhow::Result<(Judged, Vec<Sent>)> {
         let mut input = Vec::new();
         self.preprocessor.run(picture, &mut input);
-        let right = is_right(&self.full.run(&[&input])?[0]);
+        let view = self.view(picture, None);
+        let full = Judged::of(&self.bundle, self.full.run(&[&input])?.remove(0), &view, truth)?;
         let mut results = vec![Sent::default(); self.candidates.len()];
+        self.send_points(&input, &mut results, |outputs| {
+            Judged::of(&self.bundle, outputs, &view, truth)
+        })?;
+        for (at, candidate) in self.candidates.iter().enumerate() {
+            let How::Image(encoder) = &candidate.how else { continue };
+            let bytes = encoder.encode(picture)?;
+            results[at].bytes = bytes.len() as u32;
+            let most = max_image_pixels(&self.bundle.manifest().input);
+            let sent = decode_image(encoder.spec().format, &bytes, most)?;
+            self.preprocessor.run(&sent, &mut input);
+            let view = self.view(picture, Some(encoder.spec()));
+            let outputs = self.full.run(&[&input])?.remove(0);
+            results[at].judged = Judged::of(&self.bundle, outputs, &view, truth)?;
+        }
+        Ok((full, results))
+    }
 
+    /// How a picture is seen, of which all or what was compressed is sent.
+    fn view(&self, picture: &Picture, image: Option<ImageSpec>) -> View {
+        let size = (picture.width(), picture.height());
+        View::new(&self.bundle.manifest().input, image, size)
+    }
+
+    /// How the operating points among the candidates go.
+    fn send_points(
+        &self,
+        input: &[f32],
+        results: &mut [Sent],
+        judge: impl Fn(Outputs) -> anyhow::Result<Judged>,
+    ) -> anyhow::Result<()> {
         let (mut latents, mut sent) = (None, Vec::new());
         for (at, candidate) in self.candidates.iter().enumerate() {
             let How::Point(point) = candidate.how else { continue };
-            let OperatingPoint { split, width, layers, bits } = point;
+            let OperatingPoint { split, width, layers, .. } = point;
             // Points are in order of split and width: each head runs once.
             if latents.as_ref().is_none_or(|(of, _)| *of != (split, width)) {
-                latents = Some(((split, width), self.head.run(split, width, &input)?.latents));
+                latents = Some(((split, width), self.head.run(split, width, input)?.latents));
             }
             let Some((_, latents)) = &latents else { continue };
-            let codec = self.bundle.codec(split, width, bits).context("a point without codec")?;
-            let coded = codec.encode(&codec.quantise(latents, layers.into())?)?;
-            let mut frame = Vec::new();
-            Envelope { frame: 0, time_left: TIME_LEFT, probe: false }.write(&mut frame);
-            write_packet(&mut frame, 0, &self.bundle.digest(), point, &coded);
-            results[at].bytes = frame.len() as u32;
+            let (coded, bytes) = sent::features(&self.bundle, point, latents)?;
+            results[at].bytes = bytes as u32;
             sent.push((at, point, self.model.decode(point, &coded.stream, layers.into())?));
         }
         // Of one split, so that its trunk runs once.
@@ -243,20 +282,10 @@ impl Bench {
                 })
                 .collect();
             for ((at, ..), outputs) in sent.iter().zip(self.model.infer(&items)?) {
-                results[*at].right = is_right(&outputs);
+                results[*at].judged = judge(outputs)?;
             }
         }
-
-        for (at, candidate) in self.candidates.iter().enumerate() {
-            let How::Image(encoder) = &candidate.how else { continue };
-            let bytes = encoder.encode(picture)?;
-            results[at].bytes = bytes.len() as u32;
-            let most = max_image_pixels(&self.bundle.manifest().input);
-            let picture = decode_image(encoder.spec().format, &bytes, most)?;
-            self.preprocessor.run(&picture, &mut input);
-            results[at].right = is_right(&self.full.run(&[&input])?[0]);
-        }
-        Ok((right, results))
+        Ok(())
     }
 }
 
@@ -277,57 +306,6 @@ fn ladder(lab: &Lab) -> Vec<OperatingPoint> {
     let count = rungs.len().min(RUNGS);
     let chosen = (0..count).map(|n| rungs[last - n * last / count.saturating_sub(1).max(1)].point);
     chosen.collect()
-}
-
-impl RateAccuracy {
-    /// The results as a person reads them.
-    pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}, {} pictures; the full network is right about {:.2}%\n\n\
-             {:<6} {:<22} {:>9} {:>9} {:>7}\n",
-            self.bundle,
-            self.pictures,
-            100.0 * self.full,
-            "",
-            "scheme",
-            "bytes",
-            "right %",
-            "drop"
-        );
-        for scheme in self.schemes.iter().filter(|scheme| scheme.pareto) {
-            let _ = writeln!(
-                text,
-                "{:<6} {:<22} {:>9.1} {:>9.2} {:>7.2}",
-                scheme.family.name(),
-                scheme.name,
-                scheme.bytes,
-                100.0 * scheme.accuracy,
-                100.0 * (self.full - scheme.accuracy),
-            );
-        }
-        text += "\nOnly schemes that none of their kind beats are shown. Smallest scheme within a loss, \
-                 chosen on every other picture and measured on the rest (95% interval of the loss, \
-                 paired bootstrap):\n";
-        for Drop { points, smallest, ratio } in &self.drops {
-            let _ = write!(text, "  {points} points:");
-            for (family, choice) in smallest {
-                let Choice { name, bytes, drop, interval: (low, high) } = choice;
-                let _ = write!(
-                    text,
-                    "  {} {name} {bytes:.0} B ({drop:.2}, {low:.2} to {high:.2});",
-                    family.name()
-                );
-            }
-            match ratio {
-                Some(ratio) => _ = writeln!(text, "  {ratio:.3} of the best image codec's bytes"),
-                None => text += "  nothing to compare\n",
-            }
-        }
-        for (family, rate) in &self.bd_rate {
-            let _ = writeln!(text, "BD-rate against {}: {rate:.1}%", family.name());
-        }
-        text
-    }
 }
 
 impl Family {

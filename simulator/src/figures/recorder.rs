@@ -1,26 +1,26 @@
-//! Adds compressed pictures to a bundle's record of outcomes.
+//! Adds compressed pictures to a bundle's record of outcomes, and measures a detector's.
 //!
 //! The kit that trains a network records operating points and exits, without naming the pictures. What
 //! image codecs make of the same pictures is measured here, with the encoder of the client and the
 //! decoder and network of the server. The recorded frames are found again among the pictures by their
-//! class and by what the exits say to them.
+//! class and by what the exits say to them. A detector's have no class: they come in the order of their
+//! files.
+
+mod boxes;
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use isthmus_models::{
     Bundle, Engine, Full, Head, ImageEncoder, ImageSpec, OUTCOMES, Outcome, Outcomes, Photo,
-    Preprocessor, RecordedPoint, decode_image, find_photos, max_image_pixels, on_all_cores, top_k,
+    Preprocessor, RecordedPoint, Task, decode_image, find_photos, max_image_pixels, on_all_cores,
+    top_k,
 };
-use isthmus_proto::{Envelope, write_image_packet};
 
 use super::rate_accuracy::image_settings;
-
-/// Time left in the envelopes, the default deadline.
-const TIME_LEFT: Duration = Duration::from_millis(300);
+use super::{TruthFile, sent};
 
 /// Schemes of one codec that are recorded unless they are named: the most accurate of its convex hull.
 const MOST_OF_A_CODEC: usize = 5;
@@ -44,7 +44,7 @@ pub struct RecordedScheme {
     pub image: ImageSpec,
     /// Mean of envelope and packet (bytes).
     pub bytes: f64,
-    /// Fraction of frames that are right.
+    /// Mean quality of the answers, 0 to 1: of classes the fraction that are right.
     pub accuracy: f64,
 }
 
@@ -52,13 +52,30 @@ pub struct RecordedScheme {
 /// `images`, or, if there is none, in those on each codec's hull of accuracy over size. The record's
 /// pictures have to be among those below `folder`, in the order of their paths. The bundle gets
 /// `version`, as its digest changes.
+///
+/// Of a detector, `truth` says what is really in the pictures. What the record lacks of its points and
+/// exits is measured, too, and all of them where the record is of other pictures or was held against
+/// another truth.
 pub fn record_images(
     bundle: &Arc<Bundle>,
     engine: &dyn Engine,
     folder: &Path,
+    truth: Option<&TruthFile>,
     images: &[ImageSpec],
     version: &str,
 ) -> anyhow::Result<Vec<RecordedScheme>> {
+    let first = bundle.manifest().decoders.first().context("the bundle has no decoder")?;
+    match (truth, first.task) {
+        (Some(truth), Task::Detection) => {
+            return boxes::record(bundle, engine, (folder, truth), images, version);
+        }
+        (None, Task::Classification) => {}
+        (None, Task::Detection) => bail!("what is really in the pictures? --truth FILE says it"),
+        (Some(_), _) => {
+            bail!("the bundle's network finds no boxes, so that --truth judges nothing")
+        }
+        (None, task) => bail!("the truth of a {} cannot be told", task.name()),
+    }
     let mut outcomes = Outcomes::unpack(&bundle.read(OUTCOMES)?).context(OUTCOMES)?;
     let mut photos = find_photos(folder, bundle.labels())?;
     photos.retain(|photo| photo.class.is_some());
@@ -82,28 +99,40 @@ pub fn record_images(
     let encoders: Vec<_> = settings.iter().map(|&it| ImageEncoder::new(it, input)).collect();
     let frames = places.iter().map(|&place| &photos[place]);
     let rows = on_all_cores(frames, |photo| bench.send(photo, &encoders))?;
-    let columns: Vec<Vec<Outcome>> =
-        (0..settings.len()).map(|at| rows.iter().map(|row| row[at]).collect()).collect();
-    let schemes =
-        settings.iter().zip(&columns).map(|(&image, frames)| scheme(image, frames.iter()));
-    let schemes: Vec<RecordedScheme> = schemes.collect();
+    let columns = columns(&rows, settings.len());
+    let schemes = keep_images(&mut outcomes, &settings, &columns, !images.is_empty())?;
+    bundle.replace(OUTCOMES, &outcomes.pack()?, version)?;
+    Ok(schemes)
+}
 
-    let chosen = match images {
+/// The outcomes of each of `count` points, of those of each frame.
+fn columns(rows: &[Vec<Outcome>], count: usize) -> Vec<Vec<Outcome>> {
+    (0..count).map(|at| rows.iter().map(|row| row[at]).collect()).collect()
+}
+
+/// Records these settings' outcomes, or, of ones that nobody named, those on each codec's hull of quality
+/// over size, in place of all compressed pictures that were recorded before.
+fn keep_images(
+    outcomes: &mut Outcomes,
+    settings: &[ImageSpec],
+    columns: &[Vec<Outcome>],
+    named: bool,
+) -> anyhow::Result<Vec<RecordedScheme>> {
+    let chosen = match named {
         // Chosen by the frames that controllers may know.
-        [] => hulls(&settings.iter().zip(&columns).map(even).collect::<Vec<_>>()),
-        named => (0..named.len()).collect(),
+        false => hulls(&settings.iter().zip(columns).map(even).collect::<Vec<_>>()),
+        true => (0..settings.len()).collect(),
     };
     outcomes.retain(|point| !matches!(point, RecordedPoint::Image(_)));
     for &at in &chosen {
         outcomes.record(RecordedPoint::Image(settings[at]), columns[at].clone())?;
     }
-    bundle.replace(OUTCOMES, &outcomes.pack()?, version)?;
-    Ok(chosen.into_iter().map(|at| schemes[at].clone()).collect())
+    Ok(chosen.into_iter().map(|at| scheme(settings[at], columns[at].iter())).collect())
 }
 
 /// The schemes as a table for people.
 pub fn table(schemes: &[RecordedScheme]) -> String {
-    let mut text = format!("{:<22} {:>9} {:>9}\n", "picture", "bytes", "right %");
+    let mut text = format!("{:<22} {:>9} {:>9}\n", "picture", "bytes", "quality %");
     for RecordedScheme { image, bytes, accuracy } in schemes {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{:<22} {bytes:>9.1} {:>9.2}", image.to_string(), 100.0 * accuracy);
@@ -183,14 +212,12 @@ impl Bench<'_> {
         let outcome = |encoder: &ImageEncoder| {
             let format = encoder.spec().format;
             let file = encoder.encode(&picture)?;
-            let mut frame = Vec::new();
-            Envelope { frame: 0, time_left: TIME_LEFT, probe: false }.write(&mut frame);
-            write_image_packet(&mut frame, 0, &self.bundle.digest(), format, &file);
+            let bytes = sent::image_bytes(self.bundle, format, &file) as u32;
             self.preprocessor.run(&decode_image(format, &file, most)?, &mut input);
             let outputs = self.full.run(&[&input])?.pop().unwrap_or_default();
             let (right, confidence) = answer(&outputs.concat(), class);
             let quality = if right { 1.0 } else { 0.0 };
-            Ok(Outcome { bytes: frame.len() as u32, quality, confidence, reply: 0 })
+            Ok(Outcome { bytes, quality, confidence, reply: 0 })
         };
         encoders.iter().map(outcome).collect()
     }

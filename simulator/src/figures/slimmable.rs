@@ -8,7 +8,7 @@ use isthmus_models::{Bundle, Head, Outputs, Picture, Preprocessor, Tail, TailIte
 use isthmus_proto::OperatingPoint;
 
 use super::Measurement;
-use super::accuracy::{is_right, needs_pictures};
+use super::accuracy::{is_right, not_of_classes};
 use super::lab::Lab;
 
 pub(super) fn penalty(lab: &Lab) -> anyhow::Result<Measurement> {
@@ -16,8 +16,8 @@ pub(super) fn penalty(lab: &Lab) -> anyhow::Result<Measurement> {
     if bundles.is_empty() {
         return Ok(Measurement::skipped("needs bundles of single widths: --dedicated DIR"));
     }
-    if lab.images().is_none() {
-        return Ok(needs_pictures());
+    if let Some(reason) = not_of_classes(lab) {
+        return Ok(reason);
     }
     let slimmable = Network::load(lab, Arc::clone(lab.bundle()))?;
     let (mut worst, mut parts) = (f64::NEG_INFINITY, Vec::new());

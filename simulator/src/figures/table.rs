@@ -3,8 +3,8 @@
 use super::Better::{Higher, Lower};
 use super::figure::Figure;
 use super::{
-    accuracy, codec, compress, controllers, decisions, drops, export, footprint, head, lab, ort,
-    overhead, own_work, parity, simulation, slimmable,
+    accuracy, box_parity, codec, compress, controllers, decisions, detection, drops, export,
+    filter, footprint, head, lab, ort, overhead, own_work, parity, simulation, slimmable,
 };
 
 /// All figures, in the order in which they are measured.
@@ -45,6 +45,18 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "codec_ratio_at_drop_1", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 1.0) },
     Figure { name: "codec_ratio_at_drop_3", unit: "ratio", target: Some(1.0 / 6.0), better: Lower, measure: |lab| drops::ratio_at(lab, 3.0) },
     Figure { name: "bd_rate_webp", unit: "%", target: None, better: Lower, measure: drops::bd_rate_webp },
+    Figure { name: "map_full", unit: "fraction", target: Some(0.33), better: Higher, measure: detection::map_full },
+    Figure { name: "map_best_point", unit: "fraction", target: None, better: Higher, measure: detection::map_best_point },
+    Figure { name: "bytes_at_map_drop_1", unit: "bytes", target: None, better: Lower, measure: |lab| drops::map_bytes_at(lab, 1.0) },
+    Figure { name: "bytes_at_map_drop_2", unit: "bytes", target: None, better: Lower, measure: |lab| drops::map_bytes_at(lab, 2.0) },
+    Figure { name: "codec_ratio_at_map_drop_1", unit: "ratio", target: Some(1.0 / 3.0), better: Lower, measure: |lab| drops::map_ratio_at(lab, 1.0) },
+    Figure { name: "codec_ratio_at_map_drop_2", unit: "ratio", target: Some(1.0 / 4.0), better: Lower, measure: |lab| drops::map_ratio_at(lab, 2.0) },
+    Figure { name: "bd_rate_map", unit: "%", target: None, better: Lower, measure: drops::bd_rate_map },
+    Figure { name: "filter_recall", unit: "fraction", target: Some(0.99), better: Higher, measure: filter::recall },
+    Figure { name: "filter_empty", unit: "fraction", target: Some(0.4), better: Higher, measure: filter::empty },
+    Figure { name: "filter_saved_bytes", unit: "fraction", target: None, better: Higher, measure: filter::saved_bytes },
+    Figure { name: "parity_boxes", unit: "fraction", target: Some(1.0), better: Higher, measure: box_parity::over_quic },
+    Figure { name: "parity_boxes_onnxruntime", unit: "fraction", target: Some(0.999), better: Higher, measure: box_parity::ort },
     Figure { name: "oracle_ratio", unit: "ratio", target: Some(0.99), better: Higher, measure: controllers::oracle_ratio },
     Figure { name: "over_best_fixed", unit: "fraction", target: Some(-0.005), better: Higher, measure: controllers::over_best_fixed },
     Figure { name: "over_greedy", unit: "fraction", target: Some(0.0), better: Higher, measure: controllers::over_greedy },

@@ -8,7 +8,7 @@ use isthmus_head_client::Histogram;
 use super::timeline::timeline;
 use super::{Field, figure, page, table};
 use crate::plot::{Axis, Colour, Mark, Plot, Series, escape};
-use crate::results::{Comparison, Summary};
+use crate::results::{Comparison, Outcome, Summary};
 use crate::scenario::Role;
 
 /// Most controllers whose latencies and time lines are drawn.
@@ -44,12 +44,20 @@ fn section(comparison: &Comparison) -> String {
         if seeds == 1 { "seed" } else { "seeds" },
         escape(&finding(&summaries))
     );
-    html += &ranking(&summaries, &drawn);
-    html += "<p class=\"faint\"><b>On-time accuracy</b>: right and in time, over all frames, in \
-             expectation, with a control variate for the pictures that came up; <b>observed</b>: \
-             counted. <b>Missed</b>: of the frames sent, those whose network answer did not come in \
-             time, whatever the exit said.</p>";
-    html += &figure("What accuracy costs", &costs(&summaries, &drawn).svg());
+    let (measure, meaning) = match is_graded(comparison) {
+        true => ("quality", "mean quality of the answers, 0 for one that is late or missing,"),
+        false => ("accuracy", "right and in time,"),
+    };
+    html += &ranking(&summaries, &drawn, measure);
+    let _ = write!(
+        html,
+        "<p class=\"faint\"><b>On-time {measure}</b>: {meaning} over all frames, in \
+         expectation, with a control variate for the pictures that came up; <b>observed</b>: counted. \
+         <b>Missed</b>: of the frames sent, those whose network answer did not come in time, whatever the \
+         exit said.</p>"
+    );
+    let caption = format!("What {measure} costs");
+    html += &figure(&caption, &costs(&summaries, &drawn, measure).svg());
     html += &figure("From capture to output: fraction of answers within a time", &{
         distributions(&drawn, deadline).svg()
     });
@@ -116,7 +124,17 @@ fn finding(summaries: &[Summary]) -> String {
     text
 }
 
-fn ranking(summaries: &[Summary], drawn: &[&Summary]) -> String {
+/// Whether answers are more or less good, as boxes and maps are, and not right or wrong.
+fn is_graded(comparison: &Comparison) -> bool {
+    let runs = comparison.cells().filter_map(|cell| match &cell.outcome {
+        Outcome::Run(run) => Some(run),
+        Outcome::Plan(_) => None,
+    });
+    let mut qualities = runs.flat_map(|run| &run.timeline.quality);
+    qualities.any(|quality| quality.fract() != 0.0)
+}
+
+fn ranking(summaries: &[Summary], drawn: &[&Summary], measure: &str) -> String {
     let most = |of: fn(&Summary) -> f64| summaries.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
     let (bytes, switches) = (most(|it| it.line.bytes), most(|it| it.line.switches));
     let oracle = oracle(summaries).filter(|oracle| *oracle > 0.0);
@@ -149,9 +167,10 @@ fn ranking(summaries: &[Summary], drawn: &[&Summary]) -> String {
         ];
         (leads, fields)
     });
+    let on_time = format!("on-time {measure} %");
     let head = [
         "controller",
-        "on-time accuracy %",
+        &on_time,
         "of the oracle’s %",
         "observed %",
         "missed %",
@@ -164,10 +183,10 @@ fn ranking(summaries: &[Summary], drawn: &[&Summary]) -> String {
     table(&head, &rows.collect::<Vec<_>>())
 }
 
-fn costs(summaries: &[Summary], drawn: &[&Summary]) -> Plot {
+fn costs(summaries: &[Summary], drawn: &[&Summary], measure: &str) -> Plot {
     let mut plot = Plot::new(
         Axis::linear("bytes a frame, over all frames").covering(&[0.0]),
-        Axis::linear("on-time accuracy (%)"),
+        Axis::linear(&format!("on-time {measure} (%)")),
     );
     plot.size.1 = 300.0;
     let point = |summary: &Summary| (summary.line.bytes, 100.0 * summary.line.expected_accuracy);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use isthmus_head_client::{FrameReport, Stages, text};
+use isthmus_head_client::{FrameReport, Stages, drawn, text};
 use isthmus_proto::Arm;
 
 use super::{Field, figure, page, table};
@@ -36,10 +36,19 @@ pub fn demo(config: &DemoConfig, result: &DemoResult, command: &str) -> String {
         config.delay.as_millis()
     );
     body += &summary(result);
-    body += "<p class=\"faint\"><b>On-time accuracy</b>: right and in time, over all frames. \
-             <b>Missed</b>: sent, and no network answer in time.</p>";
+    let meaning = match result.boxes {
+        true => "mean F1 at IoU 0.5 of the boxes, 0 for an answer that is late or missing",
+        false => "right and in time, over all frames",
+    };
+    let _ = write!(
+        body,
+        "<p class=\"faint\"><b>On-time {}</b>: {meaning}. <b>Missed</b>: sent, and no network answer in \
+         time.</p>",
+        measure(result)
+    );
     for run in &result.runs {
         body += &course(config, result, run);
+        body += &pictures(result, run);
     }
     body += &figure("Where the time of a median frame goes", &stages(result).svg());
     for run in &result.runs {
@@ -84,9 +93,10 @@ fn summary(result: &DemoResult) -> String {
         ];
         (at == 0, fields)
     });
+    let on_time = format!("on-time {} %", measure(result));
     let head = [
         "",
-        "on-time accuracy %",
+        &on_time,
         "answers in time %",
         "missed",
         "frames sent",
@@ -95,6 +105,49 @@ fn summary(result: &DemoResult) -> String {
         "p95 ms",
     ];
     table(&head, &rows.collect::<Vec<_>>())
+}
+
+/// What answers are measured by.
+fn measure(result: &DemoResult) -> &'static str {
+    if result.boxes { "quality" } else { "accuracy" }
+}
+
+/// The frames of a run that have their pictures still, with what was found in them and what is there.
+fn pictures(result: &DemoResult, run: &DemoRun) -> String {
+    let mut html = String::new();
+    for frame in &run.frames {
+        let Some(file) = drawn::annotated(frame, &result.labels) else { continue };
+        let words = text::frame(frame);
+        let _ = write!(
+            html,
+            "<img width=\"300\" alt=\"{}\" src=\"data:image/jpeg;base64,{}\"> ",
+            escape(words.trim()),
+            base64(&file)
+        );
+    }
+    if html.is_empty() {
+        return html;
+    }
+    let truth = match run.frames.iter().any(|frame| frame.true_boxes.is_some()) {
+        true => "; thin white lines are the true boxes",
+        false => "",
+    };
+    format!("<figure>{html}<figcaption class=\"faint\">Some frames{truth}.</figcaption></figure>")
+}
+
+/// As data URIs have bytes (RFC 4648).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let place = (bits >> (18 - 6 * digit)) & 63;
+            text.push(if digit > chunk.len() { '=' } else { DIGITS[place as usize].into() });
+        }
+    }
+    text
 }
 
 /// Link, sizes and latencies of one run over time.
@@ -178,6 +231,12 @@ impl Course<'_> {
             if of.is_empty() {
                 continue;
             }
+            // Of boxes the better half.
+            let name = match (self.result.boxes, name) {
+                (true, "network, right") => "network, F1 of 0.5 or more",
+                (true, "network, wrong") => "network, F1 below 0.5",
+                (_, name) => name,
+            };
             let title = |frame: &FrameReport| text::frame(frame).trim().to_owned();
             // Without an answer the deadline is when that was certain.
             let latency = |frame: &FrameReport| frame.capture_to_output_ms.unwrap_or(deadline);
@@ -202,7 +261,7 @@ fn by_network(frame: &FrameReport) -> bool {
 }
 
 fn is_right(frame: &FrameReport) -> bool {
-    frame.label.is_some() && frame.label == frame.truth
+    frame.quality.is_some_and(|quality| quality >= 0.5)
 }
 
 /// Bars of the median of each stage.
@@ -233,5 +292,16 @@ fn stage(stages: &Stages, name: &str) -> Option<f64> {
         "queue" => stages.queue,
         "decode" => stages.decode,
         _ => stages.tail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_become_digits_by_threes() {
+        let texts = ["", "f", "fo", "foo", "foob", "\u{ff}"].map(|text| base64(text.as_bytes()));
+        assert_eq!(texts, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "w78="]);
     }
 }

@@ -531,9 +531,18 @@ fn hello() -> Hello {
     Hello { protocol: PROTOCOL_VERSION, bundles: vec![bundle], ..Hello::default() }
 }
 
-/// An answer as large as a real one. Its quality is the record's: whose class it names is of no account,
-/// and boxes or a map are as many bytes as were recorded.
+/// An answer as large as a real one. Its quality is the record's: whose class it names is of no account.
+/// Where the record tells its size it is that long, whatever it holds, but for a class that says how sure
+/// it is.
 fn answer(outcome: &Outcome) -> wire::Answer {
+    if outcome.reply > 0 {
+        let top = vec![Score { class: 0, probability: outcome.confidence }];
+        let mut answer = wire::Answer { top, ..Default::default() };
+        let missing = (outcome.reply as usize).saturating_sub(answer.encoded_len());
+        // The field's own tag and length are part of it.
+        answer.boxes = vec![0; missing.saturating_sub(2).max(1)];
+        return answer;
+    }
     let rest = (1.0 - outcome.confidence) / TOP_CLASSES as f32;
     // The class 0 would take no byte.
     let score = |class: u32| Score {
@@ -541,8 +550,5 @@ fn answer(outcome: &Outcome) -> wire::Answer {
         probability: if class == 1 { outcome.confidence } else { rest },
     };
     let top = (1..=TOP_CLASSES as u32).map(score).collect();
-    let mut answer = wire::Answer { top, ..Default::default() };
-    let missing = (outcome.reply as usize).saturating_sub(answer.encoded_len());
-    answer.boxes = vec![0; missing];
-    answer
+    wire::Answer { top, ..Default::default() }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use isthmus_head_client::{
     EnergyModel, Fixed, Greedy, ImageRun, Ladder, Mpc, MpcConfig, Objective,
 };
+use isthmus_models::RecordedPoint;
 use isthmus_proto::{Bitrate, ImageFormat};
 use isthmus_tail_server::batcher::BatcherConfig;
 
@@ -497,4 +498,66 @@ fn who_has_a_link_alone_is_not_slowed_by_others() {
     let own = fixed(&config, &record);
     assert_eq!(own.frames, 4 * alone.frames);
     assert_eq!((alone.missed, own.missed), (0, 0), "{:?}", own.reasons);
+}
+
+/// The same record as of a detector: answers are more or less good, and replies take `reply` bytes.
+fn graded(reply: u32) -> Record {
+    let mut outcomes = synthetic::outcomes(2_000, 1);
+    for recorded in outcomes.points().to_vec() {
+        let sent = !matches!(recorded.point, RecordedPoint::Exit { .. } | RecordedPoint::Full);
+        let frames = recorded.frames.iter().enumerate().map(|(at, outcome)| Outcome {
+            // A frame that was right is mostly good, one that was wrong not altogether bad.
+            quality: 0.6 * outcome.quality + 0.4 * (at % 11) as f32 / 10.0,
+            reply: if sent { reply } else { 0 },
+            ..*outcome
+        });
+        let frames = frames.collect();
+        outcomes.record(recorded.point, frames).expect("as many frames");
+    }
+    Record::new(&outcomes, &Macs::default()).expect("a record")
+}
+
+#[test]
+fn recorded_replies_take_their_bytes_on_the_way_back() {
+    let mut config = world(1_000, 20);
+    config.deadline = Duration::from_millis(400);
+    // A kilobyte takes 80 ms.
+    config.path.downlink = LinkConfig::constant(
+        Bitrate::from_bps(100_000),
+        Duration::from_millis(20),
+        DataSize::from_bytes(65_536),
+    );
+    for transport in [TransportKind::Ideal, TransportKind::Quic] {
+        config.transport = transport;
+        let p50 = |reply| {
+            let result = fixed(&config, &graded(reply));
+            assert_eq!(result.missed, 0, "{transport:?}: {result:?}");
+            result.latency.quantile(0.5).expect("frames") as f64 / 1e3
+        };
+        let (small, large) = (p50(60), p50(560));
+        assert!((large - small - 40.0).abs() < 3.0, "{transport:?}: {large} against {small}");
+    }
+}
+
+#[test]
+fn answers_that_are_more_or_less_good_are_bounded_and_counted_too() {
+    let record = graded(300);
+    let runs = runs(&record);
+    for (seed, cameras, fps) in [(1, 1, 10), (3, 4, 10)] {
+        let mut config = varying(seed);
+        (config.cameras, config.duration) = (cameras, Duration::from_secs(20));
+        config.interval = Duration::from_secs(1) / fps;
+        let known = plan(&config, &record, &runs, Knowledge::Expected);
+        let all = plan(&config, &record, &runs, Knowledge::Clairvoyant);
+        let mut results = vec![greedy(&config, &record), mpc(&config, &record)];
+        for &run in &runs {
+            results.push(super::run(&config, &record, |_| Box::new(Fixed::new(run))));
+        }
+        for result in results {
+            let expected = result.clone().less_control_variate(known.price_level).expected;
+            assert!(expected <= known.value, "{expected} {result:?} {known:?}");
+            assert!(result.quality_in_time <= all.value + 1e-3, "{result:?} {all:?}");
+            assert!(result.quality_in_time.fract() > 0.0, "{result:?}");
+        }
+    }
 }

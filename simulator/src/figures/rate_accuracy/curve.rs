@@ -4,10 +4,13 @@ use rand::RngExt as _;
 use rand_pcg::Pcg32;
 use serde::Serialize;
 
-use super::{Family, Scheme, Sent, fraction};
+use super::judged::{Judged, together};
+use super::{Family, Scheme, Sent};
 
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2000;
+/// The same where every one sorts the boxes of all pictures.
+const BOX_RESAMPLES: usize = 400;
 /// Steps of the integral of a BD-rate.
 const STEPS: usize = 400;
 
@@ -16,7 +19,7 @@ const STEPS: usize = 400;
 pub struct Choice {
     /// The scheme.
     pub name: String,
-    /// Its mean size (bytes) on the pictures that did not choose it.
+    /// Its mean size (bytes) on the pictures that did not choose it; of a detector on all.
     pub bytes: f64,
     /// What it loses on them (points).
     pub drop: f64,
@@ -34,33 +37,60 @@ pub(super) fn pareto(schemes: &mut [Scheme], family: Family) {
 }
 
 /// The smallest scheme of `family` that on every other picture, from the first, loses at most `points`
-/// against the full network (`full`, right or not of each picture), as it does on the rest.
+/// against the full network, as it does on the rest. Of a detector, whose precision is one of many
+/// pictures, all choose and judge.
 pub(super) fn choose(
     schemes: &[Scheme],
     family: Family,
-    full: &[bool],
+    full: &[Judged],
     points: f64,
 ) -> Option<Choice> {
-    let half = |scheme: &Scheme, odd: usize| -> (Vec<Sent>, Vec<bool>) {
-        let pairs = scheme.pictures.iter().copied().zip(full.iter().copied());
+    let of_family = schemes.iter().filter(|scheme| scheme.family == family);
+    if matches!(full, [Judged::Boxes { .. }, ..]) {
+        let whole = together(full.iter()).0;
+        let lost = |scheme: &Scheme| 100.0 * (whole - scheme.accuracy);
+        let fits = of_family.filter(|scheme| lost(scheme) <= points + 1e-9);
+        let best = fits.min_by(|a, b| a.bytes.total_cmp(&b.bytes))?;
+        let interval = box_interval(&best.pictures, full);
+        return Some(Choice {
+            name: best.name.clone(),
+            bytes: best.bytes,
+            drop: lost(best),
+            interval,
+        });
+    }
+    let half = |scheme: &Scheme, odd: usize| -> (Vec<Sent>, Vec<Judged>) {
+        let pairs = scheme.pictures.iter().cloned().zip(full.iter().cloned());
         pairs.skip(odd).step_by(2).unzip()
     };
     let of_half = |scheme: &Scheme, odd: usize| {
         let (sent, full) = half(scheme, odd);
         let half = Scheme::new(scheme.family, String::new(), sent);
-        (half.bytes, 100.0 * (fraction(&full) - half.accuracy))
+        (half.bytes, 100.0 * (together(full.iter()).0 - half.accuracy))
     };
-    let fits = schemes.iter().filter(|scheme| scheme.family == family);
-    let fits = fits.filter(|scheme| of_half(scheme, 0).1 <= points + 1e-9);
+    let fits = of_family.filter(|scheme| of_half(scheme, 0).1 <= points + 1e-9);
     let best = fits.min_by(|a, b| of_half(a, 0).0.total_cmp(&of_half(b, 0).0))?;
     let (bytes, drop) = of_half(best, 1);
     let (sent, full) = half(best, 1);
-    let losses: Vec<f64> = sent
-        .iter()
-        .zip(&full)
-        .map(|(sent, &full)| f64::from(u8::from(full)) - f64::from(u8::from(sent.right)))
-        .collect();
+    let right = |judged: &Judged| f64::from(u8::from(matches!(judged, Judged::Class(true))));
+    let losses: Vec<f64> =
+        sent.iter().zip(&full).map(|(sent, full)| right(full) - right(&sent.judged)).collect();
     Some(Choice { name: best.name.clone(), bytes, drop, interval: interval(&losses) })
+}
+
+/// 95% interval of what boxes lose against the full network's (points), over pictures with both answers
+/// of each.
+fn box_interval(sent: &[Sent], full: &[Judged]) -> (f64, f64) {
+    let mut rng = Pcg32::new(1, 1);
+    let count = sent.len().min(full.len());
+    let mut lost = || {
+        let drawn: Vec<usize> = (0..count).map(|_| rng.random_range(0..count)).collect();
+        let whole = together(drawn.iter().map(|&at| &full[at])).0;
+        100.0 * (whole - together(drawn.iter().map(|&at| &sent[at].judged)).0)
+    };
+    let mut losses: Vec<f64> = (0..BOX_RESAMPLES).map(|_| lost()).collect();
+    losses.sort_by(f64::total_cmp);
+    (losses[BOX_RESAMPLES / 40], losses[BOX_RESAMPLES - 1 - BOX_RESAMPLES / 40])
 }
 
 /// 95% interval of 100 times the mean.
@@ -139,7 +169,7 @@ mod tests {
 
     /// A scheme of 100 pictures of `bytes` each, the first `right` of them right.
     fn scheme(family: Family, bytes: u32, right: usize) -> Scheme {
-        let trials = (0..100).map(|at| Sent { bytes, right: at < right }).collect();
+        let trials = (0..100).map(|at| Sent { bytes, judged: Judged::Class(at < right) }).collect();
         Scheme::new(family, format!("{bytes}"), trials)
     }
 
@@ -172,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_smallest_scheme_within_a_loss_is_chosen_on_one_half_and_judged_on_the_other() {
-        let full = vec![true; 100];
+        let full = vec![Judged::Class(true); 100];
         let schemes = schemes(&[(100, 90), (200, 98), (300, 100)], Family::Split);
         let chosen =
             |points| choose(&schemes, Family::Split, &full, points).map(|choice| choice.name);

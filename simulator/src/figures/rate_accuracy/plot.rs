@@ -4,12 +4,13 @@ use super::{Family, RateAccuracy, Scheme};
 use crate::plot::{Axis, Colour, Mark, Plot, Series};
 
 /// A self-contained SVG: accuracy (percent) over mean bytes on a logarithmic axis, a line through
-/// each family's front, and the full network's accuracy.
+/// each family's front, and the full network's accuracy. Of a detector the accuracy is its mAP.
 pub fn plot(measured: &RateAccuracy) -> String {
     let fronts =
         measured.schemes.iter().filter(|scheme| scheme.pareto).map(|scheme| scheme.accuracy);
     let floor = fronts.fold(measured.full, f64::min);
-    let mut plot = Plot::new(Axis::log("bytes a picture"), Axis::linear("right (%)"));
+    let measure = if measured.full_boxes.is_some() { "mAP (%)" } else { "right (%)" };
+    let mut plot = Plot::new(Axis::log("bytes a picture"), Axis::linear(measure));
     plot.size = (720.0, 420.0);
     plot.rules.push((100.0 * measured.full, "full".into()));
     let families = [

@@ -12,6 +12,7 @@ use isthmus_proto::{Bitrate, Content, DataSize, Envelope, FrameId, Timestamp};
 use isthmus_tail_server::admission::Announced;
 use isthmus_tail_server::exchange::{Action, ConnectionId, Output, Whole};
 use isthmus_tail_server::receiver::Received;
+use prost::Message;
 use quinn_proto::{Dir, Side, StreamId};
 
 use super::links::Links;
@@ -21,7 +22,7 @@ use crate::link::chance::scattered;
 use crate::world::agenda::Agenda;
 use crate::world::{HEADERS, PAYLOAD, WorldConfig, connect, on_the_wire, probe_len};
 
-/// A reply without headers (bytes).
+/// A reply without headers (bytes), where the record does not say.
 const REPLY: u32 = 48;
 
 /// What a sender waits beyond a round trip, on a path without delay too.
@@ -116,7 +117,7 @@ impl Ideal {
             self.misdirected += 1;
             return self.send_again(now + self.there + self.back, Lost::Answer(answer));
         }
-        let (size, _) = on_the_wire(REPLY);
+        let (size, _) = on_the_wire(reply_bytes(&answer.reply));
         self.downlink.handle_packet(now, answer.key.camera, size, answer);
         self.note_dropped(now + self.there + self.back);
     }
@@ -302,6 +303,16 @@ impl Transport for Ideal {
 
     fn misdirected(&self) -> u64 {
         self.misdirected
+    }
+}
+
+/// Bytes of a reply without headers. Those whose size was recorded are as long as they are.
+fn reply_bytes(reply: &Reply) -> u32 {
+    match &reply.outcome {
+        Some(reply::Outcome::Answer(answer)) if !answer.boxes.is_empty() => {
+            u32::try_from(reply.encoded_len()).unwrap_or(u32::MAX)
+        }
+        _ => REPLY,
     }
 }
 

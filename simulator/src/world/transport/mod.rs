@@ -112,8 +112,9 @@ pub(super) trait Transport {
 /// What a device asks of the simulated network: classes of which the answers say no more than how many
 /// bytes they have. What an answer is worth is the record's.
 fn bundle() -> BoundBundle {
-    static DECODERS: LazyLock<Arc<Decoders>> =
-        LazyLock::new(|| Arc::new(Decoders::classifier((0..=TOP_CLASSES).map(|it| it.to_string()))));
+    static DECODERS: LazyLock<Arc<Decoders>> = LazyLock::new(|| {
+        Arc::new(Decoders::classifier((0..=TOP_CLASSES).map(|it| it.to_string())))
+    });
     BoundBundle { digest: DIGEST, decoders: Arc::clone(&DECODERS) }
 }
 
