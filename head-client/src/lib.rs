@@ -52,6 +52,7 @@ mod client;
 #[allow(clippy::disallowed_methods)]
 pub mod config;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 pub mod drawn;
 #[cfg(feature = "shell")]
 #[allow(clippy::disallowed_methods)]

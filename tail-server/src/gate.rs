@@ -47,7 +47,7 @@ pub(crate) type Orders = mpsc::UnboundedSender<(FrameKey, Order)>;
 #[derive(Debug)]
 pub(crate) enum Order {
     StopReading,
-    Reply(Reply),
+    Reply(Box<Reply>),
     LetGo,
 }
 
@@ -185,7 +185,7 @@ impl Gate {
             let order = match action {
                 Action::StopReading => Order::StopReading,
                 Action::LetGo => Order::LetGo,
-                Action::Reply(ended) => Order::Reply(self.note(*ended)),
+                Action::Reply(ended) => Order::Reply(Box::new(self.note(*ended))),
             };
             // Fails when the frame's transport is gone, and then nobody wants it.
             let _ = to.send((frame, order));

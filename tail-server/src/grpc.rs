@@ -199,7 +199,7 @@ impl Call {
                 Some((_, Order::StopReading)) => {}
                 Some((frame, Order::Reply(reply))) => {
                     let _open = self.open().remove(&frame);
-                    self.send(to_device::Message::Reply(reply)).await;
+                    self.send(to_device::Message::Reply(*reply)).await;
                 }
                 Some((frame, Order::LetGo)) => drop(self.open().remove(&frame)),
                 None => return,

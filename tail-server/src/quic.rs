@@ -186,7 +186,7 @@ async fn serve_frame(
                         // stop.
                         let _ = recv.stop(code::REFUSED.into());
                     }
-                    Order::Reply(reply) => break Some(reply),
+                    Order::Reply(reply) => break Some(*reply),
                     Order::LetGo => break None,
                 },
                 // The device wants no reply, or is gone.
