@@ -3,7 +3,8 @@
 #
 #     deploy/test-pages.sh [docs/own-model.md ...]
 #
-# Without a page, those of all pages that show commands; CI does that.
+# Without a page, those of all pages that show commands, as before a release; CI runs those that take no
+# minutes.
 #
 # A page's blocks run one after the other in a new folder, in which the repository's own (target,
 # models, configs, ...) lie as links: what a block writes to the folder is the next one's. python and
