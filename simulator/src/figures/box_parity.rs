@@ -48,7 +48,7 @@ pub(super) fn over_quic(lab: &Lab) -> anyhow::Result<Measurement> {
         let unsplit = model.infer(&[TailItem { split, width, latents: &latents }])?.remove(0);
         let here = boxes(bundle, unsplit, picture)?;
         let Some(Answer::Boxes(there)) = report.answers.first() else {
-            anyhow::bail!("{}: the answer is no boxes", report.source);
+            anyhow::bail!("{}: no boxes came: {}", report.source, report.reason);
         };
         parity.compare(there, &here);
         parity.frames += 1;
