@@ -127,14 +127,22 @@ class Bundle:
                 name = f"{split['name']}/{width['name']}"
                 latents, exits = self.run(width["head"], x)
                 yield measurement(f"{name}/exit", everyone, none, exits, labels)
-                for q in map(self.quantisation, width["quantisers"]):
-                    symbols = quantise(latents[chosen], q.scale, q.zero, q.bits)
-                    cost = q.tables.cost(symbols).sum((2, 3))
-                    ends = np.ceil(cost.cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
-                    for layers, channels in enumerate(split["channels"], 1):
-                        values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
-                        sizes, logits = sent_bytes(ends[:, :layers]), self.tail(split, width, values)
-                        yield measurement(f"{name}/c{channels}/b{q.bits}", everyone[chosen], sizes, logits, labels[chosen])
+                for point, sizes, values in self.sent(split, width, latents[chosen]):
+                    logits = self.tail(split, width, values)
+                    yield measurement(point, everyone[chosen], sizes, logits, labels[chosen])
+
+    def sent(
+        self, split: dict[str, Any], width: dict[str, Any], latents: np.ndarray
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Latents [n, C, h, w] at every operating point of a width: its name, the bytes [n] that are sent, and what the
+        server has then, dequantised [n, C, h, w]."""
+        for q in map(self.quantisation, width["quantisers"]):
+            symbols = quantise(latents, q.scale, q.zero, q.bits)
+            cost = q.tables.cost(symbols).sum((2, 3))
+            ends = np.ceil(cost.cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
+            for layers, channels in enumerate(split["channels"], 1):
+                values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
+                yield f"{split['name']}/{width['name']}/c{channels}/b{q.bits}", sent_bytes(ends[:, :layers]), values
 
 
 def measurement(point: str, frames: np.ndarray, sizes: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Measurement:

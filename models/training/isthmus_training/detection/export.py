@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 
 from .. import goldens
-from ..bundle import BATCH, Bundle, sent_bytes
+from ..bundle import BATCH, Bundle
 from ..config import Config
 from ..data import normalise
 from ..export import packed, parameters, put, seal, split_graphs, tables
 from ..graph import Graph, round_weights
 from ..network import plain
-from ..quantise import dequantise, quantise
 from ..student import Student
 from . import graph as graphs
 from .evaluate import Found, f1, mean_average_precision, suppressed
@@ -193,17 +192,12 @@ def measure(bundle: DetectorBundle, config: Config, pictures: Sequence[Labelled]
             name = f"{split['name']}/{width['name']}"
             latents, exits = bundle.run(width["head"], x)
             yield judge.of_exit(f"{name}/exit", exits)
-            for q in map(bundle.quantisation, width["quantisers"]):
-                symbols = quantise(latents, q.scale, q.zero, q.bits)
-                cost = q.tables.cost(symbols).sum((2, 3))
-                ends = np.ceil(cost.cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
-                for layers, channels in enumerate(split["channels"], 1):
-                    values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
-                    found: list[Found] = []
-                    for at in range(0, len(values), BATCH):
-                        answers = bundle.answers(split, width, values[at : at + BATCH])
-                        found += judge.found(list(answers.values()), at)
-                    yield judge.of(f"{name}/c{channels}/b{q.bits}", sent_bytes(ends[:, :layers]), found)
+            for point, sizes, values in bundle.sent(split, width, latents):
+                found: list[Found] = []
+                for at in range(0, len(values), BATCH):
+                    answers = bundle.answers(split, width, values[at : at + BATCH])
+                    found += judge.found(list(answers.values()), at)
+                yield judge.of(point, sizes, found)
 
 
 class _Judge:

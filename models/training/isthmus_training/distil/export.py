@@ -16,9 +16,7 @@ import onnx
 import torch
 
 from .. import goldens
-from ..bundle import sent_bytes
 from ..export import packed, put, seal, tables
-from ..quantise import dequantise, quantise
 from . import plain, surgery
 from .bundle import CutBundle
 from .quality import Judge, Judgement
@@ -165,15 +163,9 @@ def measure(bundle: CutBundle, files: Sequence[Path]) -> Iterator[Measured]:
     for split in bundle.manifest["splits"]:
         for width in split["widths"]:
             latents = bundle.run(width["head"], x)[0]
-            for q in map(bundle.quantisation, width["quantisers"]):
-                symbols = quantise(latents, q.scale, q.zero, q.bits)
-                cost = q.tables.cost(symbols).sum((2, 3))
-                ends = np.ceil(cost.cumsum(1)[:, np.array(split["channels"]) - 1] / 8).astype(np.int64)
-                for layers, channels in enumerate(split["channels"], 1):
-                    values = dequantise(symbols[:, :channels], q.scale, q.zero, q.prior)
-                    answers = list(bundle.answers(split, width, values).values())
-                    name = f"{split['name']}/{width['name']}/c{channels}/b{q.bits}"
-                    yield Measured(name, sent_bytes(ends[:, :layers]), judged(answers))
+            for point, sizes, values in bundle.sent(split, width, latents):
+                answers = list(bundle.answers(split, width, values).values())
+                yield Measured(point, sizes, judged(answers))
 
 
 def _record(bundle: CutBundle, results: Sequence[Measured]) -> None:
