@@ -11,13 +11,13 @@ use std::time::Duration;
 use isthmus_fixtures::{ends, tiny};
 use isthmus_head_client::config::{ClientConfig, ServerUrl, Transport};
 use isthmus_head_client::tls::{Fingerprint, Trust};
-use isthmus_head_client::{ConnectError, FrameReport, Pace};
+use isthmus_head_client::{ConnectError, FrameReport};
 use isthmus_proto::ALPN;
 use isthmus_proto::framer::write_message;
 use isthmus_proto::wire::tail_server::{Tail, TailServer};
 use isthmus_proto::wire::{
-    Answer, BundleStatus, Detail, Feedback, Reply, Score, ToDevice, ToServer, Welcome, reply,
-    to_device, to_server,
+    Answer, BundleStatus, Feedback, Reply, Score, ToDevice, ToServer, Welcome, reply, to_device,
+    to_server,
 };
 use prost::Message;
 use quinn::{Endpoint, ServerConfig};
@@ -116,20 +116,11 @@ fn endpoint() -> (Endpoint, Fingerprint) {
 
 fn config(transport: Transport, address: SocketAddr, fingerprint: Fingerprint) -> ClientConfig {
     let host = address.ip().to_string();
+    let server = ServerUrl { transport, host, port: address.port() };
     ClientConfig {
-        server: ServerUrl { transport, host, port: address.port() },
-        trust: Trust::Fingerprint(fingerprint),
         deadline: Duration::from_secs(20),
-        in_flight: 1,
-        pace: Pace::EveryFrame,
-        rate: None,
         connect_timeout: Duration::from_secs(20),
-        detail: Detail::Top,
-        min_confidence: None,
-        filter_classes: None,
-        keep_pictures: false,
-        metrics: None,
-        traces: None,
+        ..ClientConfig::new(server, Trust::Fingerprint(fingerprint))
     }
 }
 

@@ -19,7 +19,6 @@ use isthmus_head_client::{
     Arms, Client, Controller, Fixed, FrameReport, ImageRun, MpcConfig, Pace, Run, Summary,
 };
 use isthmus_models::{Bundle, Head, ImageSpec, Picture, Tract, TrueBox, TrueBoxes};
-use isthmus_proto::wire::Detail;
 use isthmus_proto::{Bitrate, DataSize, ImageFormat, OperatingPoint, Timestamp};
 use isthmus_tail_server::model::{BundleModel, Model};
 use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
@@ -233,24 +232,17 @@ impl Stage<'_> {
         let zero = Instant::now();
         let relay = Relay::start(RelayConfig { path, seed: config.seed, udp, tcp }).await?;
         let (_, relay_address) = relay.addresses().next().context("the relay has no address")?;
+        let (host, port) = (relay_address.ip().to_string(), relay_address.port());
+        let url = ServerUrl { transport: Transport::Quic, host, port };
+        let trust = Trust::Fingerprint(server.fingerprint().to_string().parse()?);
         let client_config = ClientConfig {
-            server: ServerUrl {
-                transport: Transport::Quic,
-                host: relay_address.ip().to_string(),
-                port: relay_address.port(),
-            },
-            trust: Trust::Fingerprint(server.fingerprint().to_string().parse()?),
             deadline: config.deadline,
             in_flight: 2,
             pace: Pace::Live,
             rate: Some(config.rate),
             connect_timeout: Duration::from_secs(10),
-            detail: Detail::Top,
-            min_confidence: None,
-            filter_classes: None,
             keep_pictures: detects(head.bundle()),
-            metrics: None,
-            traces: None,
+            ..ClientConfig::new(url, trust)
         };
         let client = Client::connect(client_config, Arc::clone(head), controller).await?;
         let mut frames = Vec::with_capacity(config.frames());

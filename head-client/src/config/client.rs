@@ -48,6 +48,9 @@ pub struct ClientConfig {
     pub traces: Option<TraceConfig>,
 }
 
+/// Longest time from capture to output where nothing else is said.
+const DEADLINE: Duration = Duration::from_millis(300);
+
 /// From which confidence boxes are asked for where they are measured: precision is a mean over recalls,
 /// and the unsure boxes make the highest.
 pub const MEASURED_CONFIDENCE: f32 = 0.01;
@@ -82,6 +85,28 @@ pub struct TraceConfig {
     pub sampled: f64,
 }
 
+impl ClientConfig {
+    /// A client of `server` with the defaults of the options: a deadline of 300 ms, every frame of a source
+    /// one after the other, no metrics and no spans.
+    pub fn new(server: ServerUrl, trust: Trust) -> ClientConfig {
+        ClientConfig {
+            server,
+            trust,
+            deadline: DEADLINE,
+            in_flight: 1,
+            pace: Pace::EveryFrame,
+            rate: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            detail: Detail::Top,
+            min_confidence: None,
+            filter_classes: None,
+            keep_pictures: false,
+            metrics: None,
+            traces: None,
+        }
+    }
+}
+
 impl Options {
     /// The client's part of these options, checked.
     pub fn to_config(&self) -> Result<ClientConfig, ConfigError> {
@@ -97,7 +122,12 @@ impl Options {
         let flows = stream || camera;
         let live = self.rate.is_some() || (flows && self.every_frame != Some(true));
         let pace = if live { Pace::Live } else { Pace::EveryFrame };
-        let deadline_ms = within("deadline_ms", self.deadline_ms.unwrap_or(300), 1, 3_600_000)?;
+        let deadline_ms = within(
+            "deadline_ms",
+            self.deadline_ms.unwrap_or(DEADLINE.as_millis() as u64),
+            1,
+            3_600_000,
+        )?;
         let timeout_ms = self.connect_timeout_ms.unwrap_or(CONNECT_TIMEOUT.as_millis() as u64);
         let timeout_ms = within("connect_timeout_ms", timeout_ms, 1, 3_600_000)?;
         let in_flight = self.in_flight.unwrap_or(if live { 2 } else { 1 }) as u64;

@@ -18,7 +18,6 @@ use isthmus_head_client::{
     Client, Compute, ComputeError, Computed, Controller, FrameReport, Here, Histogram, Pace, Run,
 };
 use isthmus_models::{Head, Outputs, Picture, TailItem};
-use isthmus_proto::wire::Detail;
 use isthmus_proto::{Arm, BundleDigest, FrameId, OperatingPoint, Timestamp};
 use isthmus_tail_server::model::{Model, ModelError};
 use isthmus_tail_server::{Registry, Server, ServerConfig, TlsConfig};
@@ -112,20 +111,14 @@ fn client_config(
 ) -> anyhow::Result<ClientConfig> {
     let (_, address) = relay.addresses().next().context("the relay has no address")?;
     let (host, port) = (address.ip().to_string(), address.port());
+    let trust = Trust::Fingerprint(server.fingerprint().to_string().parse()?);
     Ok(ClientConfig {
-        server: ServerUrl { transport: Transport::Quic, host, port },
-        trust: Trust::Fingerprint(server.fingerprint().to_string().parse()?),
         deadline: config.deadline,
         in_flight: config.in_flight,
         pace: Pace::Live,
         rate: Some(1.0 / config.interval.as_secs_f64()),
         connect_timeout: Duration::from_secs(10),
-        detail: Detail::Top,
-        min_confidence: None,
-        filter_classes: None,
-        keep_pictures: false,
-        metrics: None,
-        traces: None,
+        ..ClientConfig::new(ServerUrl { transport: Transport::Quic, host, port }, trust)
     })
 }
 
