@@ -102,8 +102,7 @@ impl FrameReport {
         }
         self.label = self.said.label.take();
         self.view = Some(view);
-        let threshold = bundle.manifest().decoders.first().and_then(|it| it.boxes.as_ref());
-        let threshold = threshold.map_or(0.0, |boxes| boxes.confidence);
+        let threshold = bundle.manifest().decoders.first().map_or(0.0, DecoderSpec::confidence);
         self.quality = match (&self.truth, &self.true_boxes, self.answers.first()) {
             (Some(truth), ..) => Some(if self.label.as_ref() == Some(truth) { 1.0 } else { 0.0 }),
             (None, Some(truth), Some(Answer::Boxes(found))) => {

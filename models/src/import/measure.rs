@@ -10,7 +10,7 @@ use isthmus_proto::{Envelope, OperatingPoint, write_packet};
 use super::error::ImportError;
 use crate::answer::{Answer, Decoders};
 use crate::detect::Detection;
-use crate::manifest::{InputSpec, Task};
+use crate::manifest::{DecoderSpec, InputSpec, Task};
 use crate::network::Network;
 use crate::outcomes::{Outcome, Outcomes, RecordedPoint};
 use crate::photo::Photo;
@@ -135,8 +135,7 @@ fn answer(network: &Network, outputs: Outputs) -> Result<Answer, ImportError> {
 /// The outcome of a frame that was answered so.
 fn outcome(network: &Network, bytes: usize, found: &Answer, reference: &Reference) -> Outcome {
     let decoders = network.bundle.decoders();
-    let least = decoders.specs().next().and_then(|spec| spec.boxes.as_ref());
-    let least = least.map_or(0.0, |boxes| boxes.confidence);
+    let least = decoders.specs().next().map_or(0.0, DecoderSpec::confidence);
     let quality = match reference {
         Reference::Class(class) => f64::from(u8::from(found.class() == Some(*class))),
         Reference::Boxes(truth) => match found {

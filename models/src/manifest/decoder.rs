@@ -104,6 +104,11 @@ impl DecoderSpec {
         }
     }
 
+    /// Confidence from which boxes count, 0..=1; 0 where the answer has no boxes.
+    pub fn confidence(&self) -> f32 {
+        self.boxes.as_ref().map_or(0.0, |boxes| boxes.confidence)
+    }
+
     /// Checks the decoder at `key` of a network with these splits.
     pub(super) fn check(&self, key: &str, splits: &[&str]) -> Result<(), ManifestError> {
         check_name(&format!("{key}.name"), &self.name)?;

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use isthmus_head_client::config::MEASURED_CONFIDENCE;
-use isthmus_models::{Answer, Bundle, Detection, Outputs, View, Wanted};
+use isthmus_models::{Answer, Bundle, DecoderSpec, Detection, Outputs, View, Wanted};
 use prost::Message;
 
 /// What was found in a picture.
@@ -42,6 +42,5 @@ impl Found {
 
 /// From which confidence a bundle's boxes are answered by default.
 pub(super) fn threshold(bundle: &Bundle) -> f32 {
-    let boxes = bundle.manifest().decoders.first().and_then(|first| first.boxes.as_ref());
-    boxes.map_or(0.0, |boxes| boxes.confidence)
+    bundle.manifest().decoders.first().map_or(0.0, DecoderSpec::confidence)
 }
