@@ -2,7 +2,7 @@
 
 mod wire;
 
-use crate::classify::{softmax, top_k};
+use crate::classify::top_k;
 use crate::detect::{BoxesDecodeError, BoxesDecoder, BoxesError, Detection};
 use crate::engine::Tensor;
 use crate::image_codec::View;
@@ -326,9 +326,11 @@ fn class_map((width, height): (usize, usize), logits: &[f32]) -> ClassMap {
     for place in 0..places {
         here.clear();
         here.extend(logits.iter().skip(place).step_by(places.max(1)));
-        let best = here.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-        let class = best.map_or(0, |best| best.0);
-        sum += softmax(&here).get(class).map_or(0.0, |&probability| f64::from(probability));
+        let greatest = here.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let class = here.iter().position(|&logit| logit == greatest).unwrap_or(0);
+        // The greatest one's softmax probability, without room for the others'.
+        let exponentials: f32 = here.iter().map(|logit| (logit - greatest).exp()).sum();
+        sum += f64::from(1.0 / exponentials);
         classes.push(class as u8);
     }
     ClassMap { width, height, classes, confidence: (sum / places.max(1) as f64) as f32 }

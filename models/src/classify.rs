@@ -29,6 +29,11 @@ pub fn top_k(logits: &[f32], k: usize) -> Vec<(usize, f32)> {
     ranked
 }
 
+/// The likeliest class of `logits`, of equals the lower one; `None` of nothing.
+pub fn likeliest(logits: &[f32]) -> Option<usize> {
+    top_k(logits, 1).first().map(|best| best.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

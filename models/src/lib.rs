@@ -63,7 +63,7 @@ pub use answer::{
     ValueMap, Wanted,
 };
 pub use bundle::{Bundle, BundleError, MANIFEST, PointError, PointName, Rung};
-pub use classify::{softmax, top_k};
+pub use classify::{likeliest, softmax, top_k};
 pub use cores::{on_all_cores, on_threads};
 #[cfg(feature = "shell")]
 pub use cut::{

@@ -14,7 +14,7 @@ use isthmus_proto::{BundleDigest, CodecError, Framer, FramerError, OperatingPoin
 use sha2::{Digest, Sha256};
 
 use crate::bundle::{Bundle, PointError};
-use crate::classify::top_k;
+use crate::classify::likeliest;
 use crate::cores::on_all_cores;
 use crate::engine::Engine;
 use crate::golden::Golden;
@@ -318,7 +318,6 @@ impl Replayed {
 /// Whether outputs say the same: of classifiers the same likeliest class, else values that are alike to
 /// a hundredth of the greatest.
 fn same_answers(manifest: &Manifest, ours: &[f32], theirs: &[f32]) -> bool {
-    let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
     let mut start = 0;
     ours.len() == theirs.len()
         && manifest.decoders.iter().all(|decoder| {
@@ -329,7 +328,7 @@ fn same_answers(manifest: &Manifest, ours: &[f32], theirs: &[f32]) -> bool {
             };
             let greatest = theirs.iter().fold(1f32, |greatest, value| greatest.max(value.abs()));
             match decoder.task {
-                Task::Classification => best(ours) == best(theirs),
+                Task::Classification => likeliest(ours) == likeliest(theirs),
                 _ => difference(ours, theirs) <= ALIKE * greatest,
             }
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isthmus_proto::{CodecError, FeatureCodec};
 
 use crate::bundle::{Bundle, PointError};
-use crate::classify::top_k;
+use crate::classify::likeliest;
 use crate::engine::Engine;
 use crate::golden::{Golden, GoldenError};
 use crate::head::Head;
@@ -213,8 +213,7 @@ fn same_answers(
     for ((decoder, output), (ours, theirs)) in named.zip(ours.iter().zip(theirs)) {
         let what = format!("{what}: {}.{}", decoder.name, output.name);
         close(&what, ours, theirs, TOLERANCE)?;
-        let best = |logits: &[f32]| top_k(logits, 1).first().map(|best| best.0);
-        if decoder.task == Task::Classification && best(ours) != best(theirs) {
+        if decoder.task == Task::Classification && likeliest(ours) != likeliest(theirs) {
             let problem = format!("{what}: another class is the likeliest");
             return Err(GoldenProblem::Differs(problem));
         }

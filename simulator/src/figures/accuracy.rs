@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use isthmus_head_client::Fixed;
 use isthmus_head_client::config::Transport;
-use isthmus_models::{Bundle, Preprocessor, top_k};
+use isthmus_models::{Bundle, Preprocessor, likeliest};
 use isthmus_proto::wire::Detail;
 
 use super::Measurement;
@@ -87,8 +87,8 @@ impl FullNetwork {
 
 /// Whether the likeliest class is the one named `truth`.
 pub(super) fn is_right(bundle: &Bundle, outputs: &[Vec<f32>], truth: &str) -> bool {
-    let logits = outputs.first().map_or(&[][..], Vec::as_slice);
-    let best = top_k(logits, 1).first().and_then(|best| bundle.labels().get(best.0));
+    let best = outputs.first().and_then(|logits| likeliest(logits));
+    let best = best.and_then(|class| bundle.labels().get(class));
     best.is_some_and(|label| label == truth)
 }
 

@@ -1,7 +1,7 @@
 //! The Python export against Rust, on the values that the exporter left in the bundle.
 
 use anyhow::{Context, ensure};
-use isthmus_models::{Golden, Preprocessor, TailItem, top_k};
+use isthmus_models::{Golden, Preprocessor, TailItem, likeliest};
 use isthmus_tail_server::model::Model;
 
 use super::Measurement;
@@ -81,10 +81,8 @@ impl Export {
                 let mut latents = Vec::new();
                 codec.dequantise(symbols, &mut latents)?;
                 let item = TailItem { split, width, latents: &latents };
-                let best = |outputs: &[Vec<f32>]| {
-                    let logits = outputs.first().map_or(&[][..], Vec::as_slice);
-                    top_k(logits, 1).first().map(|best| best.0)
-                };
+                let best =
+                    |outputs: &[Vec<f32>]| outputs.first().and_then(|logits| likeliest(logits));
                 Ok(best(&model.infer(&[item])?.remove(0)) == best(&golden.outputs))
             };
             let ours = symbols_of(&golden.input)?;

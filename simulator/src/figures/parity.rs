@@ -9,7 +9,7 @@ use isthmus_head_client::{
     Controller, Fixed, FrameReport, HeadDecision, HeadView, NetworkSample, NetworkTimeout,
     SendDecision, SendView,
 };
-use isthmus_models::{Preprocessor, TailItem, top_k};
+use isthmus_models::{Preprocessor, TailItem, likeliest};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{OperatingPoint, Timestamp};
 use isthmus_tail_server::model::Model;
@@ -81,8 +81,7 @@ impl Parity {
     }
 
     fn record(&mut self, point: OperatingPoint, split: &[f32], unsplit: &[f32]) {
-        let best = |logits| top_k(logits, 1).first().map(|best| best.0);
-        let same = split.len() == unsplit.len() && best(split) == best(unsplit);
+        let same = split.len() == unsplit.len() && likeliest(split) == likeliest(unsplit);
         // A logit that is missing or not a number is infinitely far away.
         let gap =
             |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() };
