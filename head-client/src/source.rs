@@ -11,7 +11,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use isthmus_models::{
     MAX_PICTURE_BYTES, Photo, PhotoError, Picture, TrueBoxes, Truth, TruthError, find_photos,
@@ -151,14 +150,10 @@ pub fn open_with_boxes(
     renamed: &BTreeMap<String, String>,
 ) -> Result<BoxedSource, InputError> {
     let (photos, truth) = photos_with_boxes(input, labels, truth, renamed)?;
-    let covered = Arc::new(truth.covered().clone());
     Ok(Box::new(photos.into_iter().map(move |photo| {
         let (truth, picture) = match photo.read() {
-            Ok(picture) => match truth.boxes(&photo.path, picture.width(), picture.height()) {
-                Ok(boxes) => {
-                    let covered = Some(Arc::clone(&covered));
-                    (Some(FrameTruth::Boxes(TrueBoxes { boxes, covered })), Ok(picture))
-                }
+            Ok(picture) => match truth.true_boxes(&photo.path, picture.width(), picture.height()) {
+                Ok(boxes) => (Some(FrameTruth::Boxes(boxes)), Ok(picture)),
                 Err(error) => (None, Err(NoPicture::Bad(error.to_string()))),
             },
             Err(error) => (None, Err(NoPicture::Bad(error))),

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::error::TruthError;
-use crate::quality::TrueBox;
+use crate::quality::{TrueBox, TrueBoxes};
 
 /// Largest file of truth that is read (bytes).
 pub const MAX_TRUTH_BYTES: u64 = 1 << 30;
@@ -28,7 +29,7 @@ pub struct Truth {
     /// What a box's class counts through.
     names: Vec<String>,
     /// Classes that would have been drawn.
-    covered: BTreeSet<u16>,
+    covered: Arc<BTreeSet<u16>>,
     pictures: BTreeMap<PathBuf, Drawn>,
 }
 
@@ -113,7 +114,11 @@ impl Truth {
             *boxes = kept;
         }
         let covered = found.into_iter().flatten().flatten().map(|label| label as u16);
-        Ok(Truth { names: labels.to_vec(), covered: covered.collect(), pictures: self.pictures })
+        Ok(Truth {
+            names: labels.to_vec(),
+            covered: Arc::new(covered.collect()),
+            pictures: self.pictures,
+        })
     }
 
     /// Names of the classes.
@@ -127,14 +132,21 @@ impl Truth {
         self.covered.contains(&class)
     }
 
-    /// The classes of which boxes would have been drawn.
-    pub fn covered(&self) -> &BTreeSet<u16> {
-        &self.covered
-    }
-
     /// The pictures that something is known of, in order of their paths.
     pub fn pictures(&self) -> impl Iterator<Item = &Path> {
         self.pictures.keys().map(PathBuf::as_path)
+    }
+
+    /// The boxes in a picture of this width and height (pixels), in its pixels, with the classes that were
+    /// looked for; an error as of [`boxes`](Truth::boxes).
+    pub fn true_boxes(
+        &self,
+        picture: &Path,
+        width: u32,
+        height: u32,
+    ) -> Result<TrueBoxes, TruthError> {
+        let boxes = self.boxes(picture, width, height)?;
+        Ok(TrueBoxes { boxes, covered: Some(Arc::clone(&self.covered)) })
     }
 
     /// The boxes in a picture of this width and height (pixels), in its pixels. An error is of a

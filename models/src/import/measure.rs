@@ -17,7 +17,7 @@ use crate::photo::Photo;
 use crate::picture::Picture;
 use crate::placement::Placement;
 use crate::preprocess::Preprocessor;
-use crate::quality::{MeanIou, TrueBox, f1, within_ratio};
+use crate::quality::{MeanIou, TrueBox, TrueBoxes, f1, within_ratio};
 use crate::tail::{Outputs, TailItem};
 use crate::truth::Truth;
 
@@ -29,7 +29,7 @@ const RATIO: f32 = 1.25;
 /// What an answer is held against.
 enum Reference {
     Class(usize),
-    Boxes(Vec<TrueBox>),
+    Boxes(TrueBoxes),
     /// The whole network's answer.
     Whole(Answer),
 }
@@ -114,15 +114,16 @@ fn true_boxes(
     photo: &Photo,
     picture: &Picture,
     input: &InputSpec,
-) -> Result<Vec<TrueBox>, String> {
+) -> Result<TrueBoxes, String> {
     let (width, height) = (picture.width(), picture.height());
     let placement = Placement::new(input, width, height);
-    let boxes = truth.boxes(&photo.path, width, height).map_err(|problem| problem.to_string())?;
+    let truth = truth.true_boxes(&photo.path, width, height);
+    let TrueBoxes { boxes, covered } = truth.map_err(|problem| problem.to_string())?;
     let in_input = |it: TrueBox| {
         let [x0, y0, x1, y1] = placement.to_input([it.x0, it.y0, it.x1, it.y1]);
         TrueBox { x0, y0, x1, y1, ..it }
     };
-    Ok(boxes.into_iter().map(in_input).collect())
+    Ok(TrueBoxes { boxes: boxes.into_iter().map(in_input).collect(), covered })
 }
 
 /// What the first decoder makes of outputs.
@@ -139,7 +140,7 @@ fn outcome(network: &Network, bytes: usize, found: &Answer, reference: &Referenc
     let quality = match reference {
         Reference::Class(class) => f64::from(u8::from(found.class() == Some(*class))),
         Reference::Boxes(truth) => match found {
-            Answer::Boxes(found) => f1(found, truth, least),
+            Answer::Boxes(found) => truth.f1(found, least),
             _ => 0.0,
         },
         Reference::Whole(whole) => agreement(found, whole, least),

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -92,7 +93,7 @@ pub(super) fn read(file: &Path, pictures: &Path) -> Result<Truth, TruthError> {
     for (place, annotation) in content.annotations.iter().enumerate() {
         add(annotation, &categories, &mut drawn).map_err(at("annotations", place))?;
     }
-    let covered = (0..names.len() as u16).collect();
+    let covered = Arc::new((0..names.len() as u16).collect());
     Ok(Truth { names, covered, pictures: drawn.into_values().collect() })
 }
 

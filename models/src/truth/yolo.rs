@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Drawn, MAX_CATEGORIES, MAX_TRUE_BOXES, Truth, TruthError};
 use crate::quality::TrueBox;
@@ -30,7 +31,7 @@ pub(super) fn read(pictures: &[PathBuf], names: &[String]) -> Result<Truth, Trut
             expected: first.with_extension("txt"),
         }),
         _ => {
-            let covered = (0u16..).take(names.len()).collect();
+            let covered = Arc::new((0u16..).take(names.len()).collect());
             Ok(Truth { names: names.to_vec(), covered, pictures: drawn })
         }
     }

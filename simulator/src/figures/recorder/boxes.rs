@@ -200,11 +200,10 @@ impl<'a> Bench<'a> {
     fn read(&self, photo: &Photo) -> anyhow::Result<Prepared> {
         let named = |problem| anyhow!("{}: {problem}", photo.path.display());
         let picture = photo.read().map_err(named)?;
-        let boxes = self.truth.boxes(&photo.path, picture.width(), picture.height())?;
-        let covered = Some(Arc::new(self.truth.covered().clone()));
+        let truth = self.truth.true_boxes(&photo.path, picture.width(), picture.height())?;
         let mut input = Vec::new();
         self.preprocessor.run(&picture, &mut input);
-        Ok(Prepared { picture, truth: TrueBoxes { boxes, covered }, input })
+        Ok(Prepared { picture, truth, input })
     }
 
     /// What was found in a picture of which all or what was compressed was sent.
