@@ -59,10 +59,17 @@ pub(crate) struct CutArgs {
     /// held against the whole network's.
     #[arg(long, value_name = "FILE.json", requires = "measure")]
     truth: Option<PathBuf>,
-    /// A category of the truth and the label that it has in the bundle, or nothing behind the sign: its
-    /// boxes are left out. May be said several times.
-    #[arg(long, value_name = "CATEGORY=LABEL", value_parser = parse_pair, requires = "truth")]
-    rename: Vec<(String, String)>,
+    /// Labels for categories of --truth that the bundle calls otherwise, such as motorbike=motorcycle;
+    /// person= leaves a category out.
+    #[arg(
+        long,
+        alias = "rename",
+        value_name = "CATEGORY=LABEL,…",
+        value_delimiter = ',',
+        value_parser = parse_pair,
+        requires = "truth"
+    )]
+    relabel: Vec<(String, String)>,
     /// How a picture of another shape is brought to the network's: its middle is kept, or all of it,
     /// with bars or stretched. Detectors have bars if not given, others crop.
     #[arg(long, value_enum)]
@@ -235,7 +242,7 @@ pub(crate) fn cut(args: &CutArgs) -> anyhow::Result<()> {
     };
     let truth = match (&args.truth, &args.measure) {
         (Some(file), Some(folder)) => {
-            let renamed: BTreeMap<String, String> = args.rename.iter().cloned().collect();
+            let renamed: BTreeMap<String, String> = args.relabel.iter().cloned().collect();
             Some(Truth::coco(file, folder)?.with_labels(&labels, &renamed)?)
         }
         _ => None,
