@@ -53,7 +53,7 @@ mod tail;
 mod taps;
 #[cfg(feature = "tract")]
 mod tract;
-#[cfg(feature = "shell")]
+#[cfg(feature = "truth")]
 mod truth;
 mod verify;
 mod yuyv;
@@ -108,6 +108,6 @@ pub use record::{RecordError, Recorder, ReplayError, Replayed, replay};
 pub use tail::{Full, Outputs, Tail, TailItem};
 #[cfg(feature = "tract")]
 pub use tract::{PlainTract, Tract};
-#[cfg(feature = "shell")]
+#[cfg(feature = "truth")]
 pub use truth::{MAX_TRUE_BOXES, MAX_TRUTH_BYTES, Truth, TruthError};
 pub use verify::{GoldenProblem, Verified, VerifyError, verify};
