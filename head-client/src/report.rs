@@ -289,9 +289,9 @@ pub struct Summary {
     /// Frames whose true class is known.
     pub with_truth: u64,
     /// Mean quality of the answers to frames of known truth, 0 to 1: of classes the fraction that are right.
-    pub accuracy: Option<f64>,
+    pub quality: Option<f64>,
     /// The same over all readable frames of known truth, where an answer that was late or missing has none.
-    pub on_time_accuracy: Option<f64>,
+    pub on_time_quality: Option<f64>,
     /// Of boxes the mean average precision at IoU 0.5 to 0.95, as COCO defines it, 0 to 1, over frames of
     /// known truth.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -405,8 +405,8 @@ impl SummaryBuilder {
             late_replies: counters.late_replies,
             links_lost: counters.links_down,
             with_truth: self.with_truth,
-            accuracy: mean(self.quality, self.judged),
-            on_time_accuracy: mean(self.quality_on_time, self.with_truth),
+            quality: mean(self.quality, self.judged),
+            on_time_quality: mean(self.quality_on_time, self.with_truth),
             map: precision.as_ref().map(|it| it.mean),
             ap50: precision.as_ref().map(|it| it.at_50),
             on_time: ratio(self.on_time, self.frames - self.bad_pictures),
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_and_late_answers_count_against_on_time_accuracy_alone() {
+    fn drops_and_late_answers_count_against_on_time_quality_alone() {
         let mut summary = SummaryBuilder::default();
         summary.record(&report(Some("stop"), true));
         summary.record(&report(Some("stop"), false));
@@ -469,8 +469,8 @@ mod tests {
         summary.record(&FrameReport { error: Some("no JPEG".into()), ..FrameReport::default() });
         let summary = summary.finish(&Counters::default(), Duration::from_secs(1));
         assert_eq!((summary.frames, summary.bad_pictures, summary.with_truth), (5, 1, 4));
-        assert_eq!(summary.accuracy, Some(2.0 / 3.0));
-        assert_eq!(summary.on_time_accuracy, Some(0.25));
+        assert_eq!(summary.quality, Some(2.0 / 3.0));
+        assert_eq!(summary.on_time_quality, Some(0.25));
         assert_eq!(summary.on_time, Some(0.5));
     }
 
@@ -489,6 +489,6 @@ mod tests {
     #[test]
     fn a_summary_of_nothing_has_no_numbers() {
         let summary = SummaryBuilder::default().finish(&Counters::default(), Duration::ZERO);
-        assert_eq!((summary.accuracy, summary.capture_to_output_ms.p50), (None, None));
+        assert_eq!((summary.quality, summary.capture_to_output_ms.p50), (None, None));
     }
 }

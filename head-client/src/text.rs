@@ -108,8 +108,8 @@ pub fn summary(summary: &Summary) -> String {
         line("connections lost", summary.links_lost.to_string());
     }
     line("on time", or_dash(summary.on_time.map(percent)));
-    line("accuracy", or_dash(summary.accuracy.map(percent)));
-    line("on-time accuracy", or_dash(summary.on_time_accuracy.map(percent)));
+    line("quality", or_dash(summary.quality.map(percent)));
+    line("on-time quality", or_dash(summary.on_time_quality.map(percent)));
     if let Some((map, ap50)) = summary.map.zip(summary.ap50) {
         line("mAP", format!("{map:.3}, AP50 {ap50:.3}"));
     }

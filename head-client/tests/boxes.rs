@@ -72,7 +72,7 @@ async fn boxes_come_back_in_the_source_s_pixels_and_are_held_against_the_truth()
             let client = ends::client_with(config, &bundle, Box::new(Fixed::new(sent))).await;
             let source = open(folder.path(), &[]);
             let (reports, summary) = run(client.expect("connected"), source).await;
-            assert_eq!((reports.len(), summary.accuracy), (4, Some(1.0)), "{summary:?}");
+            assert_eq!((reports.len(), summary.quality), (4, Some(1.0)), "{summary:?}");
             assert!(summary.map.is_some_and(|map| map > 0.99), "{summary:?}");
             assert!(summary.ap50.is_some_and(|ap50| ap50 > 0.99), "{summary:?}");
             for (report, grey) in reports.iter().zip(finder::GREYS) {
@@ -127,7 +127,7 @@ async fn frames_without_anything_in_them_are_filtered_and_cost_nothing() {
         assert_eq!((line["bytes"].is_null(), &line["quality"]), (empty, &json!(1.0)), "{line}");
         assert_eq!(line["detections"].as_array().map(Vec::len), Some(usize::from(!empty)));
     }
-    assert_eq!((summary.sent, summary.accuracy), (2, Some(1.0)));
+    assert_eq!((summary.sent, summary.quality), (2, Some(1.0)));
     let counters = server.shutdown().await;
     assert_eq!(counters.arrived, 2);
 }

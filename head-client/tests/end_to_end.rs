@@ -73,7 +73,7 @@ async fn every_frame_is_answered_by_the_server_over_both_transports() {
             assert!((sum - whole).abs() < 1e-6, "{sum} against {whole}");
             assert!(stages.receive_span <= stages.network);
         }
-        assert_eq!((summary.accuracy, summary.on_time), (Some(1.0), Some(1.0)));
+        assert_eq!((summary.quality, summary.on_time), (Some(1.0), Some(1.0)));
         // 256 symbols of 6 bits in a uniform table, a header of at most 24 bytes.
         let bytes = summary.bytes.p50.expect("sent");
         assert!((192..=192 + 2 + 24).contains(&bytes), "{bytes}");
@@ -115,7 +115,7 @@ async fn compressed_pictures_are_answered_by_the_full_network_over_both_transpor
                 assert!((parts.iter().sum::<f64>() + device - whole).abs() < 1e-6);
             }
             assert_eq!(summary.answered.get("image"), Some(&12));
-            assert_eq!((summary.accuracy, summary.on_time), (Some(1.0), Some(1.0)));
+            assert_eq!((summary.quality, summary.on_time), (Some(1.0), Some(1.0)));
             assert!(summary.bytes.p50.is_some_and(|bytes| bytes > 40));
         }
     }
@@ -143,7 +143,7 @@ async fn the_full_network_answers_on_the_device_where_it_was_loaded() {
             assert_eq!((report.arm_name(), report.reason.as_str()), expected, "{report:?}");
             assert_eq!((report.bytes, report.label.is_some()), (None, loaded));
         }
-        assert_eq!(summary.accuracy, loaded.then_some(1.0));
+        assert_eq!(summary.quality, loaded.then_some(1.0));
     }
     let counters = server.shutdown().await;
     assert_eq!(counters.arrived, 0);
@@ -152,11 +152,11 @@ async fn the_full_network_answers_on_the_device_where_it_was_loaded() {
 /// One layer or both, whose sizes are about those that the tiny bundle gives, and its exit, which
 /// names the same class for all pictures.
 fn ladder() -> Arc<Ladder> {
-    let exit = Calibration { upper: vec![1.0], fraction: vec![1.0], accuracy: vec![0.25] };
-    let rung = |layers, bytes, accuracy| LadderRung {
+    let exit = Calibration { upper: vec![1.0], fraction: vec![1.0], quality: vec![0.25] };
+    let rung = |layers, bytes, quality| LadderRung {
         run: OperatingPoint { layers, ..tiny::POINT }.into(),
         bytes,
-        accuracy: vec![accuracy],
+        quality: vec![quality],
         macs: 1,
     };
     let rungs = vec![rung(1, 110.0, 0.5), rung(2, 210.0, 1.0)];
@@ -224,7 +224,7 @@ async fn frame_numbers_beyond_sixteen_bits_are_told_apart() {
             ends::client(ends::config(&server, transport), &bundle).await.expect("connected");
         let (reports, summary) = run(client, skipped.chain(ends::pictures(12))).await;
         assert_eq!(reports.last().map(|report| report.frame), Some(65_541));
-        assert_eq!((summary.bad_pictures, summary.accuracy), (65_530, Some(1.0)));
+        assert_eq!((summary.bad_pictures, summary.quality), (65_530, Some(1.0)));
     }
 }
 

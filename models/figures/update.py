@@ -6,7 +6,7 @@
 
     simulator run configs/scenarios/outage.toml --format json |
         models/figures/update.py street --command 'simulator run configs/scenarios/outage.toml --format json' \
-            --take outage_mpc_expected=mpc:expected_accuracy:ratio
+            --take outage_mpc_expected=mpc:expected_quality:ratio
 
 takes JSON lines from standard input. With --take NAME=CONTROLLER:FIELD:UNIT it keeps single values of a
 scenario, which the test simulator/tests/documents.rs measures again; without, every figure that has a

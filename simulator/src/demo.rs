@@ -341,7 +341,7 @@ pub fn table(result: &DemoResult) -> String {
         text += &format!(
             "{:<26} {:>9} {:>9} {:>8} {:>7} {:>8.0} {:>7} {:>7}\n",
             row.name,
-            row.on_time_accuracy.map_or_else(|| "-".into(), |it| format!("{:.1}", 100.0 * it)),
+            row.on_time_quality.map_or_else(|| "-".into(), |it| format!("{:.1}", 100.0 * it)),
             row.in_time.map_or_else(|| "-".into(), |it| format!("{:.1}", 100.0 * it)),
             row.missed,
             row.sent,
@@ -357,7 +357,7 @@ pub fn table(result: &DemoResult) -> String {
 pub(crate) struct Row<'a> {
     pub(crate) name: &'a str,
     /// Right and in time over all frames; `None` without known truths.
-    pub(crate) on_time_accuracy: Option<f64>,
+    pub(crate) on_time_quality: Option<f64>,
     /// Answers in time over all frames.
     pub(crate) in_time: Option<f64>,
     pub(crate) missed: usize,
@@ -371,7 +371,7 @@ pub(crate) struct Row<'a> {
 pub(crate) fn rows(result: &DemoResult) -> impl Iterator<Item = Row<'_>> {
     result.runs.iter().map(|DemoRun { name, frames, summary, .. }| Row {
         name,
-        on_time_accuracy: summary.on_time_accuracy,
+        on_time_quality: summary.on_time_quality,
         in_time: summary.on_time,
         missed: frames.iter().filter(|frame| frame.is_missed()).count(),
         sent: summary.sent,

@@ -177,7 +177,7 @@ fn a_detector_s_record_gets_pictures_and_is_measured_anew_where_it_is_of_others(
     };
     assert!(record(&bundle, None, "0.1.1").is_err(), "without a truth");
     let schemes = record(&bundle, Some(&truth), "0.2.0").expect("recorded");
-    assert_eq!((schemes.len(), schemes[0].accuracy), (1, 1.0));
+    assert_eq!((schemes.len(), schemes[0].quality), (1, 1.0));
     let read = || {
         let bundle = Arc::new(Bundle::open(dir.path()).expect("a bundle"));
         let outcomes = Outcomes::unpack(&bundle.read(OUTCOMES).expect("a record"));

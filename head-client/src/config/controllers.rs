@@ -41,7 +41,7 @@ impl Options {
     pub fn to_mpc_config(&self) -> Result<MpcConfig, ObjectiveError> {
         let default = MpcConfig::default();
         let kind = self.objective.unwrap_or_default();
-        let objective = kind.with(self.accuracy_floor, self.watts, self.joules_per_megabyte)?;
+        let objective = kind.with(self.quality_floor, self.watts, self.joules_per_megabyte)?;
         Ok(MpcConfig {
             objective,
             target_miss: self.target_miss.unwrap_or(default.target_miss),
@@ -59,7 +59,7 @@ impl Options {
         let kind = self.controller.unwrap_or_default();
         let (arms, controller) = (self.arms(), kind.name());
         let objective = self.objective.unwrap_or_default();
-        if objective != ObjectiveKind::Accuracy && kind != ControllerKind::Mpc {
+        if objective != ObjectiveKind::Quality && kind != ControllerKind::Mpc {
             let objective = objective.name();
             return Err(ConfigError::ObjectiveOfAnother { objective, controller });
         }

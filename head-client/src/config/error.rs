@@ -76,7 +76,7 @@ pub enum ConfigError {
     Objective(#[from] ObjectiveError),
     /// An objective for a controller that has none.
     #[error(
-        "--objective {objective} needs --controller mpc: {controller} always optimises accuracy"
+        "--objective {objective} needs --controller mpc: {controller} always optimises quality"
     )]
     ObjectiveOfAnother {
         /// The objective.

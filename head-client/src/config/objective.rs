@@ -10,10 +10,12 @@ use crate::controller::{EnergyModel, Objective};
 pub enum ObjectiveKind {
     /// The most frames right and in time.
     #[default]
-    Accuracy,
-    /// The fewest bytes at a floor of accuracy.
+    #[serde(alias = "accuracy")]
+    #[value(alias = "accuracy")]
+    Quality,
+    /// The fewest bytes at a floor of quality.
     Bytes,
-    /// The least energy at a floor of accuracy, as declared.
+    /// The least energy at a floor of quality, as declared.
     Energy,
 }
 
@@ -42,13 +44,13 @@ impl ObjectiveKind {
     /// Its name as users write it.
     pub fn name(self) -> &'static str {
         match self {
-            ObjectiveKind::Accuracy => "accuracy",
+            ObjectiveKind::Quality => "quality",
             ObjectiveKind::Bytes => "bytes",
             ObjectiveKind::Energy => "energy",
         }
     }
 
-    /// The objective with its options: a floor of accuracy (0 to 1), and for energy what the device
+    /// The objective with its options: a floor of quality (0 to 1), and for energy what the device
     /// consumes while it computes (W) and to send (J/MB).
     pub fn with(
         self,
@@ -65,16 +67,16 @@ impl ObjectiveKind {
             Some(_) => Err(ObjectiveError::Useless(option, self.name())),
             None => Ok(()),
         };
-        if self == ObjectiveKind::Accuracy {
-            useless("accuracy_floor", floor)?;
+        if self == ObjectiveKind::Quality {
+            useless("quality_floor", floor)?;
         }
         if self != ObjectiveKind::Energy {
             useless("watts", watts)?;
             useless("joules_per_megabyte", joules_per_megabyte)?;
         }
-        let floor = || given("accuracy_floor", floor, 1.0, "from 0 to 1");
+        let floor = || given("quality_floor", floor, 1.0, "from 0 to 1");
         Ok(match self {
-            ObjectiveKind::Accuracy => Objective::Accuracy,
+            ObjectiveKind::Quality => Objective::Quality,
             ObjectiveKind::Bytes => Objective::Bytes { floor: floor()? },
             ObjectiveKind::Energy => {
                 let floor = floor()?;

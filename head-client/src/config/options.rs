@@ -103,13 +103,13 @@ pub struct Options {
     /// Fraction of the frames sent that mpc lets miss their deadline, 0.001 to 0.5 [default: 0.01]
     #[arg(long, value_name = "RATIO", env = "ISTHMUS_TARGET_MISS")]
     pub target_miss: Option<f64>,
-    /// Objective of mpc: the most accuracy, or the fewest bytes or the least energy at
-    /// --accuracy-floor [default: accuracy]
+    /// Objective of mpc: the best quality, or the fewest bytes or the least energy at
+    /// --quality-floor [default: quality]
     #[arg(long, value_name = "OBJECTIVE", env = "ISTHMUS_OBJECTIVE")]
     pub objective: Option<ObjectiveKind>,
     /// Fraction of frames, 0 to 1, that is to be right and in time while bytes or energy are saved
-    #[arg(long, value_name = "RATIO", env = "ISTHMUS_ACCURACY_FLOOR")]
-    pub accuracy_floor: Option<f64>,
+    #[arg(long, value_name = "RATIO", alias = "accuracy-floor", env = "ISTHMUS_QUALITY_FLOOR")]
+    pub quality_floor: Option<f64>,
     /// Power of the device while it computes, beyond its idle power (W)
     #[arg(long, value_name = "WATTS", env = "ISTHMUS_WATTS")]
     pub watts: Option<f64>,
@@ -239,7 +239,7 @@ impl Options {
             filter_classes: self.filter_classes.or(file.filter_classes),
             target_miss: self.target_miss.or(file.target_miss),
             objective: self.objective.or(file.objective),
-            accuracy_floor: self.accuracy_floor.or(file.accuracy_floor),
+            quality_floor: self.quality_floor.or(file.quality_floor),
             watts: self.watts.or(file.watts),
             joules_per_megabyte: self.joules_per_megabyte.or(file.joules_per_megabyte),
             deadline_ms: self.deadline_ms.or(file.deadline_ms),

@@ -9,22 +9,22 @@ pub struct Calibration {
     /// Fraction of frames in each band; they add up to 1.
     pub fraction: Vec<f64>,
     /// Fraction of each band's frames that the exit gets right.
-    pub accuracy: Vec<f64>,
+    pub quality: Vec<f64>,
 }
 
 impl Calibration {
     /// One band for all frames.
-    pub(super) fn flat(accuracy: f64) -> Calibration {
-        Calibration { upper: vec![1.0], fraction: vec![1.0], accuracy: vec![accuracy] }
+    pub(super) fn flat(quality: f64) -> Calibration {
+        Calibration { upper: vec![1.0], fraction: vec![1.0], quality: vec![quality] }
     }
 
-    /// Whether the bands are in order, cover every confidence, and have a fraction and an accuracy each.
+    /// Whether the bands are in order, cover every confidence, and have a fraction and a quality each.
     pub(super) fn is_whole(&self) -> bool {
         let count = self.upper.len();
         self.upper.last().is_some_and(|&last| last >= 1.0)
             && self.upper.windows(2).all(|two| two[0] < two[1])
             && self.fraction.len() == count
-            && self.accuracy.len() == count
+            && self.quality.len() == count
     }
 
     /// The band of a confidence.
@@ -33,9 +33,9 @@ impl Calibration {
         band.min(self.upper.len() - 1)
     }
 
-    /// The mean over all frames of an `accuracy` that is given for each band, or once for all.
-    pub(super) fn mean(&self, accuracy: &[f64]) -> f64 {
+    /// The mean over all frames of a `quality` that is given for each band, or once for all.
+    pub(super) fn mean(&self, quality: &[f64]) -> f64 {
         let by_band = self.fraction.iter().enumerate();
-        by_band.map(|(band, fraction)| fraction * accuracy[band.min(accuracy.len() - 1)]).sum()
+        by_band.map(|(band, fraction)| fraction * quality[band.min(quality.len() - 1)]).sum()
     }
 }

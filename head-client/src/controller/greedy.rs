@@ -58,8 +58,8 @@ impl Greedy {
     fn best(&self, time: Duration) -> usize {
         let rungs = self.ladder.planned().iter().map(|&at| (at, &self.ladder.rungs()[at]));
         let fitting = rungs.filter(|(_, rung)| rung.bytes > 0.0 && self.fits(rung.bytes, time));
-        let accuracy = |rung: usize| self.ladder.accuracy(rung, None);
-        let best = fitting.max_by(|a, b| accuracy(a.0).total_cmp(&accuracy(b.0)));
+        let quality = |rung: usize| self.ladder.quality(rung, None);
+        let best = fitting.max_by(|a, b| quality(a.0).total_cmp(&quality(b.0)));
         let smallest = || self.ladder.rungs().iter().position(|rung| rung.bytes > 0.0).unwrap_or(0);
         best.map_or_else(smallest, |(at, _)| at)
     }

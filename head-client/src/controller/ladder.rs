@@ -1,5 +1,5 @@
 //! The ladder: the ways to answer a frame that a controller chooses from, each with its size and its
-//! accuracy.
+//! quality.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::calibration::Calibration;
 use super::filter::Filter;
 use super::run::{HeadRun, Run};
 
-/// One way to answer a frame, with its size and its accuracy.
+/// One way to answer a frame, with its size and its quality.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LadderRung {
     /// What is run. All of it is sent: of a head, these layers.
@@ -17,7 +17,7 @@ pub struct LadderRung {
     /// Mean size of a frame (bytes); 0 where nothing is sent.
     pub bytes: f64,
     /// Fraction of frames that are right, for each band of the exit's confidence, or one for all.
-    pub accuracy: Vec<f64>,
+    pub quality: Vec<f64>,
     /// Multiply-accumulates of the networks that the device runs for it; 0 if unknown.
     pub macs: u64,
 }
@@ -48,12 +48,12 @@ pub enum LadderError {
 /// use isthmus_proto::OperatingPoint;
 ///
 /// let exit =
-///     Calibration { upper: vec![0.5, 1.0], fraction: vec![0.3, 0.7], accuracy: vec![0.4, 0.9] };
+///     Calibration { upper: vec![0.5, 1.0], fraction: vec![0.3, 0.7], quality: vec![0.4, 0.9] };
 /// let run = OperatingPoint { split: 0, width: 0, layers: 1, bits: 6 }.into();
-/// let rung = LadderRung { run, bytes: 500.0, accuracy: vec![0.8, 0.95], macs: 0 };
+/// let rung = LadderRung { run, bytes: 500.0, quality: vec![0.8, 0.95], macs: 0 };
 /// let ladder = Ladder::new(vec![rung], [((0, 0), exit)].into())?;
 /// // Where the exit is unsure, the network gains most.
-/// let gain = |confidence| ladder.accuracy(0, confidence) - ladder.exit_accuracy(0, confidence);
+/// let gain = |confidence| ladder.quality(0, confidence) - ladder.exit_quality(0, confidence);
 /// assert!(gain(Some(0.2)) > gain(Some(0.8)));
 /// # Ok::<(), isthmus_head_client::LadderError>(())
 /// ```
@@ -61,7 +61,7 @@ pub enum LadderError {
 pub struct Ladder {
     rungs: Vec<LadderRung>,
     exits: BTreeMap<(u8, u8), Calibration>,
-    /// Mean accuracy of each rung, and of the fallback where nothing of the rung is sent in time.
+    /// Mean quality of each rung, and of the fallback where nothing of the rung is sent in time.
     means: Vec<f64>,
     exit_means: Vec<f64>,
     /// For each rung the run that codes all layers which may be sent of its head and depth.
@@ -70,14 +70,14 @@ pub struct Ladder {
     planned: Vec<usize>,
 }
 
-/// Least expected gain in accuracy for which a frame is sent.
+/// Least expected gain in quality for which a frame is sent.
 const WORTH: f64 = 0.002;
 
 /// Most rungs that a controller plans with: more add noise and time to every decision.
 const MOST_RUNGS: usize = 12;
 
-/// Accuracy that a rung must add, in the mean over devices and links, to be kept. Less is within the
-/// error of accuracies that were measured on some hundred frames.
+/// Quality that a rung must add, in the mean over devices and links, to be kept. Less is within the
+/// error of qualities that were measured on some hundred frames.
 const LEAST_WORTH: f64 = 0.0005;
 
 /// Links for which a ladder is thinned: so many, evenly spaced on a logarithmic scale, from one that
@@ -99,10 +99,10 @@ impl Ladder {
         }
         rungs.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.run.cmp(&b.run)));
         let (mut means, mut exit_means) = (Vec::new(), Vec::new());
-        for LadderRung { run, bytes, accuracy, .. } in &rungs {
+        for LadderRung { run, bytes, quality, .. } in &rungs {
             let run = *run;
             if run == Run::Local {
-                let &[mean] = accuracy.as_slice() else { return Err(LadderError::Bands(run)) };
+                let &[mean] = quality.as_slice() else { return Err(LadderError::Bands(run)) };
                 means.push(mean);
                 exit_means.push(mean);
                 continue;
@@ -110,14 +110,14 @@ impl Ladder {
             let exit = run.head().and_then(|head| exits.get(&head));
             let exit = exit.ok_or(LadderError::NoExit(run))?;
             let count = exit.upper.len();
-            if !exit.is_whole() || (accuracy.len() != count && accuracy.len() != 1) {
+            if !exit.is_whole() || (quality.len() != count && quality.len() != 1) {
                 return Err(LadderError::Bands(run));
             }
             if !(bytes.is_finite() && *bytes > 0.0) {
                 return Err(LadderError::Size(run));
             }
-            means.push(exit.mean(accuracy));
-            exit_means.push(exit.mean(&exit.accuracy));
+            means.push(exit.mean(quality));
+            exit_means.push(exit.mean(&exit.quality));
         }
         let runs = rungs.iter().map(|rung| widest_run(&rungs, rung.run)).collect();
         let planned = (0..rungs.len()).collect();
@@ -134,15 +134,15 @@ impl Ladder {
             else {
                 continue;
             };
-            let network = rung.accuracy.clone();
+            let network = rung.quality.clone();
             let lower = |band: usize| band.checked_sub(1).map_or(0.0, |below| exit.upper[below]);
-            rung.accuracy = (0..exit.upper.len())
+            rung.quality = (0..exit.upper.len())
                 .map(|band| match lower(band) >= threshold {
-                    true => exit.accuracy[band],
+                    true => exit.quality[band],
                     false => network[band.min(network.len() - 1)],
                 })
                 .collect();
-            self.means[at] = exit.mean(&rung.accuracy);
+            self.means[at] = exit.mean(&rung.quality);
         }
         self
     }
@@ -150,7 +150,7 @@ impl Ladder {
     /// The same ladder with at most twelve rungs to plan with: those of the greatest worth. Rungs with
     /// fewer layers of the same run stay, because they may be all that can be sent in time.
     ///
-    /// The worth of a rung is the accuracy that would be lost without it, in the mean over devices, each
+    /// The worth of a rung is the quality that would be lost without it, in the mean over devices, each
     /// of which can run the heads of a split up to some width and one image codec, and over links, every
     /// order of magnitude as likely as another. On a link that cannot carry a rung for every frame it
     /// answers as many as it can, and the exit the others. The full network on the device is always
@@ -205,7 +205,7 @@ impl Ladder {
         devices
     }
 
-    /// Adds to each rung's worth the accuracy that a device would lose without it, given those that are
+    /// Adds to each rung's worth the quality that a device would lose without it, given those that are
     /// `kept`.
     fn add_worth(&self, device: &[usize], kept: &[usize], worth: &mut [f64]) {
         let exit = device.iter().map(|&rung| self.exit_means[rung]).fold(0.0, f64::max);
@@ -214,19 +214,19 @@ impl Ladder {
         let most = self.rungs[self.rungs.len() - 1].bytes * FASTEST_LINK;
         for link in 0..LINKS {
             let carries = least * (most / least).powf(f64::from(link) / f64::from(LINKS - 1));
-            let (mut best, mut accuracy, mut without) = (None, exit, exit);
+            let (mut best, mut quality, mut without) = (None, exit, exit);
             for &rung in device.iter().filter(|rung| kept.contains(rung)) {
                 let sent = (carries / self.rungs[rung].bytes).min(1.0);
                 let value =
                     self.exit_means[rung] + sent * (self.means[rung] - self.exit_means[rung]);
-                if value > accuracy {
-                    (best, accuracy, without) = (Some(rung), value, accuracy);
+                if value > quality {
+                    (best, quality, without) = (Some(rung), value, quality);
                 } else {
                     without = without.max(value);
                 }
             }
             if let Some(best) = best {
-                worth[best] += (accuracy - without) / f64::from(LINKS);
+                worth[best] += (quality - without) / f64::from(LINKS);
             }
         }
     }
@@ -247,38 +247,38 @@ impl Ladder {
         self.rungs.iter().position(|rung| rung.run == run)
     }
 
-    /// Expected accuracy of a rung for a frame of this exit confidence, or of any frame.
-    pub fn accuracy(&self, rung: usize, confidence: Option<f32>) -> f64 {
-        let accuracy = &self.rungs[rung].accuracy;
+    /// Expected quality of a rung for a frame of this exit confidence, or of any frame.
+    pub fn quality(&self, rung: usize, confidence: Option<f32>) -> f64 {
+        let quality = &self.rungs[rung].quality;
         match self.band(rung, confidence) {
-            Some(band) => accuracy[band.min(accuracy.len() - 1)],
+            Some(band) => quality[band.min(quality.len() - 1)],
             None => self.means[rung],
         }
     }
 
-    /// Expected accuracy for a frame of this exit confidence, or of any frame, where nothing of a rung is
+    /// Expected quality for a frame of this exit confidence, or of any frame, where nothing of a rung is
     /// sent: of its head's exit, or of the full network if that is the run.
-    pub fn exit_accuracy(&self, rung: usize, confidence: Option<f32>) -> f64 {
+    pub fn exit_quality(&self, rung: usize, confidence: Option<f32>) -> f64 {
         let exit = self.rungs[rung].run.head().and_then(|head| self.exits.get(&head));
         match (exit, self.band(rung, confidence)) {
-            (Some(exit), Some(band)) => exit.accuracy[band],
+            (Some(exit), Some(band)) => exit.quality[band],
             _ => self.exit_means[rung],
         }
     }
 
-    /// Mean accuracy of a rung if frames are sent only where that gains more than it `costs` (accuracy)
+    /// Mean quality of a rung if frames are sent only where that gains more than it `costs` (quality)
     /// and the exit answers the others, and the fraction of frames that are sent:
     ///
     /// `a = Σ wᵢ · (gᵢ > cost + 0.002 ? nᵢ : eᵢ)`, over bands i with the fraction wᵢ of frames, the
-    /// network's accuracy nᵢ, the exit's eᵢ and the gain `gᵢ = nᵢ − eᵢ`.
+    /// network's quality nᵢ, the exit's eᵢ and the gain `gᵢ = nᵢ − eᵢ`.
     pub(super) fn policy(&self, rung: usize, costs: f64) -> (f64, f64) {
-        let LadderRung { run, accuracy, .. } = &self.rungs[rung];
+        let LadderRung { run, quality, .. } = &self.rungs[rung];
         let Some(exit) = run.head().and_then(|head| self.exits.get(&head)) else {
             return (self.means[rung], 0.0);
         };
         let (mut mean, mut sent) = (0.0, 0.0);
-        for (band, (fraction, exit)) in exit.fraction.iter().zip(&exit.accuracy).enumerate() {
-            let network = accuracy[band.min(accuracy.len() - 1)];
+        for (band, (fraction, exit)) in exit.fraction.iter().zip(&exit.quality).enumerate() {
+            let network = quality[band.min(quality.len() - 1)];
             let worth = Ladder::is_worth(network - exit - costs);
             mean += fraction * if worth { network } else { *exit };
             sent += if worth { *fraction } else { 0.0 };
@@ -286,7 +286,7 @@ impl Ladder {
         (mean, sent)
     }
 
-    /// Whether a gain in accuracy is worth sending anything.
+    /// Whether a gain in quality is worth sending anything.
     pub(super) fn is_worth(gain: f64) -> bool {
         gain > WORTH
     }
@@ -363,13 +363,13 @@ pub(super) mod tests {
         Calibration {
             upper: vec![0.4, 0.8, 1.0],
             fraction: vec![0.2, 0.3, 0.5],
-            accuracy: vec![0.3, 0.7, 0.99],
+            quality: vec![0.3, 0.7, 0.99],
         }
     }
 
     pub(in crate::controller) fn rung(width: u8, layers: u8, bytes: f64, lift: f64) -> LadderRung {
-        let accuracy = vec![0.6 + lift, 0.8 + lift, 0.99];
-        LadderRung { run: point(width, layers).into(), bytes, accuracy, macs: 0 }
+        let quality = vec![0.6 + lift, 0.8 + lift, 0.99];
+        LadderRung { run: point(width, layers).into(), bytes, quality, macs: 0 }
     }
 
     /// Four layers of one head: 300, 600, 1,200 and 2,400 bytes.
@@ -383,20 +383,20 @@ pub(super) mod tests {
     fn confidence_picks_the_band() {
         let ladder = ladder();
         for (confidence, exit) in [(0.0, 0.3), (0.4, 0.3), (0.41, 0.7), (1.0, 0.99), (7.0, 0.99)] {
-            assert_eq!(ladder.exit_accuracy(0, Some(confidence)), exit, "{confidence}");
+            assert_eq!(ladder.exit_quality(0, Some(confidence)), exit, "{confidence}");
         }
         let mean = 0.2 * 0.3 + 0.3 * 0.7 + 0.5 * 0.99;
-        assert!((ladder.exit_accuracy(2, None) - mean).abs() < 1e-12);
+        assert!((ladder.exit_quality(2, None) - mean).abs() < 1e-12);
     }
 
     #[test]
     fn a_policy_sends_only_where_that_gains() {
-        let (accuracy, sent) = ladder().policy(1, 0.0);
+        let (quality, sent) = ladder().policy(1, 0.0);
         assert!((sent - 0.5).abs() < 1e-12);
-        assert!((accuracy - (0.2 * 0.65 + 0.3 * 0.85 + 0.5 * 0.99)).abs() < 1e-12);
-        let (accuracy, sent) = ladder().policy(1, 0.2);
+        assert!((quality - (0.2 * 0.65 + 0.3 * 0.85 + 0.5 * 0.99)).abs() < 1e-12);
+        let (quality, sent) = ladder().policy(1, 0.2);
         assert!((sent - 0.2).abs() < 1e-12);
-        assert!((accuracy - (0.2 * 0.65 + 0.3 * 0.7 + 0.5 * 0.99)).abs() < 1e-12);
+        assert!((quality - (0.2 * 0.65 + 0.3 * 0.7 + 0.5 * 0.99)).abs() < 1e-12);
     }
 
     #[test]
@@ -421,8 +421,8 @@ pub(super) mod tests {
         LadderRung { run, ..rung(width, 1, bytes, lift) }
     }
 
-    pub(in crate::controller) fn local(accuracy: f64, macs: u64) -> LadderRung {
-        LadderRung { run: Run::Local, bytes: 0.0, accuracy: vec![accuracy], macs }
+    pub(in crate::controller) fn local(quality: f64, macs: u64) -> LadderRung {
+        LadderRung { run: Run::Local, bytes: 0.0, quality: vec![quality], macs }
     }
 
     #[test]
@@ -442,7 +442,7 @@ pub(super) mod tests {
         // A picture and the device's own answer are all that their runs can give.
         assert_eq!(thin.of_run(runs[3]).collect::<Vec<_>>(), [3]);
         assert_eq!(thin.of_run(Run::Local).collect::<Vec<_>>(), [0]);
-        assert_eq!((thin.policy(0, 0.0), thin.exit_accuracy(0, Some(0.9))), ((0.5, 0.0), 0.5));
+        assert_eq!((thin.policy(0, 0.0), thin.exit_quality(0, Some(0.9))), ((0.5, 0.0), 0.5));
     }
 
     #[test]
@@ -450,7 +450,7 @@ pub(super) mod tests {
         let rungs = (0..13u8).map(|at| LadderRung {
             run: point(0, at + 1).into(),
             bytes: 100.0 * 3f64.powi(at.into()),
-            accuracy: vec![0.78 + 0.0165 * f64::from(at); 3],
+            quality: vec![0.78 + 0.0165 * f64::from(at); 3],
             macs: 0,
         });
         let long = Ladder::new(rungs.collect(), [((0, 0), exit())].into()).expect("a ladder");
@@ -466,7 +466,7 @@ pub(super) mod tests {
         assert_eq!(Ladder::new(vec![], exits.clone()), Err(LadderError::Empty));
         let other = vec![rung(1, 1, 100.0, 0.0)];
         assert_eq!(Ladder::new(other, exits.clone()), Err(LadderError::NoExit(point(1, 1).into())));
-        let two = LadderRung { accuracy: vec![0.5; 2], ..rung(0, 1, 100.0, 0.0) };
+        let two = LadderRung { quality: vec![0.5; 2], ..rung(0, 1, 100.0, 0.0) };
         assert_eq!(
             Ladder::new(vec![two], exits.clone()),
             Err(LadderError::Bands(point(0, 1).into()))

@@ -41,7 +41,7 @@ const RETRY: Duration = Duration::from_millis(500);
 ///
 /// `u = clamp(p + φᵀA⁻¹s + α · √(φᵀA⁻¹φ), 0, 1)`,
 ///
-/// and the rung with the greatest gain `u · g − (1 − u) · 0.3 · g` over the exit's accuracy wins, where
+/// and the rung with the greatest gain `u · g − (1 − u) · 0.3 · g` over the exit's quality wins, where
 /// g is what its answer gains in time.
 ///
 /// It plans for no frame but this one, and learns about a rung only by sending it: the comparison for a
@@ -158,8 +158,8 @@ impl LinUcb {
     }
 
     /// Gain of a rung over the exit if it is in time with this probability.
-    fn gain(accuracy: f64, exit: f64, in_time: f64) -> f64 {
-        in_time * (accuracy - exit) - (1.0 - in_time) * MISS_PENALTY * (accuracy - exit).max(0.0)
+    fn gain(quality: f64, exit: f64, in_time: f64) -> f64 {
+        in_time * (quality - exit) - (1.0 - in_time) * MISS_PENALTY * (quality - exit).max(0.0)
     }
 
     fn note(&mut self, now: Timestamp, frame: FrameId, bytes: usize, probe: Option<Probe>) {
@@ -203,7 +203,7 @@ impl Controller for LinUcb {
             if budget <= 0.0 {
                 return 0.0;
             }
-            let exit = self.ladder.exit_accuracy(rung, None);
+            let exit = self.ladder.exit_quality(rung, None);
             if known.bytes == 0.0 {
                 return exit;
             }
@@ -227,17 +227,17 @@ impl Controller for LinUcb {
         let mut smallest: Option<usize> = None;
         for (rung, layers, bytes) in self.ladder.sendable(view.run, view.layer_ends) {
             smallest = Some(smallest.map_or(bytes, |least| least.min(bytes)));
-            let accuracy = self.ladder.accuracy(rung, view.exit_confidence);
+            let quality = self.ladder.quality(rung, view.exit_confidence);
             let exit = match view.exit_confidence {
-                Some(_) => self.ladder.exit_accuracy(rung, view.exit_confidence),
+                Some(_) => self.ladder.exit_quality(rung, view.exit_confidence),
                 None => 0.0,
             };
-            if !Ladder::is_worth(accuracy - exit) {
+            if !Ladder::is_worth(quality - exit) {
                 continue;
             }
             is_worth = true;
             let in_time = self.in_time(now, rung, bytes, budget);
-            let gain = Self::gain(accuracy, exit, in_time.upper);
+            let gain = Self::gain(quality, exit, in_time.upper);
             if gain > best_gain {
                 (best, best_gain) = (Some((rung, layers, bytes, in_time)), gain);
             }

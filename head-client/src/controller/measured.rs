@@ -1,4 +1,4 @@
-//! The ladder of a bundle: from outcomes that were measured frame by frame to the accuracy that can be expected of
+//! The ladder of a bundle: from outcomes that were measured frame by frame to the quality that can be expected of
 //! a frame.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::run::{ImageRun, Run};
 const MOST_BANDS: usize = 8;
 const BAND_FRAMES: usize = 40;
 
-/// Weight of the mean accuracy in a band's, in frames: a band of few frames proves little.
+/// Weight of the mean quality in a band's, in frames: a band of few frames proves little.
 const PRIOR: f64 = 8.0;
 
 /// Outcomes that were measured on the same frames, in the same order, for every run and exit.
@@ -48,33 +48,33 @@ pub enum OutcomesLadderError {
 }
 
 impl Ladder {
-    /// The ladder of all runs that were measured: sizes, and accuracies by the exit's confidence.
+    /// The ladder of all runs that were measured: sizes, and qualities by the exit's confidence.
     /// `macs` gives the multiply-accumulates of a run on the device, 0 if unknown.
     pub fn measured(measured: &Measured, macs: impl Fn(Run) -> u64) -> Result<Ladder, LadderError> {
         let (mut calibrations, mut bands) = (BTreeMap::new(), BTreeMap::new());
         for (&head, frames) in &measured.exits {
-            let (upper, accuracy) = (upper_ends(frames), Vec::new());
-            let mut calibration = Calibration { upper, fraction: Vec::new(), accuracy };
+            let (upper, quality) = (upper_ends(frames), Vec::new());
+            let mut calibration = Calibration { upper, fraction: Vec::new(), quality };
             let band: Vec<usize> =
                 frames.iter().map(|outcome| calibration.band(outcome.confidence)).collect();
             let count = calibration.upper.len();
             let counts = (0..count).map(|at| band.iter().filter(|&&b| b == at).count());
             calibration.fraction = counts.map(|it| it as f64 / frames.len() as f64).collect();
-            calibration.accuracy = by_band(frames, &band, count);
+            calibration.quality = by_band(frames, &band, count);
             calibrations.insert(head, calibration);
             bands.insert(head, band);
         }
         let rung = |(&run, frames): (&Run, &Vec<Outcome>)| {
             let count = frames.len().max(1) as f64;
             let bytes = frames.iter().map(|outcome| f64::from(outcome.bytes)).sum::<f64>() / count;
-            let accuracy = match run.head() {
+            let quality = match run.head() {
                 Some(head) => {
                     let band = bands.get(&head).ok_or(LadderError::NoExit(run))?;
                     by_band(frames, band, calibrations[&head].upper.len())
                 }
                 None => vec![frames.iter().map(|it| f64::from(it.quality)).sum::<f64>() / count],
             };
-            Ok(LadderRung { run, bytes, accuracy, macs: macs(run) })
+            Ok(LadderRung { run, bytes, quality, macs: macs(run) })
         };
         let rungs = measured.runs.iter().map(rung).collect::<Result<_, LadderError>>()?;
         Ladder::new(rungs, calibrations)
@@ -83,7 +83,7 @@ impl Ladder {
     /// The ladder of a bundle by the outcomes that were measured with it, [thinned](Ladder::thinned).
     ///
     /// A bundle without outcomes has a ladder of its points by the manifest's mean sizes and
-    /// accuracies; then the exit's confidence says nothing about a frame, and `arms` adds nothing.
+    /// qualities; then the exit's confidence says nothing about a frame, and `arms` adds nothing.
     pub fn of_outcomes(
         bundle: &Bundle,
         outcomes: Option<&Outcomes>,
@@ -116,8 +116,8 @@ impl Ladder {
         }
         let rung = |rung: &Rung| {
             let run = rung.point.into();
-            let (bytes, accuracy) = (rung.bytes_mean, vec![rung.quality]);
-            LadderRung { run, bytes, accuracy, macs: macs(run) }
+            let (bytes, quality) = (rung.bytes_mean, vec![rung.quality]);
+            LadderRung { run, bytes, quality, macs: macs(run) }
         };
         Ladder::new(bundle.points().iter().map(rung).collect(), exits)
     }
@@ -186,7 +186,7 @@ fn upper_ends(frames: &[Outcome]) -> Vec<f32> {
     upper
 }
 
-/// Accuracy in each band, shrunk a little to the mean, and never falling with confidence: where a few
+/// Quality in each band, shrunk a little to the mean, and never falling with confidence: where a few
 /// dozen frames say otherwise, they are too few. Before the isotonic regression a band with k of n
 /// frames right has `(k + 8 · mean) / (n + 8)`.
 fn by_band(frames: &[Outcome], band: &[usize], bands: usize) -> Vec<f64> {
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accuracy_never_falls_with_confidence() {
+    fn quality_never_falls_with_confidence() {
         assert_eq!(isotonic(&[(1.0, 4.0), (2.0, 4.0)]), [0.25, 0.5]);
         assert_eq!(isotonic(&[(3.0, 4.0), (1.0, 4.0), (4.0, 4.0)]), [0.5, 0.5, 1.0]);
         assert_eq!(isotonic(&[(3.0, 4.0), (3.0, 4.0), (0.0, 8.0)]), [0.375; 3]);
@@ -249,10 +249,10 @@ mod tests {
         measured.runs.insert(Run::Local, vec![outcome(0, 1.0, 0.9); 400]);
         let ladder = Ladder::measured(&measured, |run| u64::from(run == Run::Local)).expect("one");
         let [local, picture] = ladder.rungs() else { panic!("{ladder:?}") };
-        assert_eq!((local.run, local.macs, local.accuracy[0]), (Run::Local, 1, 1.0));
+        assert_eq!((local.run, local.macs, local.quality[0]), (Run::Local, 1, 1.0));
         assert_eq!(picture.run, Run::Image(ImageRun { image, exit: Some((0, 1)) }));
         assert_eq!((picture.bytes, picture.macs), (2_000.0, 0));
-        assert!(ladder.accuracy(1, Some(0.2)) < 0.92 && ladder.accuracy(1, Some(0.9)) > 0.98);
-        assert!(ladder.exit_accuracy(1, Some(0.2)) < 0.1);
+        assert!(ladder.quality(1, Some(0.2)) < 0.92 && ladder.quality(1, Some(0.9)) > 0.98);
+        assert!(ladder.exit_quality(1, Some(0.2)) < 0.1);
     }
 }

@@ -5,11 +5,11 @@
 pub enum Objective {
     /// The most frames right and in time.
     #[default]
-    Accuracy,
+    Quality,
     /// The fewest bytes at which `floor` is kept.
     Bytes {
         /// Fraction of the frames decided on that is expected right and in time, 0 to 1. Where it
-        /// cannot be reached, bytes cost next to nothing and accuracy is all that counts.
+        /// cannot be reached, bytes cost next to nothing and quality is all that counts.
         floor: f64,
     },
     /// The least energy at which `floor` is kept.
@@ -34,18 +34,18 @@ pub struct EnergyModel {
 impl Objective {
     fn floor(&self) -> Option<f64> {
         match *self {
-            Objective::Accuracy => None,
+            Objective::Quality => None,
             Objective::Bytes { floor } | Objective::Energy { floor, .. } => Some(floor),
         }
     }
 }
 
-/// The weight of the cost to be saved (bytes or energy) against accuracy, which is the Lagrange
-/// multiplier of the accuracy floor.
+/// The weight of the cost to be saved (bytes or energy) against quality, which is the Lagrange
+/// multiplier of the quality floor.
 ///
-/// To minimise the mean cost C under a mean accuracy of at least A* is to maximise `A − μ · C` for some
+/// To minimise the mean cost C under a mean quality of at least A* is to maximise `A − μ · C` for some
 /// price μ (Everett 1963). The price is found online by dual ascent, multiplicatively, so that it
-/// stays positive: after every frame with expected accuracy a,
+/// stays positive: after every frame with expected quality a,
 ///
 /// `μ ← clamp(μ · exp(η · (a − A*)), 10⁻³, 10²)`.
 ///
@@ -53,7 +53,7 @@ impl Objective {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CostWeight {
     objective: Objective,
-    /// μ: accuracy per kilobyte, or per joule.
+    /// μ: quality per kilobyte, or per joule.
     price: f64,
 }
 
@@ -63,7 +63,7 @@ const LEAST_PRICE: f64 = 1e-3;
 const GREATEST_PRICE: f64 = 1e2;
 const FIRST_PRICE: f64 = 1e-2;
 
-/// η: how fast the price's logarithm follows the accuracy in excess of the floor, per frame.
+/// η: how fast the price's logarithm follows the quality in excess of the floor, per frame.
 const STEP: f64 = 0.3;
 
 impl CostWeight {
@@ -71,10 +71,10 @@ impl CostWeight {
         CostWeight { objective, price: FIRST_PRICE }
     }
 
-    /// The price of a millisecond of the device's computing, and of a byte (accuracy).
+    /// The price of a millisecond of the device's computing, and of a byte (quality).
     pub(super) fn prices(&self) -> (f64, f64) {
         match self.objective {
-            Objective::Accuracy => (0.0, 0.0),
+            Objective::Quality => (0.0, 0.0),
             Objective::Bytes { .. } => (0.0, self.price / 1e3),
             Objective::Energy { model, .. } => {
                 (self.price * model.watts / 1e3, self.price * model.joules_per_megabyte / 1e6)
@@ -107,19 +107,19 @@ mod tests {
         };
         let mut mean = 0.0;
         for frame in 0..2_000 {
-            let accuracy = best(weight.prices().1);
-            weight.on_frame(accuracy);
-            mean += if frame >= 1_000 { accuracy / 1_000.0 } else { 0.0 };
+            let quality = best(weight.prices().1);
+            weight.on_frame(quality);
+            mean += if frame >= 1_000 { quality / 1_000.0 } else { 0.0 };
         }
         assert!((mean - 0.8).abs() < 0.005, "{mean}");
     }
 
     #[test]
-    fn energy_counts_the_device_and_the_radio_and_accuracy_neither() {
+    fn energy_counts_the_device_and_the_radio_and_quality_neither() {
         let model = EnergyModel { watts: 4.0, joules_per_megabyte: 8.0 };
         let (device, byte) = CostWeight::new(Objective::Energy { floor: 0.5, model }).prices();
         assert!((device / byte - 4e-3 / 8e-6).abs() < 1e-6);
-        let mut weight = CostWeight::new(Objective::Accuracy);
+        let mut weight = CostWeight::new(Objective::Quality);
         weight.on_frame(1.0);
         assert_eq!(weight.prices(), (0.0, 0.0));
     }

@@ -47,7 +47,7 @@ enum Command {
     Figures(figures::Args),
     /// Compare the range coder with other coders on a bundle's symbols.
     CodecComparison(codec_comparison::Args),
-    /// Measure accuracy against bytes: operating points, JPEG, WebP and AVIF on the same pictures.
+    /// Measure quality against bytes: operating points, JPEG, WebP and AVIF on the same pictures.
     RateAccuracy(rate_accuracy::Args),
     /// Add compressed pictures to a bundle's record of outcomes; measure a detector's.
     RecordOutcomes(record_outcomes::Args),

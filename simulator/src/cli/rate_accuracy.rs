@@ -1,4 +1,4 @@
-//! `simulator rate-accuracy`: accuracy against bytes.
+//! `simulator rate-accuracy`: quality against bytes.
 
 use std::fs;
 use std::path::PathBuf;

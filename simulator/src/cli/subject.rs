@@ -15,11 +15,11 @@ pub struct Subject {
     /// Bundle by name (models/bundles), or a bundle's folder.
     #[arg(long, value_name = "NAME|DIR", default_value = "photos")]
     bundle: PathBuf,
-    /// Folder of pictures, instead of the built-in camera's frames; accuracy needs it, of classes with a
+    /// Folder of pictures, instead of the built-in camera's frames; quality needs it, of classes with a
     /// folder for each.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// Number of pictures to measure accuracy on [default: all]
+    /// Number of pictures to measure quality on [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     #[command(flatten)]

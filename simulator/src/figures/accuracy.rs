@@ -117,7 +117,7 @@ impl BestPoint {
         let none = "no picture lies in a folder that is named like a class";
         Ok(BestPoint {
             name: lab.bundle().describe_point(point).to_string(),
-            accuracy: summary.accuracy.context(none)?,
+            accuracy: summary.quality.context(none)?,
             pictures: summary.with_truth,
             bytes: summary.bytes.mean.context(none)?,
             bytes_p99: summary.bytes.p99.context(none)?,

@@ -1,7 +1,7 @@
 //! What the controllers make of recorded links, in virtual time and beside the oracle.
 //!
 //! An experiment is one window of one trace under one deadline, frame rate and number of cameras; a
-//! family is a group of traces at one scale. Accuracies are the expected ones, from which a control
+//! family is a group of traces at one scale. Qualities are the expected ones, from which a control
 //! variate took the chance of the pictures.
 
 use std::cmp::Ordering;
@@ -13,7 +13,7 @@ use super::Measurement;
 use super::experiment::{Experiment, ExperimentResult};
 use super::lab::Lab;
 
-/// The least part of the oracle's accuracy that every family has to reach.
+/// The least part of the oracle's quality that every family has to reach.
 const LEAST_FAMILY: f64 = 0.97;
 
 /// A gap between the best fixed point and the oracle that is worth closing.
@@ -25,7 +25,7 @@ struct OnTraces(Vec<ExperimentResult>);
 /// That of the Bluetooth scenario.
 struct Bluetooth(ExperimentResult);
 
-/// Means of expected accuracy over the experiments of one family.
+/// Means of expected quality over the experiments of one family.
 struct Family {
     mpc: f64,
     oracle: f64,
@@ -68,10 +68,10 @@ pub(super) fn gap_closed(lab: &Lab) -> anyhow::Result<Measurement> {
     on_traces(lab, |results| {
         let (mut closed, mut gaps, mut count) = (0.0, 0.0, 0);
         for result in results {
-            let fixed = result.fixed().map(|line| line.expected_accuracy).fold(0.0, f64::max);
-            let gap = result.of("oracle")?.expected_accuracy - fixed;
+            let fixed = result.fixed().map(|line| line.expected_quality).fold(0.0, f64::max);
+            let gap = result.of("oracle")?.expected_quality - fixed;
             if gap >= GAP {
-                closed += result.of("mpc")?.expected_accuracy - fixed;
+                closed += result.of("mpc")?.expected_quality - fixed;
                 gaps += gap;
                 count += 1;
             }
@@ -111,8 +111,7 @@ pub(super) fn bluetooth_miss_rate(lab: &Lab) -> anyhow::Result<Measurement> {
 
 pub(super) fn bluetooth_oracle_ratio(lab: &Lab) -> anyhow::Result<Measurement> {
     let result = &bluetooth(lab)?.0;
-    let (mpc, oracle) =
-        (result.of("mpc")?.expected_accuracy, result.of("oracle")?.expected_accuracy);
+    let (mpc, oracle) = (result.of("mpc")?.expected_quality, result.of("oracle")?.expected_quality);
     Ok(Measurement::of(mpc / oracle, format!("mpc {mpc:.4}, oracle {oracle:.4}")))
 }
 
@@ -150,12 +149,12 @@ fn families(results: &[ExperimentResult]) -> anyhow::Result<BTreeMap<String, Fam
     by_family.into_iter().map(family).collect()
 }
 
-/// Expected accuracies of a controller over `results` together.
+/// Expected qualities of a controller over `results` together.
 fn sum<'a>(
     results: impl IntoIterator<Item = &'a ExperimentResult>,
     controller: &str,
 ) -> anyhow::Result<f64> {
-    results.into_iter().map(|result| Ok(result.of(controller)?.expected_accuracy)).sum()
+    results.into_iter().map(|result| Ok(result.of(controller)?.expected_quality)).sum()
 }
 
 /// The family of which `value` is least.

@@ -75,7 +75,7 @@ pub(super) fn recovery_frames(lab: &Lab) -> anyhow::Result<Measurement> {
     }
     let detail = format!(
         "first decision after the fall to a tenth shows from which on all is in time, worst of {} \
-         rates; back at the best accuracy {:.1} s after the rise, which may take {:.0} s",
+         rates; back at the best quality {:.1} s after the rise, which may take {:.0} s",
         PARTS.len(),
         slowest.as_secs_f64(),
         SOON.as_secs_f64()
@@ -164,25 +164,25 @@ fn rise(events: &[Event]) -> Option<Duration> {
     let (fall, rise) = (Timestamp::ZERO + FALL, Timestamp::ZERO + RISE);
     let sent = || {
         events.iter().filter_map(|event| match event {
-            Event::Decided { at, sent: Some(accuracy), .. } => Some((*at, *accuracy)),
+            Event::Decided { at, sent: Some(quality), .. } => Some((*at, *quality)),
             _ => None,
         })
     };
     let mut usual: Vec<f64> =
-        sent().filter(|(at, _)| *at < fall).map(|(_, accuracy)| accuracy).collect();
+        sent().filter(|(at, _)| *at < fall).map(|(_, quality)| quality).collect();
     usual.drain(..usual.len() / 2);
     if usual.is_empty() {
         return None;
     }
     let median = statistics::median(&usual);
-    let back = sent().find(|&(at, accuracy)| at >= rise && accuracy >= median - AS_ACCURATE);
+    let back = sent().find(|&(at, quality)| at >= rise && quality >= median - AS_ACCURATE);
     back.map(|(at, _)| at.saturating_since(rise))
 }
 
 /// What was decided, and what was heard of it.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// Both decisions about a frame, the mean accuracy of the point that was sent, and how long
+    /// Both decisions about a frame, the mean quality of the point that was sent, and how long
     /// deciding took.
     Decided { at: Timestamp, frame: FrameId, sent: Option<f64>, took: Duration },
     /// A reply, or that none came in time.
@@ -257,7 +257,7 @@ impl Controller for Observed {
                     run => run,
                 };
                 let rung = self.ladder.position(sent);
-                rung.map(|rung| self.ladder.accuracy(rung, None))
+                rung.map(|rung| self.ladder.quality(rung, None))
             }
         };
         self.note(Event::Decided { at: now, frame: view.frame, sent, took });

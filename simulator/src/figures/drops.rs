@@ -40,7 +40,7 @@ fn bytes_within(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
         drop.and_then(|drop| drop.smallest.iter().find(|(family, _)| *family == Family::Split));
     let Some((_, choice)) = choice else {
         let best = curve.schemes.iter().filter(|scheme| scheme.family == Family::Split);
-        let best = best.map(|scheme| scheme.accuracy).fold(0.0, f64::max);
+        let best = best.map(|scheme| scheme.quality).fold(0.0, f64::max);
         let full = curve.full;
         let reason = format!("no point within {points} points of {full:.4}; the best is {best:.4}");
         return Ok(Measurement::skipped(reason));

@@ -1,5 +1,5 @@
-//! Accuracy against bytes: every operating point through the real codec and networks, and image
-//! codecs through the same full network, on the same pictures. Of a detector the accuracy is its mean
+//! Quality against bytes: every operating point through the real codec and networks, and image
+//! codecs through the same full network, on the same pictures. Of a detector the quality is its mean
 //! average precision.
 
 mod curve;
@@ -28,7 +28,7 @@ pub(crate) use self::images::settings as image_settings;
 pub use self::judged::BoxQuality;
 pub use self::plot::plot;
 
-/// Losses of accuracy, in points, at which sizes are compared.
+/// Losses of quality, in points, at which sizes are compared.
 const DROPS: [f64; 4] = [0.6, 1.0, 2.0, 3.0];
 /// The same of a detector.
 const MAP_DROPS: [f64; 2] = [1.0, 2.0];
@@ -49,9 +49,9 @@ pub struct RateAccuracy {
     pub full_boxes: Option<BoxQuality>,
     /// Every scheme that was tried, in order of size.
     pub schemes: Vec<Scheme>,
-    /// Bytes at losses of accuracy.
+    /// Bytes at losses of quality.
     pub drops: Vec<Drop>,
-    /// Bytes saved at equal accuracy (percent; negative is less), against each image codec whose
+    /// Bytes saved at equal quality (percent; negative is less), against each image codec whose
     /// curve overlaps (Bjøntegaard, 2001, piecewise cubic).
     pub bd_rate: Vec<(Family, f64)>,
 }
@@ -80,7 +80,7 @@ pub struct Scheme {
     /// Mean size (bytes): of a packet and its envelope, or of the file.
     pub bytes: f64,
     /// Fraction of pictures that are right; of a detector the mean average precision.
-    pub accuracy: f64,
+    pub quality: f64,
     /// What else is known of a detector's boxes.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub boxes: Option<BoxQuality>,
@@ -97,7 +97,7 @@ struct Sent {
     judged: Judged,
 }
 
-/// What accuracy within a loss costs.
+/// What quality within a loss costs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Drop {
     /// The loss (points).
@@ -127,7 +127,7 @@ pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     for family in families {
         pareto(&mut schemes, family);
     }
-    let (accuracy, full_boxes) = together(full.iter());
+    let (quality, full_boxes) = together(full.iter());
     let losses = if full_boxes.is_some() { &MAP_DROPS[..] } else { &DROPS };
     for &points in losses {
         let smallest: Vec<(Family, Choice)> = families
@@ -147,7 +147,7 @@ pub fn measure(lab: &Lab, all_points: bool) -> anyhow::Result<RateAccuracy> {
     Ok(RateAccuracy {
         bundle: format!("{} {}", lab.bundle().name(), lab.bundle().manifest().version),
         pictures: full.len(),
-        full: accuracy,
+        full: quality,
         full_boxes,
         schemes,
         drops,
@@ -159,8 +159,8 @@ impl Scheme {
     fn new(family: Family, name: String, pictures: Vec<Sent>) -> Scheme {
         let count = pictures.len().max(1) as f64;
         let bytes = pictures.iter().map(|sent| f64::from(sent.bytes)).sum::<f64>() / count;
-        let (accuracy, boxes) = together(pictures.iter().map(|sent| &sent.judged));
-        Scheme { family, name, bytes, accuracy, boxes, pareto: false, pictures }
+        let (quality, boxes) = together(pictures.iter().map(|sent| &sent.judged));
+        Scheme { family, name, bytes, quality, boxes, pareto: false, pictures }
     }
 }
 
@@ -289,7 +289,7 @@ impl Bench {
     }
 }
 
-/// The bundle's measured points that no other beats in both size and accuracy; of many, some at
+/// The bundle's measured points that no other beats in both size and quality; of many, some at
 /// even distances, the largest among them.
 fn ladder(lab: &Lab) -> Vec<OperatingPoint> {
     let mut rungs = lab.bundle().points().to_vec();

@@ -45,11 +45,11 @@ pub struct RecordedScheme {
     /// Mean of envelope and packet (bytes).
     pub bytes: f64,
     /// Mean quality of the answers, 0 to 1: of classes the fraction that are right.
-    pub accuracy: f64,
+    pub quality: f64,
 }
 
 /// Records what the full network makes of the record's frames when they are sent by each scheme of
-/// `images`, or, if there is none, in those on each codec's hull of accuracy over size. The record's
+/// `images`, or, if there is none, in those on each codec's hull of quality over size. The record's
 /// pictures have to be among those below `folder`, in the order of their paths. The bundle gets
 /// `version`, as its digest changes.
 ///
@@ -133,9 +133,9 @@ fn keep_images(
 /// The schemes as a table for people.
 pub fn table(schemes: &[RecordedScheme]) -> String {
     let mut text = format!("{:<22} {:>9} {:>9}\n", "picture", "bytes", "quality %");
-    for RecordedScheme { image, bytes, accuracy } in schemes {
+    for RecordedScheme { image, bytes, quality } in schemes {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<22} {bytes:>9.1} {:>9.2}", image.to_string(), 100.0 * accuracy);
+        let _ = writeln!(text, "{:<22} {bytes:>9.1} {:>9.2}", image.to_string(), 100.0 * quality);
     }
     text
 }
@@ -277,14 +277,14 @@ fn scheme<'a>(image: ImageSpec, frames: impl Iterator<Item = &'a Outcome>) -> Re
         bytes += f64::from(outcome.bytes);
         quality += f64::from(outcome.quality);
     }
-    RecordedScheme { image, bytes: bytes / count, accuracy: quality / count }
+    RecordedScheme { image, bytes: bytes / count, quality: quality / count }
 }
 
 fn even((image, frames): (&ImageSpec, &Vec<Outcome>)) -> RecordedScheme {
     scheme(*image, frames.iter().step_by(2))
 }
 
-/// Positions of the schemes on each codec's upper hull of accuracy over size, the most accurate ones,
+/// Positions of the schemes on each codec's upper hull of quality over size, the most accurate ones,
 /// in order of codec and size.
 fn hulls(schemes: &[RecordedScheme]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..schemes.len()).collect();
@@ -297,11 +297,11 @@ fn hulls(schemes: &[RecordedScheme]) -> Vec<usize> {
     for codec in order.chunk_by(|&a, &b| key(a).0 == key(b).0) {
         let mut hull: Vec<usize> = Vec::new();
         let rise = |from: usize, to: usize| {
-            (schemes[to].accuracy - schemes[from].accuracy)
+            (schemes[to].quality - schemes[from].quality)
                 / (schemes[to].bytes - schemes[from].bytes)
         };
         for &at in codec {
-            if hull.last().is_some_and(|&last| schemes[at].accuracy <= schemes[last].accuracy) {
+            if hull.last().is_some_and(|&last| schemes[at].quality <= schemes[last].quality) {
                 continue;
             }
             while let &[.., before, last] = hull.as_slice()
@@ -347,10 +347,10 @@ mod tests {
 
     #[test]
     fn of_each_codec_the_hull_is_kept() {
-        let scheme = |format, bytes, accuracy| RecordedScheme {
+        let scheme = |format, bytes, quality| RecordedScheme {
             image: ImageSpec { format, side: 160, quality: 30 },
             bytes,
-            accuracy,
+            quality,
         };
         let (jpeg, webp) = (ImageFormat::Jpeg, ImageFormat::Webp);
         let schemes = [

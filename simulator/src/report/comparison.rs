@@ -91,20 +91,20 @@ fn section(comparison: &Comparison) -> String {
 /// Those that adapt, and the best that does not, the most accurate first.
 fn drawn(summaries: &[Summary]) -> Vec<&Summary> {
     let is_fixed = |summary: &&&Summary| summary.line.role == Role::Fixed;
-    let accuracy = |summary: &Summary| summary.line.expected_accuracy;
+    let quality = |summary: &Summary| summary.line.expected_quality;
     let runs: Vec<&Summary> = summaries.iter().filter(|it| it.run.is_some()).collect();
-    let best = runs.iter().filter(is_fixed).max_by(|a, b| accuracy(a).total_cmp(&accuracy(b)));
+    let best = runs.iter().filter(is_fixed).max_by(|a, b| quality(a).total_cmp(&quality(b)));
     let mut drawn: Vec<&Summary> = runs.iter().filter(|it| !is_fixed(it)).copied().collect();
-    drawn.sort_by(|a, b| accuracy(b).total_cmp(&accuracy(a)));
+    drawn.sort_by(|a, b| quality(b).total_cmp(&quality(a)));
     drawn.truncate(MOST_DRAWN - 1);
     drawn.extend(best);
     drawn
 }
 
-/// The oracle's expected accuracy, if it was computed.
+/// The oracle's expected quality, if it was computed.
 fn oracle(summaries: &[Summary]) -> Option<f64> {
     let oracle = summaries.iter().find(|it| it.line.role == Role::Oracle);
-    oracle.map(|it| it.line.expected_accuracy)
+    oracle.map(|it| it.line.expected_quality)
 }
 
 fn finding(summaries: &[Summary]) -> String {
@@ -114,10 +114,10 @@ fn finding(summaries: &[Summary]) -> String {
     for summary in drawn(summaries) {
         let line = &summary.line;
         let _ = write!(text, "{} is right and in time for {}", line.controller, {
-            percent(line.expected_accuracy)
+            percent(line.expected_quality)
         });
         if let Some(oracle) = oracle {
-            let _ = write!(text, ", {} of the oracle’s", percent(line.expected_accuracy / oracle));
+            let _ = write!(text, ", {} of the oracle’s", percent(line.expected_quality / oracle));
         }
         let _ = write!(text, ", at {:.0} bytes a frame. ", line.bytes);
     }
@@ -139,19 +139,19 @@ fn ranking(summaries: &[Summary], drawn: &[&Summary], measure: &str) -> String {
     let (bytes, switches) = (most(|it| it.line.bytes), most(|it| it.line.switches));
     let oracle = oracle(summaries).filter(|oracle| *oracle > 0.0);
     let mut ranked: Vec<&Summary> = summaries.iter().collect();
-    ranked.sort_by(|a, b| b.line.expected_accuracy.total_cmp(&a.line.expected_accuracy));
+    ranked.sort_by(|a, b| b.line.expected_quality.total_cmp(&a.line.expected_quality));
     let ms = |ms: Option<f64>| ms.map_or_else(|| "–".into(), |ms| format!("{ms:.0}"));
     let rows = ranked.iter().map(|summary| {
         let line = &summary.line;
         let run = summary.run.is_some();
         let percent = |fraction: f64, digits: usize| format!("{:.digits$}", 100.0 * fraction);
-        let of_oracle = oracle.map(|oracle| percent(line.expected_accuracy / oracle, 1));
+        let of_oracle = oracle.map(|oracle| percent(line.expected_quality / oracle, 1));
         let leads = drawn.iter().any(|it| it.line.controller == line.controller);
         let fields = vec![
             Field::Text(line.controller.clone()),
-            Field::Bar(percent(line.expected_accuracy, 2), line.expected_accuracy),
+            Field::Bar(percent(line.expected_quality, 2), line.expected_quality),
             Field::Text(of_oracle.unwrap_or_else(|| "–".into())),
-            Field::Text(percent(line.on_time_accuracy, 2)),
+            Field::Text(percent(line.on_time_quality, 2)),
             match run {
                 true => Field::Bar(percent(line.miss_rate, 2), line.miss_rate),
                 false => Field::Text("–".into()),
@@ -189,10 +189,10 @@ fn costs(summaries: &[Summary], drawn: &[&Summary], measure: &str) -> Plot {
         Axis::linear(&format!("on-time {measure} (%)")),
     );
     plot.size.1 = 300.0;
-    let point = |summary: &Summary| (summary.line.bytes, 100.0 * summary.line.expected_accuracy);
+    let point = |summary: &Summary| (summary.line.bytes, 100.0 * summary.line.expected_quality);
     let title = |summary: &Summary| {
-        let (bytes, accuracy) = point(summary);
-        format!("{}: {accuracy:.2}%, {bytes:.0} B a frame", summary.line.controller)
+        let (bytes, quality) = point(summary);
+        format!("{}: {quality:.2}%, {bytes:.0} B a frame", summary.line.controller)
     };
     let others: Vec<&Summary> =
         summaries.iter().filter(|it| it.run.is_some() && it.line.role == Role::Fixed).collect();
@@ -261,7 +261,7 @@ fn endings(
     of: impl Fn(&Summary) -> Option<(BTreeMap<String, u64>, u64)>,
 ) -> String {
     let mut ranked: Vec<&Summary> = summaries.iter().collect();
-    ranked.sort_by(|a, b| b.line.expected_accuracy.total_cmp(&a.line.expected_accuracy));
+    ranked.sort_by(|a, b| b.line.expected_quality.total_cmp(&a.line.expected_quality));
     let rows: Vec<_> =
         ranked.into_iter().filter_map(|it| Some((&it.line.controller, of(it)?))).collect();
     let mut totals: BTreeMap<&str, u64> = BTreeMap::new();

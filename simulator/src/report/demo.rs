@@ -83,7 +83,7 @@ fn summary(result: &DemoResult) -> String {
     let rows = rows(result).enumerate().map(|(at, row)| {
         let fields = vec![
             Field::Text(row.name.to_owned()),
-            percent(row.on_time_accuracy),
+            percent(row.on_time_quality),
             percent(row.in_time),
             Field::Bar(row.missed.to_string(), row.missed as f64 / row.sent.max(1) as f64),
             Field::Text(row.sent.to_string()),

@@ -42,7 +42,7 @@ fn what_is_read_is_what_was_written_and_says_what_the_run_said() {
         let Summary { line: ours, seeds, run } = summary;
         assert_eq!((&ours.controller, ours.frames), (&line.controller, line.frames));
         assert_eq!((ours.bytes, ours.p95_ms), (line.bytes, line.p95_ms));
-        assert!((ours.expected_accuracy - line.expected_accuracy).abs() < 1e-9);
+        assert!((ours.expected_quality - line.expected_quality).abs() < 1e-9);
         assert_eq!(seeds, &[1, 2]);
         if let Some(run) = run {
             assert_eq!(run.misses.values().sum::<u64>(), run.result.missed);

@@ -95,7 +95,7 @@ impl Controllers {
                 }
                 (kind, ..) => {
                     let name = match table.objective.unwrap_or_default() {
-                        ObjectiveKind::Accuracy => kind.name().to_owned(),
+                        ObjectiveKind::Quality => kind.name().to_owned(),
                         spared => format!("{} {}", kind.name(), spared.name()),
                     };
                     let config = mpc_config(table, scenario.frames_per_second, &key, check)?;
@@ -171,9 +171,9 @@ fn mpc_config(
     check: Checker<'_>,
 ) -> Result<MpcConfig, ScenarioError> {
     let default = MpcConfig::default();
-    let ControllerTable { accuracy_floor, watts, joules_per_megabyte, .. } = *table;
+    let ControllerTable { quality_floor, watts, joules_per_megabyte, .. } = *table;
     let objective = table.objective.unwrap_or_default();
-    let objective = objective.with(accuracy_floor, watts, joules_per_megabyte);
+    let objective = objective.with(quality_floor, watts, joules_per_megabyte);
     let config = MpcConfig {
         target_miss: table.target_miss.unwrap_or(default.target_miss),
         horizon: table.horizon.unwrap_or(default.horizon),

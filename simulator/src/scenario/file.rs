@@ -185,10 +185,11 @@ pub struct ControllerTable {
     pub target_miss: Option<f64>,
     /// Of `mpc`: frames a plan looks ahead; 4 by default.
     pub horizon: Option<usize>,
-    /// Of `mpc`: `accuracy`, the default, `bytes` or `energy`, which are spared at `accuracy_floor`.
+    /// Of `mpc`: `quality`, the default, `bytes` or `energy`, which are spared at `quality_floor`.
     pub objective: Option<ObjectiveKind>,
     /// Of `mpc`: fraction of frames expected right and in time that is kept.
-    pub accuracy_floor: Option<f64>,
+    #[serde(alias = "accuracy_floor")]
+    pub quality_floor: Option<f64>,
     /// Of `mpc`, for energy: what the device needs while it computes (W).
     pub watts: Option<f64>,
     /// Of `mpc`, for energy: what it needs to send a megabyte (J).
@@ -205,7 +206,7 @@ impl ControllerTable {
             ("target_miss", mpc, self.target_miss.is_some()),
             ("horizon", mpc, self.horizon.is_some()),
             ("objective", mpc, self.objective.is_some()),
-            ("accuracy_floor", mpc, self.accuracy_floor.is_some()),
+            ("quality_floor", mpc, self.quality_floor.is_some()),
             ("watts", mpc, self.watts.is_some()),
             ("joules_per_megabyte", mpc, self.joules_per_megabyte.is_some()),
         ];

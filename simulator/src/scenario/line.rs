@@ -11,8 +11,8 @@ use crate::world::oracle::Plan;
 /// The columns of a line's numbers, in order, as [`Line::fields`] gives them.
 pub(crate) const COLUMNS: [&str; 9] = [
     "frames",
-    "on_time_accuracy",
-    "expected_accuracy",
+    "on_time_quality",
+    "expected_quality",
     "miss_rate",
     "sent",
     "bytes",
@@ -32,10 +32,10 @@ pub struct Line {
     /// Frames captured.
     pub frames: u64,
     /// Fraction of them that were right and in time.
-    pub on_time_accuracy: f64,
+    pub on_time_quality: f64,
     /// Its expectation over what pictures may come, with less variance; no controller's exceeds the
     /// oracle's.
-    pub expected_accuracy: f64,
+    pub expected_quality: f64,
     /// Fraction of the frames sent whose network answer did not arrive by the deadline.
     pub miss_rate: f64,
     /// Fraction of all frames that were sent.
@@ -60,8 +60,8 @@ impl Line {
             controller: name.to_owned(),
             role,
             frames: run.frames,
-            on_time_accuracy: run.on_time_accuracy(),
-            expected_accuracy: run.expected_accuracy(),
+            on_time_quality: run.on_time_quality(),
+            expected_quality: run.expected_quality(),
             miss_rate: run.miss_rate(),
             sent: run.sent as f64 / frames,
             bytes: run.bytes as f64 / frames,
@@ -78,8 +78,8 @@ impl Line {
             controller: ORACLE.into(),
             role: Role::Oracle,
             frames: plan.frames,
-            on_time_accuracy: plan.on_time_accuracy(),
-            expected_accuracy: plan.expected_accuracy(),
+            on_time_quality: plan.on_time_quality(),
+            expected_quality: plan.expected_quality(),
             miss_rate: 0.0,
             sent: plan.sent as f64 / frames,
             bytes: plan.bytes as f64 / frames,
@@ -95,8 +95,8 @@ impl Line {
         let ms = |ms: Option<f64>| ms.map_or_else(String::new, |ms| ms.to_string());
         [
             self.frames.to_string(),
-            self.on_time_accuracy.to_string(),
-            self.expected_accuracy.to_string(),
+            self.on_time_quality.to_string(),
+            self.expected_quality.to_string(),
             self.miss_rate.to_string(),
             self.sent.to_string(),
             self.bytes.to_string(),
@@ -126,8 +126,8 @@ pub fn table(lines: &[Line]) -> String {
         text += &format!(
             "{:<26} {:>9.2} {:>10.2} {:>7.2} {:>6.1} {:>8.0} {:>9.1} {:>8} {:>8}\n",
             line.controller,
-            100.0 * line.on_time_accuracy,
-            100.0 * line.expected_accuracy,
+            100.0 * line.on_time_quality,
+            100.0 * line.expected_quality,
             100.0 * line.miss_rate,
             100.0 * line.sent,
             line.bytes,

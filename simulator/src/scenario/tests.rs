@@ -87,7 +87,7 @@ fn controllers_are_chosen_by_name_and_none_is_called_like_another() {
 #[test]
 fn controllers_of_a_kind_are_numbered_by_their_whole_name() {
     let folder = folder();
-    let spares = "objective = 'bytes'\naccuracy_floor = 0.5\n";
+    let spares = "objective = 'bytes'\nquality_floor = 0.5\n";
     let mpc = "[[controllers]]\nkind = 'mpc'\n";
     let head = &SMALL[..SMALL.find("[[controllers]]").expect("controllers")];
     let text = format!("{head}{mpc}{spares}{mpc}{mpc}{mpc}{spares}");

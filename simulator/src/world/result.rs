@@ -49,7 +49,7 @@ pub struct RunResult {
 impl RunResult {
     /// Mean quality of all frames, where one without an answer in time has none: of classes the fraction
     /// that were right and in time.
-    pub fn on_time_accuracy(&self) -> f64 {
+    pub fn on_time_quality(&self) -> f64 {
         mean(self.quality_in_time, self.frames)
     }
 
@@ -63,7 +63,7 @@ impl RunResult {
     }
 
     /// The fraction of all frames that could be expected to be right and in time.
-    pub fn expected_accuracy(&self) -> f64 {
+    pub fn expected_quality(&self) -> f64 {
         self.expected / self.frames.max(1) as f64
     }
 

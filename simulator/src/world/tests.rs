@@ -98,7 +98,7 @@ fn ladder(record: &Record) -> Arc<Ladder> {
 }
 
 fn mpc(config: &WorldConfig, record: &Record) -> RunResult {
-    mpc_for(config, record, Objective::Accuracy)
+    mpc_for(config, record, Objective::Quality)
 }
 
 fn mpc_for(config: &WorldConfig, record: &Record, objective: Objective) -> RunResult {
@@ -165,10 +165,10 @@ fn a_picture_that_is_late_leaves_the_frame_to_the_exit_that_stands_by() {
     let config = world(60, 30);
     let alone = fixed_image(&config, &record, image("jpeg/160/q30", None));
     assert!(alone.reasons["no exit"] > 200, "{:?}", alone.reasons);
-    assert!(alone.on_time_accuracy() < 0.3, "{}", alone.on_time_accuracy());
+    assert!(alone.on_time_quality() < 0.3, "{}", alone.on_time_quality());
     let guarded = fixed_image(&config, &record, image("jpeg/160/q30", Some((0, 1))));
     assert!(guarded.reasons["deadline"] > 200, "{:?}", guarded.reasons);
-    assert!(guarded.on_time_accuracy() > 0.6, "{}", guarded.on_time_accuracy());
+    assert!(guarded.on_time_quality() > 0.6, "{}", guarded.on_time_quality());
 }
 
 #[test]
@@ -205,8 +205,8 @@ fn an_overloaded_link_misses_and_the_exit_answers() {
     assert!(result.reasons["deadline"] > 200, "{:?}", result.reasons);
     let exits =
         (0..record.played()).filter(|&at| record.exit(0, 1, at).expect("recorded").quality == 1.0);
-    let exit_accuracy = exits.count() as f64 / record.played() as f64;
-    assert!((result.on_time_accuracy() - exit_accuracy).abs() < 0.12);
+    let exit_quality = exits.count() as f64 / record.played() as f64;
+    assert!((result.on_time_quality() - exit_quality).abs() < 0.12);
 }
 
 #[test]
@@ -341,25 +341,25 @@ fn where_bytes_are_free_the_oracle_takes_the_best_of_every_frame() {
 }
 
 #[test]
-fn what_is_to_be_spared_is_spared_down_to_the_floor_of_accuracy() {
+fn what_is_to_be_spared_is_spared_down_to_the_floor_of_quality() {
     let record = record();
     let config = WorldConfig { duration: Duration::from_secs(120), ..varying(1) };
     let accurate = mpc(&config, &record);
-    let floor = accurate.expected_accuracy() - 0.1;
+    let floor = accurate.expected_quality() - 0.1;
     // A radio that costs nothing: only the device counts.
     let model = EnergyModel { watts: 3.0, joules_per_megabyte: 0.0 };
     let bytes = mpc_for(&config, &record, Objective::Bytes { floor });
     let energy = mpc_for(&config, &record, Objective::Energy { floor, model });
     let told = |result: &RunResult| {
-        format!("{:.4}, {} bytes, floor {floor:.4}", result.expected_accuracy(), result.bytes)
+        format!("{:.4}, {} bytes, floor {floor:.4}", result.expected_quality(), result.bytes)
     };
-    assert!((bytes.expected_accuracy() - floor).abs() < 0.02, "{}", told(&bytes));
+    assert!((bytes.expected_quality() - floor).abs() < 0.02, "{}", told(&bytes));
     assert!(bytes.bytes * 3 < accurate.bytes * 2, "{}", told(&bytes));
     assert!(bytes.bytes < energy.bytes, "{}", told(&energy));
-    assert!(energy.expected_accuracy() > floor - 0.02, "{}", told(&energy));
+    assert!(energy.expected_quality() > floor - 0.02, "{}", told(&energy));
     // What is out of reach is striven for.
     let all = mpc_for(&config, &record, Objective::Bytes { floor: 1.0 });
-    assert!(all.expected_accuracy() > accurate.expected_accuracy() - 0.01, "{}", told(&all));
+    assert!(all.expected_quality() > accurate.expected_quality() - 0.01, "{}", told(&all));
 }
 
 #[test]
@@ -378,9 +378,9 @@ fn mpc_keeps_its_misses_to_the_target_and_stays_near_the_oracle() {
     let ratio = all.expected / bound;
     let told = format!(
         "mpc {:.4} (miss {:.4}), greedy {:.4} (miss {:.4}), of oracle {ratio:.4}",
-        all.expected_accuracy(),
+        all.expected_quality(),
         all.miss_rate(),
-        others.expected_accuracy(),
+        others.expected_quality(),
         others.miss_rate(),
     );
     // The target is 1%; one point more is for what no margin foresees.

@@ -1,4 +1,4 @@
-//! What each rung costs and gains: predicted times, the probability to be late, expected accuracy.
+//! What each rung costs and gains: predicted times, the probability to be late, expected quality.
 
 /// The probability that the margin κ is exceeded.
 const BEYOND_MARGIN: f64 = 0.01;
@@ -68,7 +68,7 @@ impl Lateness {
     }
 }
 
-/// What a rung costs, in ms, and gains, in accuracy.
+/// What a rung costs, in ms, and gains, in quality.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RungCost {
     /// Its position in the ladder.
@@ -87,18 +87,18 @@ pub(super) struct RungCost {
     pub(super) is_measured: bool,
     /// Probability that a frame is late which has the whole deadline.
     pub(super) usually_late: f64,
-    /// Mean accuracy if frames are sent where that pays, the fraction of frames that then are sent, and
-    /// the exit's mean accuracy.
-    pub(super) accuracy: f64,
+    /// Mean quality if frames are sent where that pays, the fraction of frames that then are sent, and
+    /// the exit's mean quality.
+    pub(super) quality: f64,
     pub(super) sent: f64,
     pub(super) exit: f64,
 }
 
 impl RungCost {
-    /// The expected gain in accuracy over the exit, if a frame is late with the probability p:
+    /// The expected gain in quality over the exit, if a frame is late with the probability p:
     /// `(1 − p) · (a − e) − p · sent · 0.3`.
     pub(super) fn gain(&self, late: f64) -> f64 {
-        (1.0 - late) * (self.accuracy - self.exit) - late * self.sent * MISS_PENALTY
+        (1.0 - late) * (self.quality - self.exit) - late * self.sent * MISS_PENALTY
     }
 
     /// The gain for a frame that has the whole deadline, at least 0.

@@ -138,7 +138,7 @@ impl Estimates {
             let device_mean = device.mean.unwrap_or_else(|| self.guess_device_time(ladder, rung));
             let device_deviation = device.standard_deviation().max(1e-3);
             let slack = ms(self.deadline) - device_mean - mean;
-            let (accuracy, sent) = ladder.policy(at, 0.0);
+            let (quality, sent) = ladder.policy(at, 0.0);
             RungCost {
                 rung: at,
                 bytes: rung.bytes,
@@ -150,9 +150,9 @@ impl Estimates {
                 device_deviation,
                 is_measured: device.mean.is_some(),
                 usually_late: lateness.of_run(slack, deviation, device_deviation),
-                accuracy,
+                quality,
                 sent,
-                exit: ladder.exit_accuracy(at, None),
+                exit: ladder.exit_quality(at, None),
             }
         };
         ladder.planned().iter().map(cost).collect()

@@ -50,7 +50,7 @@ pub struct MpcConfig {
 
 impl Default for MpcConfig {
     fn default() -> Self {
-        MpcConfig { target_miss: 0.01, horizon: 4, interval: None, objective: Objective::Accuracy }
+        MpcConfig { target_miss: 0.01, horizon: 4, interval: None, objective: Objective::Quality }
     }
 }
 
@@ -58,7 +58,7 @@ impl Default for MpcConfig {
 ///
 /// Before the head, it plans the next frames for every rung of the [`Ladder`] that this frame may take
 /// and every rung that the frames after it may take, and runs the rung of the best plan. The value of a
-/// plan is the expected accuracy of its frames less what they cost. It follows from the time that the
+/// plan is the expected quality of its frames less what they cost. It follows from the time that the
 /// device is predicted to need, the wait behind this device's own earlier frames, the predicted time in
 /// the network ([`TransferTime`](super::TransferTime)) and on the server, and the margin that experience
 /// says is needed ([`Conformal`](super::Conformal)).
@@ -93,7 +93,7 @@ pub struct Mpc {
     last_sent: Option<usize>,
 }
 
-/// A change of operating point must gain so much accuracy: the cost of being wrong twice.
+/// A change of operating point must gain so much quality: the cost of being wrong twice.
 const SWITCH_GAIN: f64 = 0.002;
 
 /// The probability to be late from which a frame is not sent.
@@ -115,10 +115,10 @@ struct Candidate {
 #[derive(Clone, Copy, Debug)]
 struct Evaluation {
     best: Option<Candidate>,
-    /// The exit's accuracy for this frame, and what can be expected of the best.
+    /// The exit's quality for this frame, and what can be expected of the best.
     exit: f64,
     expected: f64,
-    /// Whether any candidate is likely enough to be in time, and whether one of those gains accuracy.
+    /// Whether any candidate is likely enough to be in time, and whether one of those gains quality.
     is_feasible: bool,
     is_gainful: bool,
 }
@@ -214,7 +214,7 @@ impl Mpc {
         // Without an exit there is nothing to fall back to.
         let exit = match (view.exit_confidence, candidates.first()) {
             (None, _) | (_, None) => 0.0,
-            (confidence, Some(candidate)) => self.ladder.exit_accuracy(candidate.rung, confidence),
+            (confidence, Some(candidate)) => self.ladder.exit_quality(candidate.rung, confidence),
         };
         let mut evaluation =
             Evaluation { best: None, exit, expected: exit, is_feasible: false, is_gainful: false };
@@ -229,8 +229,8 @@ impl Mpc {
             }
             evaluation.is_feasible = true;
             // No better than the exit.
-            let accuracy = self.ladder.accuracy(rung, view.exit_confidence);
-            if !Ladder::is_worth(accuracy - exit) {
+            let quality = self.ladder.quality(rung, view.exit_confidence);
+            if !Ladder::is_worth(quality - exit) {
                 continue;
             }
             evaluation.is_gainful = true;
@@ -240,12 +240,12 @@ impl Mpc {
             let is_same = self.last_sent.is_none_or(|last| last == rung);
             let switch = if is_same { 0.0 } else { SWITCH_GAIN };
             let send_cost = prices.send_cost(charged, bytes as f64);
-            let own = accuracy - late * (accuracy - exit + MISS_PENALTY) - send_cost;
+            let own = quality - late * (quality - exit + MISS_PENALTY) - send_cost;
             let value = own + future(wait + serialisation) - switch;
             if value > best_value {
                 best_value = value;
                 evaluation.best = Some(candidate);
-                evaluation.expected = accuracy - late * (accuracy - exit);
+                evaluation.expected = quality - late * (quality - exit);
             }
         }
         evaluation
@@ -355,7 +355,7 @@ impl Controller for Mpc {
         let reason = if is_in_time { Choice::InTime } else { Choice::TooSlow };
         // After it nothing is left to decide.
         if run == Run::Local {
-            self.weight.on_frame(costs[best].accuracy);
+            self.weight.on_frame(costs[best].quality);
         }
         self.started = Some((now, run));
         HeadDecision { run: Some(run), reason }

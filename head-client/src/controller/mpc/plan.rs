@@ -22,7 +22,7 @@ pub(super) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The expected accuracy of `frames` frames less what they cost, if the first, captured `age` (ms)
+    /// The expected quality of `frames` frames less what they cost, if the first, captured `age` (ms)
     /// ago, takes the rung `first` and the others take `rest`.
     ///
     /// Frame k is captured at `cₖ = k · Δ − age`. With the device free at F and the path free at L,
@@ -81,7 +81,7 @@ impl Planner<'_> {
         // What is left over at the end is time taken from later frames.
         let end = frames as f64 * interval - age;
         let over = (free.device - end).max(0.0);
-        value - (over * prices.device).min(rest.accuracy)
+        value - (over * prices.device).min(rest.quality)
     }
 
     /// The best value of `frames` frames of which the first takes the rung `first` and the others all

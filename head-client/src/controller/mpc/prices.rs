@@ -1,5 +1,5 @@
 //! Prices: what a millisecond of the path, a millisecond of the device and a byte are worth, in
-//! accuracy.
+//! quality.
 //!
 //! A frame that takes more of a resource leaves less for later frames and for other users of the path.
 //! Prices put that into the decision about one frame, as the multipliers of a Lagrangian relaxation do.
@@ -8,10 +8,10 @@ use super::costs::{Conditions, RungCost};
 use crate::controller::ladder::Ladder;
 
 /// The least that occupying an unsteady path all the time beyond the smallest rungs must gain
-/// (accuracy): to send more is to risk a queue, which costs whole answers.
+/// (quality): to send more is to risk a queue, which costs whole answers.
 const UPGRADE: f64 = 0.1;
 
-/// Price of the whole path (accuracy per interval) if a queue as long as the deadline stands on it.
+/// Price of the whole path (quality per interval) if a queue as long as the deadline stands on it.
 const QUEUE_PRICE: f64 = 16.0;
 
 /// Greatest fraction of the path's time to occupy, on a steady path and on an unsteady one.
@@ -21,7 +21,7 @@ const UNSTEADY_FRACTION: f64 = 0.4;
 /// Halvings of the interval in which a price is searched.
 const BISECTIONS: usize = 12;
 
-/// The prices of a decision (accuracy).
+/// The prices of a decision (quality).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prices {
     /// λ_d: a millisecond of the device, which later frames need too.
@@ -50,8 +50,8 @@ impl Prices {
     /// A rung at these prices: frames are only sent where their gain exceeds the send cost.
     fn charge(&self, ladder: &Ladder, cost: &RungCost) -> RungCost {
         let send_cost = self.send_cost(cost.charged, cost.bytes);
-        let (accuracy, sent) = ladder.policy(cost.rung, send_cost);
-        RungCost { accuracy, sent, ..*cost }
+        let (quality, sent) = ladder.policy(cost.rung, send_cost);
+        RungCost { quality, sent, ..*cost }
     }
 
     /// All rungs at these prices.

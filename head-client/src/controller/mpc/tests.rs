@@ -227,13 +227,8 @@ fn bytes_that_would_hold_up_the_next_frames_are_not_sent() {
 #[test]
 fn the_device_costs_what_its_time_gains_where_heads_are_mixed() {
     let is_measured = true;
-    let cost = |device, exit| RungCost {
-        device,
-        exit,
-        accuracy: exit,
-        is_measured,
-        ..RungCost::default()
-    };
+    let cost =
+        |device, exit| RungCost { device, exit, quality: exit, is_measured, ..RungCost::default() };
     let device_price = |costs: &[RungCost]| Prices::default().device_price(costs, 33.0);
     // The second keeps pace, but of 13 ms and 38 ms in turn more comes.
     let costs = [cost(13.0, 0.5), cost(31.0, 0.6), cost(38.0, 0.75)];

@@ -14,7 +14,7 @@ const BOX_RESAMPLES: usize = 400;
 /// Steps of the integral of a BD-rate.
 const STEPS: usize = 400;
 
-/// The smallest scheme within a loss of accuracy.
+/// The smallest scheme within a loss of quality.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Choice {
     /// The scheme.
@@ -31,8 +31,8 @@ pub struct Choice {
 pub(super) fn pareto(schemes: &mut [Scheme], family: Family) {
     let mut best = f64::MIN;
     for scheme in schemes.iter_mut().filter(|scheme| scheme.family == family) {
-        scheme.pareto = scheme.accuracy > best;
-        best = best.max(scheme.accuracy);
+        scheme.pareto = scheme.quality > best;
+        best = best.max(scheme.quality);
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) fn choose(
     let of_family = schemes.iter().filter(|scheme| scheme.family == family);
     if matches!(full, [Judged::Boxes { .. }, ..]) {
         let whole = together(full.iter()).0;
-        let lost = |scheme: &Scheme| 100.0 * (whole - scheme.accuracy);
+        let lost = |scheme: &Scheme| 100.0 * (whole - scheme.quality);
         let fits = of_family.filter(|scheme| lost(scheme) <= points + 1e-9);
         let best = fits.min_by(|a, b| a.bytes.total_cmp(&b.bytes))?;
         let interval = box_interval(&best.pictures, full);
@@ -66,7 +66,7 @@ pub(super) fn choose(
     let of_half = |scheme: &Scheme, odd: usize| {
         let (sent, full) = half(scheme, odd);
         let half = Scheme::new(scheme.family, String::new(), sent);
-        (half.bytes, 100.0 * (together(full.iter()).0 - half.accuracy))
+        (half.bytes, 100.0 * (together(full.iter()).0 - half.quality))
     };
     let fits = of_family.filter(|scheme| of_half(scheme, 0).1 <= points + 1e-9);
     let best = fits.min_by(|a, b| of_half(a, 0).0.total_cmp(&of_half(b, 0).0))?;
@@ -108,12 +108,12 @@ fn interval(losses: &[f64]) -> (f64, f64) {
     (means[RESAMPLES / 40], means[RESAMPLES - 1 - RESAMPLES / 40])
 }
 
-/// Bytes that the split network needs more (percent) than `family` at equal accuracy, in the mean of
-/// log size over the accuracies that both reach; `None` where their fronts do not overlap.
+/// Bytes that the split network needs more (percent) than `family` at equal quality, in the mean of
+/// log size over the qualities that both reach; `None` where their fronts do not overlap.
 pub(super) fn bd_rate(schemes: &[Scheme], family: Family) -> Option<f64> {
     let front = |family: Family| -> Vec<(f64, f64)> {
         let front = schemes.iter().filter(|scheme| scheme.family == family && scheme.pareto);
-        front.map(|scheme| (scheme.accuracy, scheme.bytes.max(1.0).ln())).collect()
+        front.map(|scheme| (scheme.quality, scheme.bytes.max(1.0).ln())).collect()
     };
     let (ours, theirs) = (front(Family::Split), front(family));
     let low = ours.first()?.0.max(theirs.first()?.0);
@@ -123,8 +123,8 @@ pub(super) fn bd_rate(schemes: &[Scheme], family: Family) -> Option<f64> {
     }
     let (ours, theirs) = (Cubic::through(ours), Cubic::through(theirs));
     let gap = |step: usize| {
-        let accuracy = low + (high - low) * (step as f64 + 0.5) / STEPS as f64;
-        ours.at(accuracy) - theirs.at(accuracy)
+        let quality = low + (high - low) * (step as f64 + 0.5) / STEPS as f64;
+        ours.at(quality) - theirs.at(quality)
     };
     let mean = (0..STEPS).map(gap).sum::<f64>() / STEPS as f64;
     Some(100.0 * mean.exp_m1())
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_bytes_at_every_accuracy_is_a_rate_of_minus_ninety() {
+    fn a_tenth_of_the_bytes_at_every_quality_is_a_rate_of_minus_ninety() {
         let points = [(1000, 50), (2000, 70), (4000, 80), (9000, 84)];
         let tenth: Vec<_> = points.iter().map(|&(bytes, right)| (bytes / 10, right)).collect();
         let mut both = schemes(&points, Family::Webp);

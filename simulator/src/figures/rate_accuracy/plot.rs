@@ -3,11 +3,11 @@
 use super::{Family, RateAccuracy, Scheme};
 use crate::plot::{Axis, Colour, Mark, Plot, Series};
 
-/// A self-contained SVG: accuracy (percent) over mean bytes on a logarithmic axis, a line through
-/// each family's front, and the full network's accuracy. Of a detector the accuracy is its mAP.
+/// A self-contained SVG: quality (percent) over mean bytes on a logarithmic axis, a line through
+/// each family's front, and the full network's quality. Of a detector the quality is its mAP.
 pub fn plot(measured: &RateAccuracy) -> String {
     let fronts =
-        measured.schemes.iter().filter(|scheme| scheme.pareto).map(|scheme| scheme.accuracy);
+        measured.schemes.iter().filter(|scheme| scheme.pareto).map(|scheme| scheme.quality);
     let floor = fronts.fold(measured.full, f64::min);
     let measure = if measured.full_boxes.is_some() { "mAP (%)" } else { "right (%)" };
     let mut plot = Plot::new(Axis::log("bytes a picture"), Axis::linear(measure));
@@ -29,16 +29,16 @@ pub fn plot(measured: &RateAccuracy) -> String {
                         "{}: {:.0} B, {:.2}%",
                         scheme.name,
                         scheme.bytes,
-                        100.0 * scheme.accuracy
+                        100.0 * scheme.quality
                     )
                 })
                 .collect(),
             ..Series::new(name, colour, mark, {
-                schemes.iter().map(|scheme| (scheme.bytes, 100.0 * scheme.accuracy)).collect()
+                schemes.iter().map(|scheme| (scheme.bytes, 100.0 * scheme.quality)).collect()
             })
         };
         let front: Vec<&Scheme> = all().filter(|scheme| scheme.pareto).collect();
-        let beaten = all().filter(|scheme| !scheme.pareto && scheme.accuracy >= floor).collect();
+        let beaten = all().filter(|scheme| !scheme.pareto && scheme.quality >= floor).collect();
         plot.series.push(series(family.name(), Mark::Line, front.clone()));
         plot.series.push(series("", Mark::Dot, front));
         plot.series.push(series("", Mark::Ring, beaten));

@@ -33,8 +33,8 @@ impl RateAccuracy {
                 scheme.family.name(),
                 scheme.name,
                 scheme.bytes,
-                100.0 * scheme.accuracy,
-                100.0 * (self.full - scheme.accuracy),
+                100.0 * scheme.quality,
+                100.0 * (self.full - scheme.quality),
             );
         }
         text += "\nOnly schemes that none of their kind beats are shown. Smallest scheme within a loss, \
@@ -69,10 +69,10 @@ impl RateAccuracy {
                 scheme.family.name(),
                 scheme.name,
                 scheme.bytes,
-                100.0 * scheme.accuracy,
+                100.0 * scheme.quality,
                 100.0 * boxes.ap50,
                 100.0 * boxes.f1,
-                100.0 * (self.full - scheme.accuracy),
+                100.0 * (self.full - scheme.quality),
                 boxes.reply_bytes,
             );
         }

@@ -67,12 +67,12 @@ pub struct Plan {
 
 impl Plan {
     /// Mean quality of all frames.
-    pub fn on_time_accuracy(&self) -> f64 {
+    pub fn on_time_quality(&self) -> f64 {
         super::mean(self.quality_in_time, self.frames)
     }
 
     /// The bound as a fraction of all frames.
-    pub fn expected_accuracy(&self) -> f64 {
+    pub fn expected_quality(&self) -> f64 {
         self.value / self.frames.max(1) as f64
     }
 

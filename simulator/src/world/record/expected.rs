@@ -6,7 +6,7 @@ use isthmus_head_client::{ImageRun, Ladder, Run};
 
 use super::tables::Tables;
 
-/// Expected accuracies for every frame that can be drawn.
+/// Expected qualities for every frame that can be drawn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
     pub(super) runs: BTreeMap<Run, Vec<f64>>,
@@ -19,15 +19,15 @@ impl Expected {
         let mut expected = Expected::default();
         for (at, rung) in ladder.rungs().iter().enumerate() {
             let Some(head) = rung.run.head() else {
-                expected.runs.insert(rung.run, vec![ladder.accuracy(at, None); drawn]);
+                expected.runs.insert(rung.run, vec![ladder.quality(at, None); drawn]);
                 continue;
             };
             let exits = &tables.exits[&head];
             let confidences = || exits.iter().skip(1).step_by(2).map(|exit| Some(exit.confidence));
-            let accuracy = confidences().map(|confidence| ladder.accuracy(at, confidence));
-            expected.runs.insert(rung.run, accuracy.collect());
-            let accuracy = confidences().map(|confidence| ladder.exit_accuracy(at, confidence));
-            expected.exits.insert(head, accuracy.collect());
+            let quality = confidences().map(|confidence| ladder.quality(at, confidence));
+            expected.runs.insert(rung.run, quality.collect());
+            let quality = confidences().map(|confidence| ladder.exit_quality(at, confidence));
+            expected.exits.insert(head, quality.collect());
         }
         // Without a head nothing is known of a picture when it is sent.
         for (&image, frames) in &tables.images {

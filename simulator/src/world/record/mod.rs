@@ -105,7 +105,7 @@ impl Record {
         Ok(record)
     }
 
-    /// What a controller may know and choose from: sizes and accuracies by confidence, over the
+    /// What a controller may know and choose from: sizes and qualities by confidence, over the
     /// even frames, of what is worth a place.
     pub fn ladder(&self) -> &Arc<Ladder> {
         &self.ladder

@@ -51,11 +51,11 @@ fn the_ladder_knows_the_even_frames_and_not_the_odd_ones() {
     let record =
         Record::new(&Outcomes::parse(&text).expect("rows"), &Macs::default()).expect("a record");
     let ladder = record.ladder();
-    assert!(ladder.exit_accuracy(0, Some(0.9)) > 0.9);
-    assert!(ladder.accuracy(0, Some(0.1)) < 0.1);
+    assert!(ladder.exit_quality(0, Some(0.9)) > 0.9);
+    assert!(ladder.quality(0, Some(0.1)) < 0.1);
     let run = record.run("s/w1/c4/b6").expect("recorded");
     assert!(record.expected(run, 0).is_some_and(|expected| expected < 0.1), "as even ones at 0.1");
-    assert_eq!(record.expected_exit(0, 0, 0), Some(ladder.exit_accuracy(0, Some(0.1))));
+    assert_eq!(record.expected_exit(0, 0, 0), Some(ladder.exit_quality(0, Some(0.1))));
     assert!((0..record.played()).all(|at| record.exit(0, 0, at).expect("recorded").quality == 0.0));
 }
 
