@@ -254,7 +254,8 @@ class Detection:
 
     labels: list[str] = field(default_factory=list)
     boxes: list[str] = field(default_factory=list)
-    """Annotated pictures: `NAME.json` (COCO), `NAME.csv`, or a folder in YOLO's text format."""
+    """Annotated pictures: `NAME.json` (COCO), `NAME.csv`, or a folder in YOLO's text format. Pictures of the first two lie in
+    the folder `NAME`, or beside the file."""
     renamed: list[str] = field(default_factory=list)
     """`THEIRS=OURS`: what sources call our classes."""
     plain: list[str] = field(default_factory=list)

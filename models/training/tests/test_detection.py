@@ -14,7 +14,7 @@ from PIL import Image
 from isthmus_training import config as configuration
 from isthmus_training import goldens
 from isthmus_training.__main__ import main
-from isthmus_training.detection import evaluate, full, losses, network, pictures, teacher, views
+from isthmus_training.detection import evaluate, full, losses, network, pictures, run, teacher, views
 from isthmus_training.detection.pictures import Labelled, Tile
 
 LABELS = ["car", "person"]
@@ -121,8 +121,19 @@ def test_sources_agree(data: Path) -> None:
         assert np.abs(one.boxes - other.boxes).max(initial=0) < 1e-3 and (one.classes == other.classes).all()
         if len(one.boxes):
             assert (table[one.path.name].boxes == one.boxes).all() and (table[one.path.name].classes == one.classes).all()
+    beside = data / "yolo/images/annotations.json"
+    (data / "train.json").rename(beside)
+    assert [one.path for one in pictures.read(beside, LABELS, {})] == [beside.parent / one.path.name for one in coco]
+    beside.rename(data / "train.json")
     (covered,) = {tuple(one.known) for one in pictures.read(data / "train.json", ["car", "bus"], {})}
     assert covered == (True, False)
+
+
+@pytest.mark.parametrize("mirror", ["true", "false"])
+def test_views_are_mirrored_where_the_configuration_allows_it(data: Path, mirror: str) -> None:
+    made = configuration.parse(tomllib.loads(TOY.replace("[full]", f"[full]\nmirror = {mirror}", 1)))
+    how = run.training(made, data, None).how
+    assert how.mirror is (mirror == "true")
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

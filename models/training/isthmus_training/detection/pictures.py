@@ -42,8 +42,8 @@ def read(source: Path, labels: Sequence[str], renamed: Mapping[str, str]) -> lis
     """The pictures of a source, whose classes are ours once `renamed`; others are left out.
 
     `NAME.json` is COCO's format and `NAME.csv` a table of filename, class, xmin, ymin, xmax, ymax; pictures of both lie in
-    the folder `NAME`. A folder with `images`, `labels` and `classes.txt` is YOLO's text format. Any other folder holds
-    pictures that nobody annotated, at any depth.
+    the folder `NAME`, or beside the file where there is no such folder. A folder with `images`, `labels` and `classes.txt`
+    is YOLO's text format. Any other folder holds pictures that nobody annotated, at any depth.
     """
     if source.suffix == ".json":
         return _coco(source, labels, renamed)
@@ -79,8 +79,14 @@ def _coco(source: Path, labels: Sequence[str], renamed: Mapping[str, str]) -> li
     for item in content["annotations"]:
         x, y, width, height = item["bbox"]
         found[item["image_id"]].append((names[item["category_id"]], (x, y, x + width, y + height)))
-    annotations, folder = _Annotations(labels, renamed, list(names.values())), source.with_suffix("")
+    annotations, folder = _Annotations(labels, renamed, list(names.values())), _folder(source)
     return [annotations.of(folder / image["file_name"], found[image["id"]]) for image in content["images"]]
+
+
+def _folder(source: Path) -> Path:
+    """Where the pictures of a file of annotations lie."""
+    named = source.with_suffix("")
+    return named if named.is_dir() else source.parent
 
 
 def _table(source: Path, labels: Sequence[str], renamed: Mapping[str, str]) -> list[Labelled]:
@@ -90,7 +96,7 @@ def _table(source: Path, labels: Sequence[str], renamed: Mapping[str, str]) -> l
     for row in rows:
         box = [float(row[key]) for key in ("xmin", "ymin", "xmax", "ymax")]
         found[row["filename"]].append((row["class"], box))
-    annotations, folder = _Annotations(labels, renamed, sorted({row["class"] for row in rows})), source.with_suffix("")
+    annotations, folder = _Annotations(labels, renamed, sorted({row["class"] for row in rows})), _folder(source)
     return [annotations.of(folder / name, things) for name, things in found.items()]
 
 

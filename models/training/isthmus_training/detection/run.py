@@ -48,4 +48,6 @@ def training(config: Config, data: Path, answers: Path | None) -> TrainSet:
             pictures = read(data / path, settings.labels, names)
             cache = Cache(answers, path.replace("/", "_").partition(".")[0], pictures) if answers else None
             sources.append(Source(pictures, cache, share))
-    return TrainSet(sources, settings.labels, How(mosaic=settings.mosaic, empty=settings.empty, jitter=config.full.jitter))
+    full = config.full
+    how = How(mosaic=settings.mosaic, empty=settings.empty, jitter=full.jitter, mirror=full.mirror)
+    return TrainSet(sources, settings.labels, how)
