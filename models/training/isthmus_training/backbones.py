@@ -102,7 +102,7 @@ def row(name: str, program: Path) -> Row:
             raise ValueError(verified.stderr.replace(f"{bundle}/", ""))
         manifest = tomllib.loads((bundle / "manifest.toml").read_text("utf-8"))
         logits = [golden.tensors[key] for golden in goldens.read(bundle) for key in ("logits", "full_logits")]
-    found = re.search(r"logits within (\S+)", verified.stdout)
+    found = re.search(r"outputs within (\S+)", verified.stdout)
     if found is None:
         raise ValueError(f"{program} verify does not say within what its logits are: {verified.stdout}")
     difference = float(found[1])

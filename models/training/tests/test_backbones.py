@@ -162,7 +162,7 @@ def program(tmp_path: Path) -> Path:
     if named := os.environ.get("BUNDLE_PROGRAM"):
         return Path(named).resolve()
     stand_in = tmp_path / "bundle"
-    said = "6 goldens reproduced, 0 of 6 symbols rounded otherwise, logits within 2.0e-6"
+    said = "6 goldens reproduced, 0 of 6 symbols rounded otherwise, outputs within 2.0e-6"
     stand_in.write_text(f"#!{sys.executable}\nprint({said!r})\n")
     stand_in.chmod(0o755)
     return stand_in

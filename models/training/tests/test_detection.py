@@ -14,7 +14,7 @@ from PIL import Image
 from isthmus_training import config as configuration
 from isthmus_training import goldens
 from isthmus_training.__main__ import main
-from isthmus_training.detection import evaluate, full, losses, network, pictures, run, teacher, views
+from isthmus_training.detection import evaluate, export, full, losses, network, pictures, run, teacher, views
 from isthmus_training.detection.pictures import Labelled, Tile
 
 LABELS = ["car", "person"]
@@ -277,6 +277,11 @@ def test_train_export_evaluate(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", *common, "--bundle", str(bundle)]) == 0
     assert f"full: quality {manifest['full']['quality']:.4f}" in capsys.readouterr().out
     _check_goldens(bundle, toy, run)
+
+
+def test_an_answer_is_as_long_as_its_message() -> None:
+    lengths = [export.answer_bytes(boxes) for boxes in (0, 1, 10, 11, 300)]
+    assert lengths == [0, 2 + 12, 2 + 120, 3 + 132, 3 + 3600]
 
 
 def _check_goldens(bundle: Path, toy: Path, run: Path) -> None:

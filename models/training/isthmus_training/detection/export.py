@@ -31,8 +31,8 @@ from .views import How, Shown, TrainSet, all_places, letterboxed
 
 TABLE_VIEWS = 384
 CONFIDENCE, OVERLAP, LIMIT = 0.3, 0.6, 100
-BOX_BYTES, REPLY_BYTES = 12, 24
-"""Of a box in a server's reply, and of all else in it."""
+BOX_BYTES = 12
+"""Of a box in a server's reply."""
 
 
 class Sets(NamedTuple):
@@ -221,7 +221,7 @@ class _Judge:
         sure = [one.above(CONFIDENCE) for one in found]
         quality = np.array([f1(one, picture) for one, picture in zip(sure, self.pictures, strict=True)])
         confidence = np.array([_confidence(one, some) for one, some in zip(found, sure, strict=True)])
-        reply = np.array([REPLY_BYTES + BOX_BYTES * len(one.boxes) for one in sure])
+        reply = np.array([answer_bytes(len(one.boxes)) for one in sure])
         precision, _ = mean_average_precision(self.pictures, found, self.labels)
         return Measured(point, sizes, quality, confidence, reply, precision)
 
@@ -230,6 +230,12 @@ class _Judge:
         quality = np.array([float(not len(picture.boxes)) for picture in self.pictures])
         confidence = 1 - 1 / (1 + np.exp(-logits.max(1)))
         return Measured(point, np.zeros(len(logits), np.int64), quality, confidence, np.zeros(len(logits), np.int64), 0.0)
+
+
+def answer_bytes(boxes: int) -> int:
+    """Length of the message that answers with so many boxes: a tag, the length as a varint, and the boxes."""
+    length = BOX_BYTES * boxes
+    return length and 1 + -(-length.bit_length() // 7) + length
 
 
 def _confidence(found: Found, sure: Found) -> float:
