@@ -1,7 +1,10 @@
 //! A quantiser and its tables from the latents of a few pictures.
 
+mod contexts;
+
 use isthmus_proto::{Quantiser, QuantiserError};
 
+pub(crate) use self::contexts::{ContextTables, context_tables};
 use crate::cut::Linear;
 use crate::eigen::{Symmetric, dot};
 

@@ -18,7 +18,7 @@ use self::folder::Folder;
 pub use self::mix::Rotate;
 use self::mix::{Behind, Candidate, Traced, as_it_is, ratio};
 use crate::bundle::Bundle;
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, ContextTables};
 use crate::cut::{Cut, Mix, ModelOutput, Parts, WholeModel};
 use crate::detect::BoxesSpec;
 use crate::engine::{Engine, TensorView};
@@ -41,6 +41,8 @@ const QUARTERS: [usize; 4] = [1, 2, 3, 4];
 const WIDTH: &str = "w100";
 /// Pictures on which it is measured what errors of the latents do to the outputs.
 const TRACED: usize = 4;
+/// Values of whole pictures' channels that contexts are counted on, at most.
+const WHOLE_VALUES: usize = 32 << 20;
 
 /// What a bundle is made with, besides the model and the cut.
 #[derive(Clone, Debug)]
@@ -209,7 +211,7 @@ impl Steps<'_> {
     fn write(&self, root: &Path, log: &mut dyn FnMut(String)) -> Result<(), ImportError> {
         let widths = self.choose(log)?;
         let mut folder = Folder::create(root)?;
-        let mut manifest = self.write_graphs(&mut folder, &widths)?;
+        let mut manifest = self.write_graphs(&mut folder, &widths, log)?;
         folder.write_manifest(&mut manifest)?;
 
         // From here on what was written is used as any other bundle.
@@ -271,7 +273,7 @@ impl Steps<'_> {
         other: Option<&Candidate>,
         log: &mut dyn FnMut(String),
     ) -> Result<Candidate, ImportError> {
-        let (calibration, traced) = self.calibrate(behind, model, cut, log)?;
+        let Calibrating { calibration, traced, whole } = self.calibrate(behind, model, cut, log)?;
         let most = match other {
             Some(other) => Some(other.mix.latents() as u16),
             None => self.import.channels.iter().copied().max(),
@@ -282,15 +284,18 @@ impl Steps<'_> {
             None => self.import.rotate,
         };
         let [mut plain, mut rotated] = behind.candidates(&calibration, most);
-        if rotate == Rotate::Auto {
+        let mut taken = if rotate == Rotate::Auto {
             behind.measure(&mut plain, &traced)?;
             behind.measure(&mut rotated, &traced)?;
             let times = ratio(&rotated, &plain);
             let taken = if times > 1.0 { "sums of channels" } else { "channels as they are" };
             log(format!("{taken}: without sums {times:.2} times the bytes at the same error"));
-            return Ok(if times > 1.0 { rotated } else { plain });
-        }
-        Ok(if rotate == Rotate::Yes { rotated } else { plain })
+            if times > 1.0 { rotated } else { plain }
+        } else {
+            if rotate == Rotate::Yes { rotated } else { plain }
+        };
+        taken.count_on(&whole);
+        Ok(taken)
     }
 
     /// Runs a head on every picture to calibrate with, and the trunk on some.
@@ -300,7 +305,7 @@ impl Steps<'_> {
         model: &WholeModel,
         cut: &Cut,
         log: &mut dyn FnMut(String),
-    ) -> Result<(Calibration, Vec<Traced>), ImportError> {
+    ) -> Result<Calibrating, ImportError> {
         let Steps { import, engines, .. } = self;
         let [channels, height, width] = cut.shape;
         let head = model.cut(cut, &as_it_is(cut)).head;
@@ -309,7 +314,10 @@ impl Steps<'_> {
         let preprocessor = Preprocessor::new(&input);
         let mut calibration = Calibration::new(channels, height * width, import.calibration.len());
         let every = (import.calibration.len() / TRACED).max(1);
-        let (mut data, mut used, mut traced) = (Vec::new(), 0, Vec::new());
+        let room = (WHOLE_VALUES / (channels * height * width).max(1)).max(1);
+        let every_whole = import.calibration.len().div_ceil(room).max(1);
+        let (mut data, mut used) = (Vec::new(), 0);
+        let (mut traced, mut whole) = (Vec::new(), Vec::new());
         for photo in &import.calibration {
             match photo.read() {
                 Ok(picture) => preprocessor.run(&picture, &mut data),
@@ -321,6 +329,9 @@ impl Steps<'_> {
             let outputs = head.run(&[TensorView { shape: &input.shape(), data: &data }])?;
             let latents = outputs.into_iter().next().map(|it| it.data).unwrap_or_default();
             calibration.add(&latents);
+            if used % every_whole == 0 {
+                whole.push(latents.clone());
+            }
             if used % every == 0 && traced.len() < TRACED {
                 traced.push(behind.trace(latents)?);
             }
@@ -329,7 +340,7 @@ impl Steps<'_> {
         log(format!("calibrated on {used} pictures"));
         match used {
             0 => Err(ImportError::NothingToCalibrate(import.calibration.len())),
-            _ => Ok((calibration, traced)),
+            _ => Ok(Calibrating { calibration, traced, whole }),
         }
     }
 
@@ -338,13 +349,14 @@ impl Steps<'_> {
         &self,
         folder: &mut Folder,
         widths: &[Width<'_>],
+        log: &mut dyn FnMut(String),
     ) -> Result<Manifest, ImportError> {
         let Steps { import, model, cut, .. } = self;
         let Parts { trunk, .. } = model.cut(cut, &as_it_is(cut));
         let input = self.input();
         let latents = widths.first().map_or(0, |width| width.sent.mix.latents());
         let split = format!("s{}", stride(&input, cut));
-        let specs = widths.iter().map(|width| self.write_width(folder, &split, width));
+        let specs = widths.iter().map(|width| self.write_width(folder, &split, width, log));
         let widths = specs.collect::<Result<Vec<WidthSpec>, _>>()?;
         let [_, height, width] = cut.shape.map(|side| side as u16);
         let split = SplitSpec {
@@ -402,6 +414,7 @@ impl Steps<'_> {
         folder: &mut Folder,
         split: &str,
         width: &Width<'_>,
+        log: &mut dyn FnMut(String),
     ) -> Result<WidthSpec, ImportError> {
         let Width { name, model, cut, sent } = width;
         let tag = format!("{split}_{name}");
@@ -409,13 +422,22 @@ impl Steps<'_> {
         let mut quantisers = Vec::new();
         for &bits in self.depths.iter().rev() {
             let calibrated = sent.calibrate(bits)?;
+            let contexts = sent.contexts([cut.shape[1], cut.shape[2]], bits, &calibrated)?;
+            if let Some(ContextTables { saved, .. }) = &contexts {
+                log(format!(
+                    "{name} at {bits} bits: contexts save {:.0}% of the bytes",
+                    100.0 * saved
+                ));
+            }
+            let contexts = contexts
+                .map(|tables| folder.put(format!("tables/{tag}_b{bits}.ctx"), &tables.file));
             quantisers.push(QuantiserSpec {
                 bits,
                 scale: calibrated.scale,
                 zero_point: calibrated.zero_point,
                 prior_mean: calibrated.prior_mean,
                 tables: folder.put(format!("tables/{tag}_b{bits}.cdf"), &calibrated.tables)?,
-                contexts: None,
+                contexts: contexts.transpose()?,
             });
         }
         let adapter =
@@ -439,6 +461,14 @@ impl Steps<'_> {
             quantisers,
         })
     }
+}
+
+/// What is known of a cut's channels from the pictures to calibrate with.
+struct Calibrating {
+    calibration: Calibration,
+    traced: Vec<Traced>,
+    /// All channels of some pictures, `[C, h, w]` each.
+    whole: Vec<Vec<f32>>,
 }
 
 /// A width of the bundle: a head, and what it sends.

@@ -141,7 +141,7 @@ fn a_cut_bundle_is_verified_against_another_engine() {
     assert!(out.starts_with("own sha256:") || out.starts_with("own "), "{out}");
     assert!(out.contains("1 golden of tract-plain reproduced by tract: "), "{out}");
     // Two engines add up in different orders: a difference of nothing would be that of one.
-    let within = out.trim_end().rsplit("logits within ").next().expect("a number");
+    let within = out.trim_end().rsplit("outputs within ").next().expect("a number");
     let within: f32 = within.parse().expect("a number");
     assert!(within > 0.0 && within < 1e-3, "{out}");
 

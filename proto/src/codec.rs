@@ -2,6 +2,7 @@
 
 use crate::OperatingPoint;
 use crate::context::Surroundings;
+use crate::context::fit::{self, FittedContexts};
 use crate::quantiser::Quantiser;
 use crate::range_coder::{RangeDecoder, RangeEncoder};
 use crate::tables::{FrequencyTables, PRECISION};
@@ -250,6 +251,21 @@ impl FeatureCodec {
             latents.extend(std::iter::repeat_n(mean, plane));
         }
         Ok(())
+    }
+
+    /// Contexts for symbols `[C, height, width]` like those of `pictures`, by channel: what follows
+    /// each one's parameters in [`FrequencyTables::with_contexts`] comes from its counts.
+    pub fn fit_contexts(&self, pictures: &[&[u8]]) -> Result<Vec<FittedContexts>, CodecError> {
+        let LatentShape { height, width, .. } = self.shape;
+        let (expected, bits) = (self.shape.all_channels() * self.shape.plane(), self.tables.bits());
+        for &symbols in pictures {
+            expect_length("symbols", expected, symbols.len())?;
+            if let Some(&symbol) = symbols.iter().find(|&&symbol| u32::from(symbol) >> bits > 0) {
+                return Err(CodecError::Symbol { symbol, bits });
+            }
+        }
+        let grid = [height, width].map(usize::from);
+        Ok(fit::fit(bits, self.quantiser.zero_points(), grid, pictures))
     }
 
     /// Shape of the latents.

@@ -13,6 +13,8 @@
 //! context (context modelling as of CALIC, Wu and Memon, 1997, with a linear predictor). All of it
 //! is whole numbers that cannot overflow, so that any two machines find the same context.
 
+pub(crate) mod fit;
+
 /// Bins of the prediction.
 const PREDICTION_BINS: usize = 8;
 /// Bins of the activity.
@@ -63,6 +65,13 @@ impl ChannelContext {
             prediction,
             activity,
         })
+    }
+
+    /// What [`ChannelContext::from_bytes`] reads.
+    fn to_bytes(&self) -> Vec<u8> {
+        let weights = self.neighbours.iter().chain(&self.before).map(|&weight| weight as u8);
+        let thresholds = self.prediction.iter().chain(&self.activity);
+        weights.chain(thresholds.flat_map(|threshold| threshold.to_le_bytes())).collect()
     }
 
     #[inline]
@@ -133,6 +142,13 @@ impl Surroundings {
     /// The context of `place` (row-major): it depends on what was set before in coding order only.
     #[inline]
     pub(crate) fn context(&self, context: &ChannelContext, place: usize) -> usize {
+        let (prediction, activity) = self.sums(context, place);
+        context.bin(prediction, activity)
+    }
+
+    /// Prediction and activity of `place`.
+    #[inline]
+    fn sums(&self, context: &ChannelContext, place: usize) -> (i32, i32) {
         let at = self.position(place);
         let plane = &self.deviations[self.deviations.len() - self.plane..];
         let (left, above) = (plane[at - 1], plane[at - self.stride]);
@@ -144,7 +160,7 @@ impl Surroundings {
             + w_above_left * above_left
             + w_above_right * above_right;
         let activity = self.activity[at] + left.abs() + above.abs() + above_right.abs();
-        context.bin(prediction, activity)
+        (prediction, activity)
     }
 
     #[inline]
@@ -209,6 +225,7 @@ mod tests {
         }
         assert_eq!(bytes.len(), ChannelContext::len(1));
         assert_eq!(ChannelContext::from_bytes(1, &bytes), Some(second()));
+        assert_eq!(second().to_bytes(), bytes);
         assert_eq!(ChannelContext::from_bytes(1, &bytes[..bytes.len() - 1]), None);
         bytes[5..9].copy_from_slice(&100i32.to_le_bytes());
         assert_eq!(ChannelContext::from_bytes(1, &bytes), None);

@@ -31,6 +31,7 @@ mod units;
 mod varint;
 
 pub use codec::{CodecError, Coded, FeatureCodec, LatentShape};
+pub use context::fit::FittedContexts;
 pub use envelope::{Envelope, EnvelopeError, padding_len, write_padding};
 pub use framer::{Framer, FramerError};
 pub use packet::{PacketError, PacketHeader, write_image_packet, write_packet};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isthmus_proto::{FeatureCodec, FrequencyTables, LatentShape, Quantiser};
 
 use super::error::ImportError;
-use crate::calibrate::{Calibrated, Calibration};
+use crate::calibrate::{Calibrated, Calibration, ContextTables, context_tables};
 use crate::cut::{Cut, Linear, Mix, WholeModel};
 use crate::engine::{Engine, EngineError, Graph, Tensor, TensorView};
 
@@ -36,6 +36,8 @@ pub(super) struct Traced {
 pub(super) struct Candidate {
     pub(super) mix: Mix,
     calibration: Calibration,
+    /// What is sent of whole pictures, `[C, h, w]` each.
+    pictures: Vec<Vec<f32>>,
     /// Mean bytes of a picture and error of the outputs, from shallow to deep.
     points: Vec<(f64, f64)>,
 }
@@ -55,6 +57,42 @@ impl Candidate {
             Mix::Order(order) => self.calibration.calibrate(bits, order)?,
             Mix::Linear(_) => self.calibration.with_one_step(bits)?,
         })
+    }
+
+    /// The codec of a depth (bits), of one layer and with one table a channel.
+    fn codec(
+        &self,
+        [height, width]: [usize; 2],
+        bits: u8,
+        calibrated: &Calibrated,
+    ) -> Result<FeatureCodec, ImportError> {
+        let latents = self.mix.latents();
+        let Calibrated { scale, zero_point, prior_mean, tables } = calibrated;
+        let [scale, prior_mean] = [scale, prior_mean].map(Vec::clone);
+        let quantiser = Quantiser::new(bits, scale, zero_point.clone(), prior_mean)?;
+        let tables = FrequencyTables::from_bytes(bits, latents, tables)
+            .map_err(|error| ImportError::Value(error.to_string()))?;
+        let [height, width] = [height, width].map(|side| side as u16);
+        let shape = LatentShape { channels: vec![latents as u16], height, width };
+        Ok(FeatureCodec::new(shape, quantiser, tables)?)
+    }
+
+    /// Takes pictures' channels `[C, h, w]`, to count contexts on.
+    pub(super) fn count_on(&mut self, pictures: &[Vec<f32>]) {
+        self.pictures = pictures.iter().map(|latents| mixed(&self.mix, latents)).collect();
+    }
+
+    /// The tables by context of a depth (bits), where they save bytes.
+    pub(super) fn contexts(
+        &self,
+        grid: [usize; 2],
+        bits: u8,
+        calibrated: &Calibrated,
+    ) -> Result<Option<ContextTables>, ImportError> {
+        let codec = self.codec(grid, bits, calibrated)?;
+        let symbols = self.pictures.iter().map(|latents| codec.quantise(latents, 1));
+        context_tables(&codec, &symbols.collect::<Result<Vec<_>, _>>()?)
+            .map_err(|error| ImportError::Value(error.to_string()))
     }
 }
 
@@ -106,11 +144,13 @@ impl<'a> Behind<'a> {
         let plain = Candidate {
             mix: Mix::Order(order),
             calibration: calibration.clone(),
+            pictures: Vec::new(),
             points: Vec::new(),
         };
         let linear = sums(calibration, &weights, most.map_or(MOST_SUMS, usize::from));
         let calibration = calibration.mapped(&linear);
-        let rotated = Candidate { mix: Mix::Linear(linear), calibration, points: Vec::new() };
+        let mix = Mix::Linear(linear);
+        let rotated = Candidate { mix, calibration, pictures: Vec::new(), points: Vec::new() };
         [plain, rotated]
     }
 
@@ -122,15 +162,8 @@ impl<'a> Behind<'a> {
         traced: &[Traced],
     ) -> Result<(), ImportError> {
         let [_, height, width] = self.cut.shape;
-        let latents = candidate.mix.latents();
         for bits in 1..=8 {
-            let Calibrated { scale, zero_point, prior_mean, tables } = candidate.calibrate(bits)?;
-            let quantiser = Quantiser::new(bits, scale, zero_point, prior_mean)?;
-            let tables = FrequencyTables::from_bytes(bits, latents, &tables)
-                .map_err(|error| ImportError::Value(error.to_string()))?;
-            let [height, width] = [height, width].map(|side| side as u16);
-            let shape = LatentShape { channels: vec![latents as u16], height, width };
-            let codec = FeatureCodec::new(shape, quantiser, tables)?;
+            let codec = candidate.codec([height, width], bits, &candidate.calibrate(bits)?)?;
             let (mut bytes, mut error) = (0.0, 0.0);
             for picture in traced {
                 let symbols = codec.quantise(&mixed(&candidate.mix, &picture.latents), 1)?;
@@ -289,6 +322,7 @@ mod tests {
         let candidate = |points: &[(f64, f64)]| Candidate {
             mix: Mix::Order(vec![]),
             calibration: Calibration::new(1, 1, 1),
+            pictures: Vec::new(),
             points: points.to_vec(),
         };
         let cheap = candidate(&[(100.0, 0.1), (200.0, 0.01)]);

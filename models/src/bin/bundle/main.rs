@@ -19,7 +19,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use isthmus_models::{Bundle, EngineKind, MANIFEST, Verified, verify};
 
-/// Looks into bundles, checks them, and makes them of ONNX classifiers from elsewhere.
+/// Looks into bundles, checks them, and makes them of ONNX networks from elsewhere.
 #[derive(Parser)]
 #[command(name = "bundle", version)]
 struct Cli {
@@ -39,9 +39,9 @@ enum Command {
     /// Compute again what another machine recorded, and compare. Exit code 1 if the two may not
     /// work together.
     Replay(record::ReplayArgs),
-    /// List the tensors at which an ONNX classifier can be cut.
+    /// List the tensors at which an ONNX network can be cut.
     Cuts(cuts::CutsArgs),
-    /// Cut an ONNX classifier, calibrate it on pictures, and write a bundle.
+    /// Cut an ONNX network, calibrate it on pictures, and write a bundle.
     Cut(Box<cut::CutArgs>),
     /// Pack a bundle into one file, the same bytes for the same bundle; `tar -xf` unpacks it.
     Export(ExportArgs),
@@ -145,7 +145,7 @@ fn goldens(verified: &Verified, engine: &str) -> String {
     };
     format!(
         "{goldens} golden{plural} of {references} reproduced by {engine}: {differing} of {symbols} \
-         symbols rounded otherwise, logits within {logit_difference:.1e}"
+         symbols rounded otherwise, outputs within {logit_difference:.1e}"
     )
 }
 

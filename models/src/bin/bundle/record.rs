@@ -82,7 +82,7 @@ fn text(replayed: &Replayed) -> String {
          from the same picture: decoded alike in {decoded_alike} of {frames}, {differing} of \
          {symbols} symbols differ, by up to {furthest} steps\n\
          likeliest class: the same in {same_answers} of {frames} by the tail, in \
-         {same_full_answers} of {full_frames} by the full network; logits within \
+         {same_full_answers} of {full_frames} by the full network; outputs within \
          {logit_difference:.1e}\n"
     )
 }
