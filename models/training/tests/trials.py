@@ -146,6 +146,151 @@ class Pyramid(nn.Module):
         return list(self.pyramid(maps).values())
 
 
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a map, as Segment Anything's neck has it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        x = centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 1e-6)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+class MobileSam(nn.Module):
+    """MobileSAM's picture encoder: TinyViT to stride 16, and a neck that gives 256 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        timm.layers.set_fused_attn(False)
+        body: Any = timm.create_model("tiny_vit_5m_224", features_only=True, out_indices=(2,))
+        (width,) = body.feature_info.channels()
+        self.body = body
+        first, second = nn.Conv2d(width, 256, 1, bias=False), nn.Conv2d(256, 256, 3, padding=1, bias=False)
+        self.neck = nn.Sequential(first, ChannelNorm(256), second, ChannelNorm(256))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neck(self.body(x)[0])
+
+
+def unit(before: int, behind: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
+    conv = nn.Conv2d(before, behind, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(behind), *([nn.ReLU6()] if act else []))
+
+
+class Bottleneck(nn.Module):
+    """Between a first and a last 1×1 convolution of a MobileDet: depthwise (inverted), fused with the first, or Tucker's."""
+
+    def __init__(self, kind: str, before: int, behind: int, stride: int = 1) -> None:
+        super().__init__()
+        wide = 4 * before if kind != "tucker" else before // 2
+        layers = {
+            "inverted": [unit(before, wide), unit(wide, wide, 5, stride, wide)],
+            "fused": [unit(before, wide, 3, stride)],
+            "tucker": [unit(before, wide), unit(wide, behind // 2, 3, stride)],
+        }[kind]
+        last = behind // 2 if kind == "tucker" else wide
+        self.layers = nn.Sequential(*layers, unit(last, behind, act=False))
+        self.added = stride == 1 and before == behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.added else self.layers(x)
+
+
+class MobileDet(nn.Module):
+    """A MobileDet of all three kinds of blocks, with SSD's heads on strides 16 and 32."""
+
+    def __init__(self, columns: int = 3 * (6 + 4)) -> None:
+        super().__init__()
+        kinds = [("tucker", 16, 16, 1), ("fused", 16, 24, 2), ("tucker", 24, 24, 1), ("fused", 24, 40, 2), ("fused", 40, 40, 1)]
+        kinds += [("inverted", 40, 72, 2), ("tucker", 72, 72, 1), ("inverted", 72, 72, 1)]
+        self.first = nn.Sequential(unit(3, 16, 3, 2), *(Bottleneck(*kind) for kind in kinds))
+        self.second = nn.Sequential(Bottleneck("inverted", 72, 96, 2), Bottleneck("inverted", 96, 96))
+        self.heads = nn.ModuleList([nn.Conv2d(72, columns, 1), nn.Conv2d(96, columns, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.first(x)
+        maps = [head(it) for head, it in zip(self.heads, (fine, self.second(fine)), strict=True)]
+        return torch.cat([it.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 10) for it in maps], 1)
+
+
+class LeYolo(nn.Module):
+    """LeYOLO: inverted bottlenecks, a neck over three strides, and a table of boxes and sigmoid scores as YOLOv8 has it."""
+
+    bins: Tensor
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+
+        def stage(before: int, behind: int) -> nn.Sequential:
+            return nn.Sequential(Bottleneck("inverted", before, behind, 2), Bottleneck("inverted", behind, behind))
+
+        self.stem = nn.Sequential(unit(3, 16, 3, 2), stage(16, 16))
+        self.stages = nn.ModuleList([stage(16, 32), stage(32, 64), stage(64, 96)])
+        self.fine, self.middle = unit(32 + 64, 32), unit(64 + 96, 64)
+        self.down = nn.ModuleList([unit(32, 64, 3, 2), unit(64, 96, 3, 2)])
+        self.heads = nn.ModuleList(nn.Conv2d(width, 64 + classes, 1) for width in (32, 64, 96))
+        self.register_buffer("bins", torch.arange(16.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps, x = [], self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        larger = nn.functional.interpolate
+        middle = self.middle(torch.cat([maps[1], larger(maps[2], scale_factor=2.0)], 1))
+        fine = self.fine(torch.cat([maps[0], larger(middle, scale_factor=2.0)], 1))
+        middle = middle + self.down[0](fine)
+        coarse = maps[2] + self.down[1](middle)
+        found = [head(it).flatten(2) for head, it in zip(self.heads, (fine, middle, coarse), strict=True)]
+        every = torch.cat(found, 2)
+        sides = every[:, :64].unflatten(1, (4, 16)).softmax(2)
+        return torch.cat([(sides * self.bins[:, None]).sum(2), every[:, 64:].sigmoid()], 1)
+
+
+class OmniScale(nn.Module):
+    """OSNet's block: streams of one to three light convolutions, each weighted by the same gate."""
+
+    def __init__(self, before: int, behind: int) -> None:
+        super().__init__()
+        width = behind // 4
+
+        def light() -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(width, width, 1, bias=False), *unit(width, width, 3, groups=width))
+
+        self.first, self.last = unit(before, width), unit(width, behind, act=False)
+        self.streams = nn.ModuleList(nn.Sequential(*(light() for _ in range(count))) for count in (1, 2, 3))
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 4, 1), nn.ReLU(), nn.Conv2d(4, width, 1), nn.Sigmoid()
+        )
+        self.beside = unit(before, behind, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        streams = [stream(y) for stream in self.streams]
+        return torch.relu(self.beside(x) + self.last(sum(self.gate(it) * it for it in streams)))
+
+
+class LightMbn(nn.Module):
+    """LightMBN's embedding: OSNet, and branches of the whole, of two parts and of two halves of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stem = [unit(3, 32, 7, 2), nn.MaxPool2d(3, 2, 1)]
+        body = [OmniScale(32, 64), OmniScale(64, 64), nn.AvgPool2d(2), OmniScale(64, 96), nn.AvgPool2d(2), OmniScale(96, 128)]
+        self.body = nn.Sequential(*stem, *body)
+        self.whole, self.parts = nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((2, 1))
+        self.neck, self.shared = nn.BatchNorm1d(128), nn.Linear(64, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        whole, parts = self.whole(x).flatten(1), self.parts(x).squeeze(3)
+        halves = [self.shared(half) for half in whole.chunk(2, 1)]
+        return torch.stack([self.neck(it) for it in (whole, parts[:, :, 0], parts[:, :, 1], *halves)], 2)
+
+
 class Answered(nn.Module):
     """A network and what is done with its answer."""
 
@@ -191,6 +336,12 @@ TRIALS: list[tuple[str, int, bool, Callable[[], nn.Module]]] = [
     ("FPN on ResNet-18", 224, False, Pyramid),
     ("SSD on MobileNetV2", 224, True, Detector),
     ("SSD on MobileNetV2", 224, False, Detector),
+    ("MobileSAM's encoder", 256, False, MobileSam),
+    ("MobileDet, three kinds of blocks", 224, True, MobileDet),
+    ("LeYOLO", 224, True, LeYolo),
+    ("LeYOLO", 224, False, LeYolo),
+    ("LightMBN", 224, True, LightMbn),
+    ("LightMBN", 224, False, LightMbn),
 ]
 
 
