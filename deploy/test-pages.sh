@@ -77,6 +77,7 @@ run_block() {
         (cd "$work/folder" && timeout "$LIMIT" "${shell[@]}" "$block") > "$out" 2>&1 < /dev/null
         return
     fi
+    : > "$out"
     set -m
     (cd "$work/folder" && exec "${shell[@]}" "$block") > "$out" 2>&1 < /dev/null &
     set +m
