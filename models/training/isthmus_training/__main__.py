@@ -17,7 +17,7 @@ from .detection import command as detection
 from .distil import command as distil
 from .loop import Run
 from .network import Inherited
-from .ranks import Ranks
+from .ranks import Ranks, leave
 from .recalibrate import recalibrate
 from .teacher import OnlineTeacher, Teacher, label_maps
 from .workers import Workers
@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"isthmus-train: {error}", file=sys.stderr)
         return 1
+    finally:
+        leave()
     return 0
 
 

@@ -17,6 +17,12 @@ from torch import distributed, nn
 Item = TypeVar("Item")
 
 
+def leave() -> None:
+    """Ends what ties this process to those that it trained with: threads of it that are left when a process ends abort it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 class Ranks:
     """This process and those that it trains with: itself alone unless `torchrun` says otherwise."""
 
