@@ -284,15 +284,20 @@ impl Steps<'_> {
             None => self.import.rotate,
         };
         let [mut plain, mut rotated] = behind.candidates(&calibration, most);
-        let mut taken = if rotate == Rotate::Auto {
-            behind.measure(&mut plain, &traced)?;
-            behind.measure(&mut rotated, &traced)?;
-            let times = ratio(&rotated, &plain);
-            let taken = if times > 1.0 { "sums of channels" } else { "channels as they are" };
-            log(format!("{taken}: without sums {times:.2} times the bytes at the same error"));
-            if times > 1.0 { rotated } else { plain }
-        } else {
-            if rotate == Rotate::Yes { rotated } else { plain }
+        let mut taken = match rotate {
+            Rotate::Yes => rotated,
+            Rotate::No => plain,
+            Rotate::Auto => {
+                behind.measure(&mut plain, &traced)?;
+                behind.measure(&mut rotated, &traced)?;
+                let times = ratio(&rotated, &plain);
+                let (name, taken) = match times > 1.0 {
+                    true => ("sums of channels", rotated),
+                    false => ("channels as they are", plain),
+                };
+                log(format!("{name}: without sums {times:.2} times the bytes at the same error"));
+                taken
+            }
         };
         taken.count_on(&whole);
         Ok(taken)

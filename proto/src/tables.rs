@@ -79,8 +79,7 @@ impl FrequencyTables {
     pub fn with_contexts(bits: u8, channels: usize, bytes: &[u8]) -> Result<Self, TableError> {
         let symbols = alphabet(bits)?;
         let tables = CONTEXTS * symbols * 2;
-        let parameters = (0..channels).map(ChannelContext::len).sum::<usize>();
-        let expected = parameters.saturating_add(channels.saturating_mul(tables));
+        let expected = Self::bytes_with_contexts(bits, channels)?;
         expect_length(channels * CONTEXTS, symbols, expected, bytes.len())?;
         let mut cumulative = Vec::with_capacity(channels * CONTEXTS * (symbols + 1));
         let (mut contexts, mut rest) = (Vec::with_capacity(channels), bytes);
@@ -95,6 +94,13 @@ impl FrequencyTables {
             rest = after;
         }
         Ok(FrequencyTables { bits, cumulative, contexts })
+    }
+
+    /// Bytes that [`with_contexts`](Self::with_contexts) reads for so many channels.
+    pub fn bytes_with_contexts(bits: u8, channels: usize) -> Result<usize, TableError> {
+        let tables = CONTEXTS * alphabet(bits)? * 2;
+        let parameters = (0..channels).map(ChannelContext::len).sum::<usize>();
+        Ok(parameters.saturating_add(channels.saturating_mul(tables)))
     }
 
     /// Symbol depth (bits).

@@ -41,14 +41,14 @@ pub(crate) fn context_tables(
     codec: &FeatureCodec,
     pictures: &[Vec<u8>],
 ) -> Result<Option<ContextTables>, ContextsError> {
-    let channels = codec.shape().all_channels();
-    let file_bytes = channels * (24 * (2 << codec.tables().bits()) + channels / 2);
+    let (channels, depth) = (codec.shape().all_channels(), codec.tables().bits());
+    let file_bytes = FrequencyTables::bytes_with_contexts(depth, channels)?;
     if pictures.len() < LEAST_PICTURES || file_bytes > MOST_BYTES {
         return Ok(None);
     }
     let half = |odd| pictures.iter().skip(odd).step_by(2).map(Vec::as_slice).collect::<Vec<_>>();
-    let counted = counted(codec, &half(0))?;
-    let tables = FrequencyTables::with_contexts(codec.tables().bits(), channels, &counted)?;
+    let of_half = counted(codec, &half(0))?;
+    let tables = FrequencyTables::with_contexts(depth, channels, &of_half)?;
     let with = FeatureCodec::new(codec.shape().clone(), codec.quantiser().clone(), tables)?;
     let bits = |codec: &FeatureCodec| {
         half(1).into_iter().map(|symbols| codec.ideal_bits(symbols)).sum::<f64>()
@@ -58,7 +58,7 @@ pub(crate) fn context_tables(
         return Ok(None);
     }
     let all: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-    Ok(Some(ContextTables { file: self::counted(codec, &all)?, saved }))
+    Ok(Some(ContextTables { file: counted(codec, &all)?, saved }))
 }
 
 /// The file of tables that were counted on these pictures.
@@ -69,9 +69,9 @@ fn counted(codec: &FeatureCodec, pictures: &[&[u8]]) -> Result<Vec<u8>, CodecErr
         let of_channel: Vec<u64> = (0..symbols)
             .map(|symbol| fitted.counts.iter().map(|context| context[symbol]).sum())
             .collect();
+        let met: u64 = of_channel.iter().sum();
         file.extend(fitted.parameters);
         for context in &fitted.counts {
-            let met: u64 = of_channel.iter().sum();
             let counts = context.iter().zip(&of_channel);
             let counts: Vec<u64> = counts.map(|(own, all)| own * met + LEANING * all).collect();
             file.extend(frequencies(&counts).into_iter().flat_map(u16::to_le_bytes));
