@@ -523,7 +523,7 @@ fn names<T, N: ToString>(items: &[T], name: impl Fn(&T) -> &N) -> Vec<String> {
 fn read_manifest(path: &Path) -> Result<(String, BundleDigest), BundleError> {
     let io = |source| BundleError::Io { file: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path)
+    open_regular(path)
         .map_err(io)?
         .take(MAX_MANIFEST_BYTES + 1)
         .read_to_end(&mut bytes)
@@ -536,6 +536,14 @@ fn read_manifest(path: &Path) -> Result<(String, BundleDigest), BundleError> {
     Ok((text, digest))
 }
 
+/// Opens a regular file; to open a pipe would wait for somebody who writes.
+fn open_regular(path: &Path) -> io::Result<File> {
+    match fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
 /// Reads a file in pieces, giving each to `take`, and checks its length and digest. No more is
 /// read than the manifest announces, so a file that grew costs nothing.
 fn hash_file(
@@ -544,11 +552,8 @@ fn hash_file(
     take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), BundleError> {
     let io = |source| BundleError::Io { file: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = open_regular(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(io(io::Error::other("not a regular file")));
-    }
     if metadata.len() != expected.bytes {
         let (expected, actual) = (expected.bytes, metadata.len());
         return Err(BundleError::Length { file: path.to_owned(), expected, actual });

@@ -1,6 +1,6 @@
 //! A bundle's tail, and its network in one piece, behind what the server asks of a network.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use isthmus_models::{
     Bundle, Engine, Full, Outputs, PictureError, Preprocessor, Tail, TailItem, Wanted,
@@ -24,7 +24,7 @@ pub struct BundleModel {
     engine: Arc<dyn Engine>,
     tail: Tail,
     preprocessor: Preprocessor,
-    full: OnceLock<Result<Full, String>>,
+    full: Mutex<Option<Arc<Full>>>,
 }
 
 impl BundleModel {
@@ -32,16 +32,20 @@ impl BundleModel {
     pub fn load(bundle: Arc<Bundle>, engine: Arc<dyn Engine>) -> Result<Self, ModelError> {
         let tail = Tail::load(Arc::clone(&bundle), &*engine).map_err(ModelError::new)?;
         let preprocessor = Preprocessor::new(&bundle.manifest().input);
-        Ok(BundleModel { bundle, engine, tail, preprocessor, full: OnceLock::new() })
+        Ok(BundleModel { bundle, engine, tail, preprocessor, full: Mutex::default() })
     }
 
-    fn full(&self) -> Result<&Full, ModelError> {
-        let load = || {
-            let file = &self.bundle.manifest().full.file;
-            tracing::info!(bundle = self.bundle.name(), file, "loading it for compressed pictures");
-            Full::load(Arc::clone(&self.bundle), &*self.engine).map_err(|error| error.to_string())
-        };
-        self.full.get_or_init(load).as_ref().map_err(|error| ModelError::new(error.as_str()))
+    /// The full network. A failure is not remembered: what was in the way may be gone the next time.
+    fn full(&self) -> Result<Arc<Full>, ModelError> {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(full) = &*full {
+            return Ok(Arc::clone(full));
+        }
+        let file = &self.bundle.manifest().full.file;
+        tracing::info!(bundle = self.bundle.name(), file, "loading it for compressed pictures");
+        let loaded =
+            Full::load(Arc::clone(&self.bundle), &*self.engine).map_err(ModelError::new)?;
+        Ok(Arc::clone(full.insert(Arc::new(loaded))))
     }
 }
 
