@@ -207,7 +207,7 @@ class Stage:
     trunk_rate: float = 0.2
     """The fraction of the learning rate that what the full network has trained gets: trunk, and prefix of its own."""
     trains: list[str] = field(default_factory=lambda: ["head", "adapter"])
-    """Of head (with its quantiser), adapter, trunk. The others keep their weights and statistics."""
+    """Of head (with its quantiser and exits), adapter, trunk, exits. The others keep their weights and statistics."""
     whole: bool = False
     """Every fourth micro-batch trains the full network, which shares the trunk with the split one."""
     weight_decay: float = 1e-4
@@ -233,6 +233,8 @@ class Stage:
     """Weight of how far each further pass's last feature map, its channels normalised, is from the widest point's in the
     first pass: configuration-invariant distillation. Needs at least 2 `passes`."""
     exit: float = 1.0
+    exit_rate: float = 1.0
+    """What the exits' learning rate is of the others'."""
     rate: float = 0.0
     """Weight of the estimated size in kilobits a picture."""
 
@@ -316,6 +318,16 @@ class Config:
         )
     )
     """Everything together, straight through the rounding, with the rate in the loss."""
+    stage4: Stage = field(
+        default_factory=lambda: Stage(enabled=False, phases=[[2, 1.0]], trains=["exits"], warmup=0.1, weight_decay=0.02)
+    )
+    """Exits alone, on a head that changes no more."""
+
+    @property
+    def stages(self) -> dict[int, Stage]:
+        """Those of the split network that are enabled, by number."""
+        every = enumerate((self.stage1, self.stage2, self.stage3, self.stage4), 1)
+        return {number: stage for number, stage in every if stage.enabled}
 
     @property
     def whole(self) -> bool:
@@ -325,9 +337,11 @@ class Config:
     @property
     def split_alone(self) -> bool:
         """Whether the split network learns nothing from the full one, and can be trained without it."""
-        stages = [stage for stage in (self.stage1, self.stage2, self.stage3) if stage.enabled]
+        stages = list(self.stages.values())
         return all(
-            "trunk" in stage.trains and not (stage.feature or stage.last or stage.soft or stage.whole) for stage in stages
+            stage.trains == ["exits"]
+            or ("trunk" in stage.trains and not (stage.feature or stage.last or stage.soft or stage.whole))
+            for stage in stages
         )
 
     @property
@@ -345,7 +359,7 @@ class Config:
         self.full.check()
         self.distil.check()
         self.split.check()
-        for key in ("stage1", "stage2", "stage3"):
+        for key in ("stage1", "stage2", "stage3", "stage4"):
             getattr(self, key).check(key)
         if not self.network.backbone:
             self._check_strides()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from . import checkpoint, libraries, warm_start
-from .config import Config, Full
+from .config import Config, Full, Stage
 from .data import Augmentation, Pictures, random_views
 from .loop import Loop, MicroBatch, Objective, Run, fractions_right, scaled
 from .losses import TaskLoss, feature_maps, hint_layers, hint_loss, outputs_for, outputs_layer
@@ -28,7 +28,8 @@ def build(config: Config, classes: int, pretrained: bool = False) -> FullNetwork
     """The full network, untrained, or with the `pretrained` weights of a library's."""
     settings = config.network
     if settings.backbone:
-        stages = [stage for stage in (config.full, config.stage1, config.stage2, config.stage3) if stage.enabled]
+        every: list[Full | Stage] = [config.full, *config.stages.values()]
+        stages = [stage for stage in every if stage.enabled]
         sizes = {scaled(config.data.size, scale) for stage in stages for _, scale in stage.phases}
         width, height = config.data.size
         model = libraries.create(settings.backbone, classes, (width, height), pretrained)

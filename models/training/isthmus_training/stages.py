@@ -43,9 +43,8 @@ def train(run: Run, network: FullNetwork, outputs: nn.Conv2d | None) -> None:
         _start(run, run.start, network, student)
     student.to(workers.device).to(memory_format=torch.channels_last)
     workers.ranks.broadcast_weights([student])
-    for number, stage in enumerate((config.stage1, config.stage2, config.stage3), 1):
-        if stage.enabled:
-            Loop(ClassifierStage(run, number, stage, student, network), run).train()
+    for number, stage in config.stages.items():
+        Loop(ClassifierStage(run, number, stage, student, network), run).train()
 
 
 def _start(run: Run, start: Path, network: FullNetwork, student: Student) -> None:
@@ -124,11 +123,15 @@ class StageObjective(Objective[Student], Generic[Seen]):
         # What the full network has trained learns more slowly.
         slow = [student.trunk, student.outputs, *([] if isinstance(student.prefix, Inherited) else [student.prefix])]
         groups, grouped = [], set()
-        for part in self._trained(student):
+        parts = self._trained(student)
+        if stage.exit_rate != 1 and student.head in parts:
+            parts.insert(0, student.exits)
+        for part in parts:
             # An inherited encoder stands in the head and in the prefix.
             own = [parameter for parameter in part.parameters() if parameter not in grouped]
             grouped.update(own)
-            groups.append({"params": own, "rate_factor": stage.trunk_rate if part in slow else 1.0})
+            factor = stage.exit_rate if part is student.exits else stage.trunk_rate if part in slow else 1.0
+            groups.append({"params": own, "rate_factor": factor})
         return torch.optim.AdamW(groups, stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
 
     def begin_epoch(self) -> None:

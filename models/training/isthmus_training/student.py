@@ -81,6 +81,11 @@ class Student(nn.Module):
         self.trunk = copy.deepcopy(network.trunk())
         self.outputs = copy.deepcopy(outputs)
 
+    @property
+    def exits(self) -> nn.ModuleDict:
+        """The head's, by width."""
+        return self.head.exits
+
     def forward(self, x: torch.Tensor, points: Points, noise: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures to the trunk's features [N, C', h, w], the exit's logits [N, K], and kilobits a picture []."""
         width, channels, bits = points
@@ -107,7 +112,7 @@ def restore(config: Config, network: Whole, outputs: nn.Conv2d | None, folder: P
 
 def latest(folder: Path) -> dict[str, torch.Tensor]:
     """Its weights, or the average of them where the stage averages."""
-    for number in (3, 2, 1):
+    for number in (4, 3, 2, 1):
         if state := checkpoint.restore(folder / f"stage{number}.pt"):
             return state.get("average", state["module"])
-    raise ValueError(f"{folder} holds no stage1.pt, stage2.pt or stage3.pt: train the split network first")
+    raise ValueError(f"{folder} holds no checkpoint of a stage, such as stage3.pt: train the split network first")

@@ -189,6 +189,27 @@ def test_things_are_given_to_places_around_their_middle() -> None:
     assert losses.present(targets).tolist() == [[1.0, 1.0]]
 
 
+def test_an_exit_learns_where_things_are() -> None:
+    places = views.all_places((128, 128))
+    things = torch.tensor([[[8.0, 8, 104, 40], [97, 97, 99, 99]]])
+    nothing = torch.zeros(1, len(places.strides), 2)
+    known = nothing > -1
+    targets = losses.Targets(
+        things, torch.tensor([[1, 0]]), known, nothing, nothing, torch.zeros(1, len(places.strides), 4), nothing, known[..., 0]
+    )
+    there = losses.occupied(targets, (128, 128), (4, 4))
+    assert there[0, 1].nonzero().tolist() == [[0, 1], [0, 2]]
+    assert there[0, 0].nonzero().tolist() == [[3, 3]]
+    right = torch.where(there > 0, 9.0, -9.0)
+    assert losses.exit_loss(right, targets, (128, 128)) < 1e-3 < losses.exit_loss(-right, targets, (128, 128))
+    # Where annotations say nothing, the teacher does.
+    taught = torch.zeros_like(nothing)
+    at = int(((places.centres == torch.tensor([80.0, 16.0])) & (places.strides == 32)[:, None]).all(1).nonzero())
+    taught[0, at, 0] = 0.5
+    unknown = targets._replace(known=~known, scores=taught)
+    assert losses.occupied(unknown, (128, 128), (4, 4))[0, 0].nonzero().tolist() == [[0, 2], [3, 3]]
+
+
 def test_distances_come_back() -> None:
     """Distributions that hold whole distances give the boxes that they were made of."""
     places = views.all_places((64, 64))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from .network import BINS, Answers, boxes, expected
+from .network import BINS, STRIDES, Answers, boxes, expected
 
 
 class Targets(NamedTuple):
@@ -114,6 +114,47 @@ def present(targets: Targets) -> torch.Tensor:
     classes = targets.classes
     there = (F.one_hot(classes.clamp(min=0), targets.scores.shape[2]) * (classes >= 0)[..., None]).amax(1).float()
     return torch.where(targets.known.all(1), there, torch.maximum(there, targets.scores.amax(1)))
+
+
+WHERE = 0.1
+"""Weight of all places together beside the surest one's."""
+
+
+def exit_loss(logits: torch.Tensor, targets: Targets, size: tuple[int, int]) -> torch.Tensor:
+    """How wrong an exit is about views of this width and height that show `targets`: with logits [N, K] about whether a
+    class is there; with [N, K, h, w] also about the places where it is."""
+    if logits.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits, present(targets))
+    whether = F.binary_cross_entropy_with_logits(logits.amax((2, 3)), present(targets))
+    where = occupied(targets, size, (logits.shape[2], logits.shape[3]))
+    error = F.binary_cross_entropy_with_logits(logits, where, reduction="none").sum((1, 2, 3)).mean()
+    return whether + WHERE * error
+
+
+def occupied(targets: Targets, size: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
+    """Of each class and place [N, K, h, w] whether the place is within the middle half of a box or holds its centre. Where
+    the annotations do not say, the teacher's highest score there does."""
+    things, (h, w) = targets.things, grid
+    cell = torch.tensor([size[0] / w, size[1] / h], device=things.device)
+    y, x = torch.meshgrid(torch.arange(h, device=things.device), torch.arange(w, device=things.device), indexing="ij")
+    places = (torch.stack([x, y], -1) + 0.5) * cell
+    middles, sides = (things[..., :2] + things[..., 2:]) / 2, things[..., 2:] - things[..., :2]
+    reach = torch.maximum(sides / 4, cell / 2)
+    within = ((places - middles[:, :, None, None]).abs() <= reach[:, :, None, None]).all(-1)
+    kinds = F.one_hot(targets.classes.clamp(min=0), targets.scores.shape[2]) * (targets.classes >= 0)[..., None]
+    there = (within[:, :, None] * kinds[..., None, None]).amax(1).float()
+
+    def pooled(values: torch.Tensor) -> torch.Tensor:
+        levels, at = [], 0
+        for stride in STRIDES:
+            rows, columns = -(-size[1] // stride), -(-size[0] // stride)
+            level = values[:, at : at + rows * columns].transpose(1, 2).unflatten(2, (rows, columns))
+            levels.append(F.adaptive_max_pool2d(level, grid))
+            at += rows * columns
+        return torch.stack(levels).amax(0)
+
+    unknown = pooled((~targets.known).float()) > 0
+    return torch.where(unknown, torch.maximum(there, pooled(targets.scores)), there)
 
 
 class Learnt(NamedTuple):

@@ -102,6 +102,16 @@ class Trunk(nn.Module):
         return Answers(scores, distances), [last for _, _, last in found]
 
 
+class Surest(nn.Sequential):
+    """Logits [N, K, h, w] of places to the surest's [N, K]. In training they stay as they are: every place learns."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.training else super().forward(x)
+
+
 class Detector(nn.Module):
     """The full network: a prefix and a trunk."""
 
@@ -119,8 +129,11 @@ class Detector(nn.Module):
         """An early exit on so many channels of the device's encoder: of each class, whether one is there. It looks for them
         place by place, at twice the latents' stride, and the surest place answers."""
         places = [nn.Conv2d(inputs, units, 3, 2, 1), nn.ReLU(), nn.Conv2d(units, units, 3, 1, 1), nn.ReLU()]
-        last = quiet(nn.Conv2d(units, self.classes, 1))
-        return nn.Sequential(*places, last, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        last = nn.Conv2d(units, self.classes, 1)
+        assert last.bias is not None
+        # As sure of one as a place of a picture mostly may be.
+        nn.init.constant_(last.bias, -3.0)
+        return nn.Sequential(*places, last, Surest())
 
     def forward(self, x: torch.Tensor) -> Answers:
         return self.body(self.prefix(x))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from .. import warm_start
 from ..config import Stage
@@ -17,7 +16,7 @@ from ..recalibrate import fresh_statistics
 from ..stages import StageObjective, Weighted
 from ..student import Point, Points, Student, latest
 from .full import BATCH, on, precision, task_losses
-from .losses import Places, Targets, present
+from .losses import Places, Targets, exit_loss
 from .network import Answers, Detector
 from .run import Run
 from .views import empty, letterboxed
@@ -48,9 +47,8 @@ def train(run: Run, network: Detector) -> None:
     student.to(run.workers.device).to(memory_format=torch.channels_last)
     if not run.start or warm_start.is_bundle(run.start):
         settle(run, student)
-    for number, stage in enumerate((config.stage1, config.stage2, config.stage3), 1):
-        if stage.enabled:
-            Loop(DetectorStage(run, number, stage, student, network), run).train()
+    for number, stage in config.stages.items():
+        Loop(DetectorStage(run, number, stage, student, network), run).train()
 
 
 @torch.no_grad()
@@ -95,8 +93,8 @@ class DetectorStage(StageObjective[Batch]):
         stage, weights = self.stage, self.run.config.detection
         losses: Weighted = {}
         if stage.exit and exit_logits is not None:
-            error = F.binary_cross_entropy_with_logits(exit_logits.float(), present(batch.targets))
-            losses["exit"] = (stage.exit, error)
+            size = (batch.x.shape[3], batch.x.shape[2])
+            losses["exit"] = (stage.exit, exit_loss(exit_logits.float(), batch.targets, size))
         if stage.feature and batch.features is not None:
             losses["feature"] = (stage.feature, feature_error(features, batch.features))
         if stage.task:
