@@ -1,6 +1,7 @@
 //! What devices may do to a server.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::coding::DIGEST;
 /// The one operating point that is served, and most bytes of a stream of it.
 pub(crate) const POINT: OperatingPoint = OperatingPoint { split: 0, width: 0, layers: 3, bits: 4 };
 const MAX_STREAM: usize = 100;
+/// Most that the server keeps.
+const MAX_BUFFERED: usize = 1_024;
 
 /// What the first byte of a step does; all but [`CONNECT`] and [`COMPUTE`] go on with the position
 /// of a connection or a frame. Values from [`STEPS`] on begin again.
@@ -87,6 +90,8 @@ impl Server {
             batcher: BatcherConfig { workers: 2, max_batch: 2, queue: 3 },
             max_in_flight: 2,
             max_connections: 3,
+            max_connections_per_address: 2,
+            max_buffered_bytes: MAX_BUFFERED,
         };
         Server {
             exchange: Exchange::new(config, Arc::new(Registry::new(vec![Arc::new(MODEL)]))),
@@ -123,7 +128,8 @@ impl Server {
     fn connect(&mut self, script: &mut &[u8]) {
         let carrier =
             if choice(script).is_multiple_of(2) { Carrier::Streams } else { Carrier::Call };
-        if let Some(id) = self.exchange.connect(carrier) {
+        let origin = IpAddr::from([192, 0, 2, choice(script) % 2]).into();
+        if let Some(id) = self.exchange.connect(self.now, carrier, origin) {
             let handshake = Handshake::new(self.now);
             self.connections.push(Connection { id, handshake, over: false });
         }
@@ -175,7 +181,7 @@ impl Server {
             UNWANTED => self.exchange.handle_unwanted(key),
             _ => {
                 self.frames[at].left = true;
-                self.exchange.handle_left(key);
+                self.exchange.handle_left(self.now, key);
             }
         }
     }
@@ -207,6 +213,14 @@ impl Server {
             assert!(!known.ended, "an order for a frame that has ended");
             known.ended = action != Action::StopReading;
         }
+        while let Some(evicted) = self.exchange.poll_evicted() {
+            let of_it = |connection: &&mut Connection| connection.id == evicted;
+            if let Some(connection) = self.connections.iter_mut().find(of_it) {
+                connection.over = true;
+            }
+        }
+        let buffered = self.exchange.buffered();
+        assert!(buffered <= MAX_BUFFERED, "{buffered} bytes are kept");
     }
 
     /// Every device leaves, and the workers finish.
@@ -226,7 +240,7 @@ impl Server {
         self.settle();
         for Frame { key, ended, left } in &self.frames {
             assert!(*ended || *left, "a frame without an end");
-            self.exchange.handle_left(*key);
+            self.exchange.handle_left(self.now, *key);
         }
         let counters = self.exchange.counters();
         assert_eq!((counters.arrived, counters.unfinished()), (self.frames.len() as u64, 0));

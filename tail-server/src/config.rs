@@ -88,9 +88,17 @@ pub struct Options {
     /// Most unanswered frames of one connection; more are refused [default: 32]
     #[arg(long, value_name = "N", env = "ISTHMUS_MAX_IN_FLIGHT")]
     pub max_in_flight: Option<usize>,
-    /// Most connections; more are refused [default: 256]
+    /// Most connections; one more takes the place of one that is idle, or is refused [default: 256]
     #[arg(long, value_name = "N", env = "ISTHMUS_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
+    /// Most connections of one address (of IPv6 one /64), treated alike [default: half of
+    /// --max-connections]
+    #[arg(long, value_name = "N", env = "ISTHMUS_MAX_CONNECTIONS_PER_ADDRESS")]
+    pub max_connections_per_address: Option<usize>,
+    /// Most bytes kept of frames that are being received or wait and of replies that have not left;
+    /// beyond it the connection of which most is kept loses its largest frame [default: 67108864]
+    #[arg(long, value_name = "BYTES", env = "ISTHMUS_MAX_BUFFERED_BYTES")]
+    pub max_buffered_bytes: Option<usize>,
     /// Largest frame accepted (bytes) [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "ISTHMUS_MAX_FRAME_BYTES")]
     pub max_frame_bytes: Option<usize>,
@@ -152,6 +160,11 @@ pub struct ServerConfig {
     pub max_in_flight: usize,
     /// Most connections, at least 1.
     pub max_connections: usize,
+    /// Most connections of one IPv4 address or IPv6 /64, at least 1.
+    pub max_connections_per_address: usize,
+    /// Most bytes kept of frames that are being received or wait and of replies that have not left;
+    /// at least a frame of `max_frame_bytes`.
+    pub max_buffered_bytes: usize,
     /// Largest frame accepted (bytes), from 64 to 64 MiB.
     pub max_frame_bytes: usize,
     /// Longest stay of a frame, whatever time it says it has left; more than zero.
@@ -231,6 +244,10 @@ impl Options {
             workers: self.workers.or(fallback.workers),
             max_in_flight: self.max_in_flight.or(fallback.max_in_flight),
             max_connections: self.max_connections.or(fallback.max_connections),
+            max_connections_per_address: self
+                .max_connections_per_address
+                .or(fallback.max_connections_per_address),
+            max_buffered_bytes: self.max_buffered_bytes.or(fallback.max_buffered_bytes),
             max_frame_bytes: self.max_frame_bytes.or(fallback.max_frame_bytes),
             max_stay: self.max_stay.or(fallback.max_stay),
             exit_timeout: self.exit_timeout.or(fallback.exit_timeout),
@@ -276,6 +293,7 @@ impl Options {
             let offered = transports.contains(&transport);
             offered.then(|| SocketAddr::new(address, port.unwrap_or(default)))
         };
+        let max_connections = self.max_connections.unwrap_or(defaults.max_connections);
         let config = ServerConfig {
             engine: self.engine.unwrap_or_default(),
             ort_providers: self.ort_providers.unwrap_or_default(),
@@ -289,7 +307,11 @@ impl Options {
             queue: self.queue.unwrap_or(defaults.queue),
             workers: self.workers.unwrap_or(defaults.workers),
             max_in_flight: self.max_in_flight.unwrap_or(defaults.max_in_flight),
-            max_connections: self.max_connections.unwrap_or(defaults.max_connections),
+            max_connections,
+            max_connections_per_address: self
+                .max_connections_per_address
+                .unwrap_or(max_connections.div_ceil(2)),
+            max_buffered_bytes: self.max_buffered_bytes.unwrap_or(defaults.max_buffered_bytes),
             max_frame_bytes: self.max_frame_bytes.unwrap_or(defaults.max_frame_bytes),
             max_stay: self.max_stay.unwrap_or(defaults.max_stay),
             exit_timeout: self.exit_timeout.unwrap_or(defaults.exit_timeout),
@@ -321,6 +343,8 @@ impl ServerConfig {
             workers: thread::available_parallelism().map_or(1, usize::from),
             max_in_flight: 32,
             max_connections: 256,
+            max_connections_per_address: 256,
+            max_buffered_bytes: 64 << 20,
             max_frame_bytes: receiver.max_frame_bytes,
             max_stay: receiver.max_stay,
             exit_timeout: Duration::from_secs(30),
@@ -341,6 +365,8 @@ impl ServerConfig {
             ("workers", self.workers, 1, 1024),
             ("max_in_flight", self.max_in_flight, 1, 4096),
             ("max_connections", self.max_connections, 1, usize::MAX),
+            ("max_connections_per_address", self.max_connections_per_address, 1, usize::MAX),
+            ("max_buffered_bytes", self.max_buffered_bytes, self.max_frame_bytes, usize::MAX),
             ("max_frame_bytes", self.max_frame_bytes, 64, 64 << 20),
         ];
         for (option, value, min, max) in ranges {

@@ -11,6 +11,8 @@ pub enum Cause {
     Expired,
     /// The device no longer wanted the answer, or is gone.
     Cancelled,
+    /// The queue was full, and a frame of a device that had fewer in it took its place.
+    Displaced,
     /// The server failed; its log says how.
     Failed,
 }
@@ -21,6 +23,7 @@ impl Cause {
         match self {
             Cause::Expired => Reason::Expired,
             Cause::Cancelled => Reason::Cancelled,
+            Cause::Displaced => Reason::Overloaded,
             Cause::Failed => Reason::Internal,
         }
     }

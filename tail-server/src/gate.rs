@@ -1,6 +1,7 @@
 //! Drives the exchange: connections and workers share one behind a lock, and what it orders is
 //! carried out here.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,11 +16,14 @@ use crate::admission::HelloError;
 use crate::batcher::Batch;
 use crate::counters::Counters;
 use crate::exchange::{
-    Action, Carrier, ConnectionId, Ended, Exchange, ExchangeConfig, FrameKey, Output, Work,
+    Action, Carrier, ConnectionId, Ended, Exchange, ExchangeConfig, FrameKey, Origin, Output, Work,
 };
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::spans;
+
+/// A batch that has run for so long hangs; the slowest networks take seconds.
+const HANGS: Duration = Duration::from_secs(30);
 
 /// Microseconds since the server started.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,8 @@ pub(crate) struct Gate {
 
 struct State {
     exchange: Exchange<Orders>,
+    /// Tells a connection that it has to leave.
+    leave: BTreeMap<ConnectionId, Arc<Notify>>,
     /// When the timer will fire; it may fire early, never late.
     armed: Option<Timestamp>,
     /// Workers end when nothing waits.
@@ -81,7 +87,12 @@ impl Gate {
         let registry = Arc::new(registry);
         let exchange = Exchange::new(config, Arc::clone(&registry));
         Gate {
-            state: Mutex::new(State { exchange, armed: None, stopping: false }),
+            state: Mutex::new(State {
+                exchange,
+                leave: BTreeMap::new(),
+                armed: None,
+                stopping: false,
+            }),
             wake: Condvar::new(),
             timer: Notify::new(),
             registry,
@@ -95,9 +106,15 @@ impl Gate {
     }
 
     /// A place for one more connection, if there is one.
-    pub(crate) fn enter(self: &Arc<Self>, carrier: Carrier) -> Option<Place> {
-        let connection = self.tell(|exchange, _| exchange.connect(carrier))?;
-        Some(Place { gate: Arc::clone(self), connection })
+    pub(crate) fn enter(self: &Arc<Self>, carrier: Carrier, origin: Origin) -> Option<Place> {
+        let leave = Arc::new(Notify::new());
+        let mut state = self.lock();
+        let connection = state.exchange.connect(self.clock.now(), carrier, origin);
+        if let Some(connection) = connection {
+            state.leave.insert(connection, Arc::clone(&leave));
+        }
+        self.settle(&mut state);
+        Some(Place { gate: Arc::clone(self), connection: connection?, leave })
     }
 
     /// Hands the exchange an input, and carries out what it orders.
@@ -164,6 +181,12 @@ impl Gate {
         *self.draining.borrow()
     }
 
+    /// Whether a worker has been at the same batch for so long that it will hardly finish.
+    pub(crate) fn hangs(&self) -> bool {
+        let began = self.ask(Exchange::longest_running);
+        began.is_some_and(|began| self.clock.now().saturating_since(began) >= HANGS)
+    }
+
     /// Returns when new frames are refused.
     pub(crate) async fn draining(&self) {
         // The sender is `self`'s own, so the channel is open.
@@ -189,6 +212,11 @@ impl Gate {
             };
             // Fails when the frame's transport is gone, and then nobody wants it.
             let _ = to.send((frame, order));
+        }
+        while let Some(evicted) = state.exchange.poll_evicted() {
+            if let Some(leave) = state.leave.remove(&evicted) {
+                leave.notify_one();
+            }
         }
         if state.exchange.queued() > 0 {
             self.wake.notify_one();
@@ -230,6 +258,7 @@ impl Gate {
 pub(crate) struct Place {
     gate: Arc<Gate>,
     connection: ConnectionId,
+    leave: Arc<Notify>,
 }
 
 impl Place {
@@ -252,6 +281,16 @@ impl Place {
         self.gate.tell(|exchange, _| exchange.handle_cancel(self.connection, id));
     }
 
+    /// The connection has to be closed.
+    pub(crate) fn give_up(&self) {
+        self.leave.notify_one();
+    }
+
+    /// Returns when the connection has to be closed.
+    pub(crate) async fn evicted(&self) {
+        self.leave.notified().await;
+    }
+
     /// Nobody is there any more to take replies.
     pub(crate) fn lose(&self) {
         self.gate.tell(|exchange, _| exchange.handle_lost(self.connection));
@@ -260,7 +299,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.gate.tell(|exchange, _| exchange.handle_closed(self.connection));
+        let mut state = self.gate.lock();
+        state.leave.remove(&self.connection);
+        state.exchange.handle_closed(self.connection);
+        self.gate.settle(&mut state);
     }
 }
 
@@ -290,6 +332,6 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.gate.tell(|exchange, _| exchange.handle_left(self.key));
+        self.gate.tell(|exchange, now| exchange.handle_left(now, self.key));
     }
 }

@@ -8,19 +8,24 @@ use std::time::Duration;
 
 use isthmus_proto::wire::tail_server::{Tail, TailServer};
 use isthmus_proto::wire::{ToDevice, ToServer, to_device, to_server};
-use tokio::sync::{mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity as TonicIdentity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::exchange::{Carrier, FrameKey};
+use crate::accept::{Socket, SocketCall, Sockets, accept};
+use crate::exchange::{Carrier, ExchangeConfig, FrameKey};
 use crate::gate::{Gate, Open, Order, Orders, Place};
 use crate::handshake::{HELLO_TIMEOUT, hello};
 use crate::tls::{Identity, TlsError};
 
+/// HTTP/2 as TLS names it.
+const HTTP_2: &[u8] = b"h2";
 /// Calls that one TCP connection may carry.
 const CALLS_PER_CONNECTION: u32 = 16;
 /// Replies that wait for a device to read them.
@@ -28,41 +33,44 @@ const REPLIES: usize = 16;
 /// Bytes that a message adds around a frame.
 const MESSAGE_OVERHEAD: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Longest wait for a device to take a reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Binds `address`; must run within the runtime.
-pub(crate) fn bind(address: SocketAddr) -> std::io::Result<TcpIncoming> {
-    Ok(TcpIncoming::bind(address)?.with_nodelay(Some(true)))
+/// Binds `address`.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
 }
 
 /// Prepares TLS.
-pub(crate) fn server(identity: &Identity) -> Result<Server, TlsError> {
-    let pem = TonicIdentity::from_pem(&identity.pem, &identity.pem);
-    let tls = ServerTlsConfig::new().identity(pem).timeout(HELLO_TIMEOUT);
-    Server::builder()
-        .max_concurrent_streams(CALLS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .tls_config(tls)
-        .map_err(|error| TlsError::Unusable(error.to_string()))
+pub(crate) fn tls(identity: &Identity) -> Result<TlsAcceptor, TlsError> {
+    Ok(TlsAcceptor::from(Arc::new(identity.server_config(HTTP_2)?)))
 }
 
 /// Serves until `closing` turns true and all calls have ended.
 pub(crate) async fn serve(
-    mut server: Server,
-    incoming: TcpIncoming,
+    tls: TlsAcceptor,
+    listener: TcpListener,
     gate: Arc<Gate>,
     mut closing: watch::Receiver<bool>,
 ) {
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report(reporter, Arc::clone(&gate)));
-    let limit = gate.config.receiver.max_frame_bytes + MESSAGE_OVERHEAD;
+    let ExchangeConfig { receiver, max_connections, max_connections_per_address, .. } = gate.config;
+    let sockets = Sockets::new(gate.clock, max_connections, max_connections_per_address);
+    let accepted = ReceiverStream::new(accept(listener, tls, Arc::new(sockets)));
+    let limit = receiver.max_frame_bytes + MESSAGE_OVERHEAD;
     let service = Service { gate, closing: closing.clone() };
     let service = TailServer::new(service).max_decoding_message_size(limit);
     let closed = async move {
         // The sender is dropped with the server, which is as good as true.
         let _ = closing.wait_for(|closing| *closing).await;
     };
-    let router = server.add_service(service).add_service(health);
-    if let Err(error) = router.serve_with_incoming_shutdown(incoming, closed).await {
+    let router = Server::builder()
+        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(service)
+        .add_service(health);
+    if let Err(error) = router.serve_with_incoming_shutdown(accepted, closed).await {
         tracing::error!("gRPC stopped: {error}");
     }
 }
@@ -90,7 +98,10 @@ impl Tail for Service {
         &self,
         request: Request<Streaming<ToServer>>,
     ) -> Result<Response<Self::InferStream>, Status> {
-        let Some(place) = self.gate.enter(Carrier::Call) else {
+        let Some(socket) = request.extensions().get::<Arc<Socket>>() else {
+            return Err(Status::internal("the connection is not known"));
+        };
+        let Some(place) = self.gate.enter(Carrier::Call, socket.address().into()) else {
             return Err(Status::resource_exhausted("too many connections"));
         };
         if self.gate.is_draining() {
@@ -98,32 +109,49 @@ impl Tail for Service {
         }
         let (sender, receiver) = mpsc::channel(REPLIES);
         let call = Call { place: Arc::new(place), open: Arc::default(), sender };
-        tokio::spawn(call.converse(request.into_inner(), self.closing.clone()));
+        // As many as may be in flight, and as many whose reply has not left.
+        let unsent = Arc::new(Semaphore::new(2 * self.gate.config.max_in_flight));
+        let busy = socket.call();
+        let messages = request.into_inner();
+        tokio::spawn(call.converse(messages, self.closing.clone(), unsent, busy));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
+/// A frame whose reply has not left, with its permit to be one of so many.
+type Unsent = (Arc<Open>, OwnedSemaphorePermit);
+
 #[derive(Clone)]
 struct Call {
     place: Arc<Place>,
-    /// Frames whose reply has not left.
-    open: Arc<Mutex<BTreeMap<FrameKey, Arc<Open>>>>,
+    open: Arc<Mutex<BTreeMap<FrameKey, Unsent>>>,
     sender: ToDeviceSender,
 }
 
 impl Call {
-    async fn converse(self, mut messages: Streaming<ToServer>, mut closing: watch::Receiver<bool>) {
+    async fn converse(
+        self,
+        mut messages: Streaming<ToServer>,
+        mut closing: watch::Receiver<bool>,
+        unsent: Arc<Semaphore>,
+        _busy: SocketCall,
+    ) {
         let (orders, ordered) = mpsc::unbounded_channel();
-        let conversed = match self.greet(&mut messages).await {
-            Ok(()) => {
-                tokio::spawn(self.clone().carry_out(ordered));
-                self.take_frames(&mut messages, &mut closing, &orders).await
+        let conversed = async {
+            self.greet(&mut messages).await?;
+            tokio::spawn(self.clone().carry_out(ordered));
+            self.take_frames(&mut messages, &mut closing, &orders, &unsent).await
+        };
+        let conversed = tokio::select! {
+            conversed = conversed => conversed,
+            () = self.place.evicted() => {
+                self.place.lose();
+                Err(Status::resource_exhausted("other devices need the place"))
             }
-            Err(status) => Err(status),
         };
         if let Err(status) = conversed {
             tracing::info!("call ended: {}", status.message());
-            let _ = self.sender.send(Err(status)).await;
+            let _ = timeout(REPLY_TIMEOUT, self.sender.send(Err(status))).await;
         }
     }
 
@@ -145,14 +173,21 @@ impl Call {
         messages: &mut Streaming<ToServer>,
         closing: &mut watch::Receiver<bool>,
         orders: &Orders,
+        unsent: &Arc<Semaphore>,
     ) -> Result<(), Status> {
         let mut frames = 0;
         loop {
-            let message = tokio::select! {
-                biased;
-                message = messages.message() => message,
-                _ = closing.wait_for(|closing| *closing) => return Ok(()),
+            // A device that takes no replies is not heard either.
+            let message = async {
+                let permit = Arc::clone(unsent).acquire_owned().await;
+                (messages.message().await, permit)
             };
+            let (message, permit) = tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => return Ok(()),
+                message = message => message,
+            };
+            let permit = permit.map_err(|_| Status::internal("the call has ended"))?;
             let message = match message {
                 Ok(Some(ToServer { message: Some(message) })) => message,
                 Ok(Some(ToServer { message: None })) => {
@@ -169,7 +204,7 @@ impl Call {
                 to_server::Message::Frame(bytes) => {
                     frames += 1;
                     let frame = Arc::new(self.place.open(frames, orders.clone()));
-                    self.open().insert(frame.key, Arc::clone(&frame));
+                    self.open().insert(frame.key, (Arc::clone(&frame), permit));
                     frame.handle_bytes(&bytes);
                     frame.handle_ended();
                 }
@@ -207,13 +242,17 @@ impl Call {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<FrameKey, Arc<Open>>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<FrameKey, Unsent>> {
         // No code that may panic runs while it is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Hands a message to the transport. A device that does not take it in time is lost.
     async fn send(&self, message: to_device::Message) {
         // Fails when the device is gone; the next read says so.
-        let _ = self.sender.send(Ok(ToDevice { message: Some(message) })).await;
+        let sending = self.sender.send(Ok(ToDevice { message: Some(message) }));
+        if timeout(REPLY_TIMEOUT, sending).await.is_err() {
+            self.place.give_up();
+        }
     }
 }

@@ -93,7 +93,7 @@ impl Status {
     }
 
     fn is_ready(&self) -> bool {
-        self.gate.get().map_or(!self.strict, |gate| !gate.is_draining())
+        self.gate.get().map_or(!self.strict, |gate| !gate.is_draining() && !gate.hangs())
     }
 
     fn model(&self, name: &str) -> StatusCode {

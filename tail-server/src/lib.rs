@@ -30,6 +30,9 @@ pub mod registry;
 
 #[cfg(feature = "shell")]
 #[allow(clippy::disallowed_methods)]
+mod accept;
+#[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod bundle;
 #[cfg(feature = "shell")]
 #[allow(clippy::disallowed_methods)]

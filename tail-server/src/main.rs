@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use isthmus_tail_server::config::Options;
 use isthmus_tail_server::{Server, ServerConfig, StartError};
 use isthmus_telemetry::log::{self, LogFormat};
 use isthmus_telemetry::stop;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Longest wait for a connection and for an answer to `--check-health`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -77,7 +79,19 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the asynchronous runtime cannot be started")?;
-    runtime.block_on(serve(config))
+    more_descriptors();
+    let served = runtime.block_on(serve(config));
+    // A bundle on a drive that does not answer may still be read by a thread that nothing can end.
+    runtime.shutdown_background();
+    served
+}
+
+/// Raises the limit of open files as far as it may be: each gRPC connection takes one.
+fn more_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 /// Fails unless the server behind `address` says that it is ready.
@@ -108,7 +122,14 @@ fn ask_health(mut address: SocketAddr) -> anyhow::Result<()> {
 async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     // Listened for first, so that a signal during a long start is not lost.
     let stop = stop::signalled().context("signals")?;
-    let server = Server::start(config).await?;
+    let mut stop = pin!(stop);
+    let server = tokio::select! {
+        server = Server::start(config) => server?,
+        () = &mut stop => {
+            tracing::info!("stopped before it served");
+            return Ok(());
+        }
+    };
     announce(&server).context("standard output")?;
     stop.await;
     tracing::info!("stopping; accepted frames are answered first");

@@ -30,8 +30,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// First guess, for a connection's first packets: mobile networks are slower than most, and the
 /// specification's 333 ms would make a lost first packet cost a second.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Longest wait for the device to acknowledge a reply.
+/// Longest wait for the device to take and acknowledge a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of replies that a device has not acknowledged.
+const SEND_WINDOW: u64 = 1 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Binds `address` and offers [`ALPN`].
@@ -51,11 +53,7 @@ pub(crate) fn bind(
 /// Serves until the endpoint is closed.
 pub(crate) async fn serve(endpoint: Endpoint, gate: Arc<Gate>) {
     while let Some(incoming) = endpoint.accept().await {
-        let Some(place) = gate.enter(Carrier::Streams) else {
-            incoming.refuse();
-            continue;
-        };
-        // Under load, have devices prove their address before they take memory.
+        // Under load, have devices prove their address before they take a place.
         if gate.ask(Exchange::is_crowded)
             && incoming.may_retry()
             && !incoming.remote_address_validated()
@@ -63,6 +61,11 @@ pub(crate) async fn serve(endpoint: Endpoint, gate: Arc<Gate>) {
             let _ = incoming.retry();
             continue;
         }
+        let origin = incoming.remote_address().ip().into();
+        let Some(place) = gate.enter(Carrier::Streams, origin) else {
+            incoming.refuse();
+            continue;
+        };
         tokio::spawn(serve_connection(incoming, Arc::clone(&gate), place));
     }
 }
@@ -81,6 +84,7 @@ pub fn transport_config(frame: usize, in_flight: usize) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(window(frame))
         .receive_window(window(frame.saturating_mul(4)))
+        .send_window(SEND_WINDOW)
         .initial_rtt(INITIAL_RTT)
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
     transport
@@ -89,14 +93,28 @@ pub fn transport_config(frame: usize, in_flight: usize) -> TransportConfig {
 async fn serve_connection(incoming: Incoming, gate: Arc<Gate>, place: Place) {
     let remote = incoming.remote_address();
     let connection = match incoming.accept() {
-        Ok(connecting) => connecting.await,
+        Ok(connecting) => tokio::select! {
+            connection = connecting => connection,
+            () = place.evicted() => return,
+        },
         Err(error) => Err(error),
     };
     let connection = match connection {
         Ok(connection) => connection,
         Err(error) => return tracing::debug!(%remote, "no connection: {error}"),
     };
-    match greet(&connection, &gate, &place).await {
+    tokio::select! {
+        () = converse(&connection, &gate, &place) => {}
+        () = place.evicted() => {
+            tracing::info!(%remote, "evicted");
+            connection.close(code::EVICTED.into(), b"other devices need the place");
+        }
+    }
+}
+
+async fn converse(connection: &Connection, gate: &Arc<Gate>, place: &Place) {
+    let remote = connection.remote_address();
+    match greet(connection, gate, place).await {
         Ok(_control) => {
             tracing::info!(%remote, "connected");
             while let Ok((send, recv)) = connection.accept_bi().await {
@@ -218,8 +236,14 @@ async fn serve_frame(
 /// Sends a reply. The frame counts as accepted until it has arrived, so that a server that shuts
 /// down does not close the connection on it.
 async fn say(send: &mut SendStream, reply: &Reply) {
-    // Fails when the device is gone or wants no reply.
-    if send.write_all(&reply.encode_to_vec()).await.is_ok() && send.finish().is_ok() {
-        let _ = timeout(REPLY_TIMEOUT, send.stopped()).await;
+    let sent = async {
+        // Fails when the device is gone or wants no reply.
+        if send.write_all(&reply.encode_to_vec()).await.is_ok() && send.finish().is_ok() {
+            let _ = send.stopped().await;
+        }
+    };
+    if timeout(REPLY_TIMEOUT, sent).await.is_err() {
+        // Fails when all of it was sent, and only the acknowledgement is missing.
+        let _ = send.reset(code::DONE.into());
     }
 }

@@ -8,6 +8,11 @@ use isthmus_proto::{
     PacketHeader, Timestamp, padding_len,
 };
 
+/// Longest stay of a frame that has not said what it is.
+const BEGUN_STAY: Duration = Duration::from_secs(5);
+/// Longest stay of a probe: what comes later says nothing of a path.
+const PROBE_STAY: Duration = Duration::from_secs(10);
+
 /// Limits of a [`Receiver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiverConfig {
@@ -244,11 +249,16 @@ impl Receiver {
     }
 
     fn time_left(&self) -> Duration {
-        let asked = self.envelope().map_or(Duration::MAX, |envelope| envelope.time_left);
+        let asked = match self.envelope() {
+            None => BEGUN_STAY,
+            Some(envelope) if envelope.probe => envelope.time_left.min(PROBE_STAY),
+            Some(envelope) => envelope.time_left,
+        };
         asked.min(self.config.max_stay)
     }
 
-    fn deadline(&self) -> Timestamp {
+    /// When the answer is worthless.
+    pub fn deadline(&self) -> Timestamp {
         self.first_byte + self.time_left()
     }
 
@@ -408,7 +418,8 @@ mod tests {
     #[test]
     fn a_frame_does_not_stay_longer_than_allowed() {
         let mut receiver = receiver();
-        assert_eq!(receiver.poll_timeout(), Some(at(60_000_000)));
+        // Before it has said what it is, and then whatever it says.
+        assert_eq!(receiver.poll_timeout(), Some(at(5_000_000)));
         receiver.handle_bytes(at(0), &frame(Duration::from_secs(1 << 30))[..20]).expect("fine");
         assert_eq!(receiver.poll_timeout(), Some(at(60_000_000)));
     }

@@ -54,6 +54,10 @@ impl Collector for Scrape {
         page.single("batch_size", "Frames in one run of the tail", None, &metrics.batch_size)?;
         let waiting = ConstGauge::new(gate.ask(Exchange::queued) as u64);
         page.single("pending_requests", "Frames that wait for a worker", None, &waiting)?;
+        let buffered = ConstGauge::new(gate.ask(Exchange::buffered) as u64);
+        let help =
+            "Kept of frames that are being received or wait, and of replies that have not left";
+        page.single("buffered", help, Some(Unit::Bytes), &buffered)?;
         let help = "Frames that were accepted, yet not answered";
         page.family("dropped", help, None, "reason", causes(&counters).map(counter))?;
         let help = "Frames whose time left ran out, by where they were";
@@ -90,9 +94,14 @@ fn codes(counters: &Counters) -> Vec<(String, u64)> {
     ok.map(|(code, frames)| (code.to_owned(), frames)).into_iter().chain(named).collect()
 }
 
-fn causes(counters: &Counters) -> [(&'static str, u64); 3] {
-    [("expired", Cause::Expired), ("cancelled", Cause::Cancelled), ("failed", Cause::Failed)]
-        .map(|(name, cause)| (name, dropped(counters, cause)))
+fn causes(counters: &Counters) -> [(&'static str, u64); 4] {
+    [
+        ("expired", Cause::Expired),
+        ("cancelled", Cause::Cancelled),
+        ("displaced", Cause::Displaced),
+        ("failed", Cause::Failed),
+    ]
+    .map(|(name, cause)| (name, dropped(counters, cause)))
 }
 
 fn missed(counters: &Counters) -> [(&'static str, u64); 3] {
@@ -134,7 +143,10 @@ mod tests {
             (0..frames).for_each(|_| counters.on_verdict(verdict));
         }
         assert_eq!(missed(&counters), [("receive", 3), ("queue", 2), ("tail", 1)]);
-        assert_eq!(causes(&counters), [("expired", 2), ("cancelled", 0), ("failed", 7)]);
+        assert_eq!(
+            causes(&counters),
+            [("expired", 2), ("cancelled", 0), ("displaced", 0), ("failed", 7)]
+        );
         let mut codes = codes(&counters);
         codes.retain(|(_, frames)| *frames > 0);
         let codes: Vec<_> = codes.iter().map(|(code, frames)| (code.as_str(), *frames)).collect();

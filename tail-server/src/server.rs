@@ -56,7 +56,7 @@ impl Server {
             Ok(registry) => registry?,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        Server::serve(config, registry, http)
+        Server::serve(config, registry, http).await
     }
 
     /// Starts to serve networks that are already prepared; the model repository is not looked at.
@@ -66,10 +66,14 @@ impl Server {
     ) -> Result<Server, StartError> {
         config.validate()?;
         let http = Http::start(&config).await?;
-        Server::serve(config, registry, http)
+        Server::serve(config, registry, http).await
     }
 
-    fn serve(config: ServerConfig, registry: Registry, http: Http) -> Result<Server, StartError> {
+    async fn serve(
+        config: ServerConfig,
+        registry: Registry,
+        http: Http,
+    ) -> Result<Server, StartError> {
         let identity = Identity::load(&config.tls)?;
         let exchange = ExchangeConfig {
             receiver: ReceiverConfig {
@@ -83,6 +87,8 @@ impl Server {
             },
             max_in_flight: config.max_in_flight,
             max_connections: config.max_connections,
+            max_connections_per_address: config.max_connections_per_address,
+            max_buffered_bytes: config.max_buffered_bytes,
         };
         let spans = match &config.otlp_endpoint {
             None => None,
@@ -108,9 +114,9 @@ impl Server {
         let grpc = match config.grpc {
             Some(address) => {
                 let failed = bind("gRPC", "--grpc-port", address);
-                let incoming = grpc::bind(address).map_err(failed)?;
-                let local = incoming.local_addr().map_err(failed)?;
-                Some((grpc::server(&identity)?, incoming, local))
+                let listener = grpc::bind(address).await.map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                Some((grpc::tls(&identity)?, listener, local))
             }
             None => None,
         };
@@ -127,8 +133,8 @@ impl Server {
         if let Some((endpoint, _)) = &quic {
             tokio::spawn(quic::serve(endpoint.clone(), Arc::clone(&gate)));
         }
-        let grpc = grpc.map(|(server, incoming, local)| {
-            let serving = grpc::serve(server, incoming, Arc::clone(&gate), closing.subscribe());
+        let grpc = grpc.map(|(tls, listener, local)| {
+            let serving = grpc::serve(tls, listener, Arc::clone(&gate), closing.subscribe());
             (tokio::spawn(serving), local)
         });
         http.on_serving(&gate);

@@ -92,12 +92,10 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A certificate chain with its key, in the forms that the transports take.
+/// A certificate chain with its key.
 pub(crate) struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    /// Chain and key (PEM).
-    pub(crate) pem: String,
     pub(crate) fingerprint: Fingerprint,
 }
 
@@ -150,11 +148,7 @@ impl Identity {
         let fingerprint = Fingerprint::of(first);
         let private = PrivateKeyDer::from_pem_slice(key.1.as_bytes())
             .map_err(|source| wrong(key.0, "private key", source))?;
-        let pem = match cert.0 == key.0 && cert.1 == key.1 {
-            true => cert.1.to_owned(),
-            false => format!("{}\n{}", cert.1, key.1),
-        };
-        Ok(Identity { chain, key: private, pem, fingerprint })
+        Ok(Identity { chain, key: private, fingerprint })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The exchange alone, in injected time.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use isthmus_tail_server::Registry;
 use isthmus_tail_server::batcher::BatcherConfig;
 use isthmus_tail_server::counters::{Cause, Verdict};
 use isthmus_tail_server::exchange::{
-    Action, Carrier, Computed, ConnectionId, Exchange, ExchangeConfig, FrameKey, Output, Work,
+    Action, Carrier, Computed, ConnectionId, Exchange, ExchangeConfig, FrameKey, Origin, Output,
+    Work,
 };
 use isthmus_tail_server::receiver::{Received, ReceiverConfig};
 use proptest::prelude::*;
@@ -45,7 +47,14 @@ fn config() -> ExchangeConfig {
         batcher: BatcherConfig { workers: 1, max_batch: 4, queue: 4 },
         max_in_flight: 3,
         max_connections: 2,
+        max_connections_per_address: 2,
+        max_buffered_bytes: 1 << 20,
     }
+}
+
+/// Where a device is.
+fn here() -> Origin {
+    IpAddr::from([192, 0, 2, 1]).into()
 }
 
 fn hello() -> Hello {
@@ -72,7 +81,7 @@ impl Desk {
     fn new(carrier: Carrier) -> Desk {
         let registry = Arc::new(Registry::new(vec![Arc::new(MODEL)]));
         let mut exchange = Exchange::new(config(), registry);
-        let connection = exchange.connect(carrier).expect("a place");
+        let connection = exchange.connect(at(0), carrier, here()).expect("a place");
         let welcome = exchange.handle_hello(connection, &hello(), false).expect("a good hello");
         assert!(welcome.bundles[0].served);
         Desk { exchange, connection, orders: Vec::new(), begun: 0 }
@@ -95,7 +104,7 @@ impl Desk {
     fn settle(&mut self) {
         while let Some(Output { frame, to, action }) = self.exchange.poll_output() {
             if action != Action::StopReading {
-                self.exchange.handle_left(frame);
+                self.exchange.handle_left(at(0), frame);
             }
             self.orders.push((to, action));
         }
@@ -152,7 +161,7 @@ fn a_frame_is_answered_with_its_durations() {
 fn a_worker_is_told_what_the_device_wants_and_a_reply_that_it_does_not_take_is_refused() {
     let registry = Arc::new(Registry::new(vec![Arc::new(MODEL)]));
     let mut exchange = Exchange::new(config(), registry);
-    let connection = exchange.connect(Carrier::Streams).expect("a place");
+    let connection = exchange.connect(at(0), Carrier::Streams, here()).expect("a place");
     let wants = Hello {
         detail: Detail::Logits.into(),
         min_confidence: 0.25,
@@ -237,7 +246,7 @@ fn a_full_queue_and_a_drain_refuse() {
     let config = ExchangeConfig { max_in_flight: 9, ..config() };
     let mut desk =
         Desk { exchange: Exchange::new(config, registry), ..Desk::new(Carrier::Streams) };
-    desk.connection = desk.exchange.connect(Carrier::Streams).expect("a place");
+    desk.connection = desk.exchange.connect(at(0), Carrier::Streams, here()).expect("a place");
     desk.exchange.handle_hello(desk.connection, &hello(), false).expect("a good hello");
     let whole = frame(0).len();
     for id in 0..5 {
@@ -292,19 +301,89 @@ fn probes_are_echoed_while_the_queue_is_full_and_the_server_drains() {
 #[test]
 fn places_for_connections_are_limited_and_free_again() {
     let mut desk = Desk::new(Carrier::Streams);
-    let second = desk.exchange.connect(Carrier::Call).expect("a second place");
+    let second = desk.exchange.connect(at(0), Carrier::Call, here()).expect("a second place");
     assert!(desk.exchange.is_crowded());
-    assert_eq!(desk.exchange.connect(Carrier::Call), None);
+    assert_eq!(desk.exchange.connect(at(0), Carrier::Call, here()), None);
     assert_eq!(desk.exchange.connections(Carrier::Call), 1);
     desk.exchange.handle_closed(second);
     assert_eq!(desk.exchange.connections(Carrier::Call), 0);
-    assert!(desk.exchange.connect(Carrier::Call).is_some());
+    assert!(desk.exchange.connect(at(0), Carrier::Call, here()).is_some());
+}
+
+#[test]
+fn an_idle_connection_makes_room_for_a_new_one() {
+    let mut desk = Desk::new(Carrier::Streams);
+    let silent = desk.exchange.connect(at(0), Carrier::Call, here()).expect("a second place");
+    assert_eq!(desk.exchange.connect(at(1_000), Carrier::Call, here()), None);
+    // Two seconds without a hello are enough, without a frame five.
+    let third = desk.exchange.connect(at(2_000), Carrier::Call, here()).expect("a place");
+    assert_eq!(desk.exchange.poll_evicted(), Some(silent));
+    desk.exchange.handle_hello(third, &hello(), false).expect("a good hello");
+    desk.send(at(2_500), 1, 40);
+    assert_eq!(desk.exchange.connect(at(6_000), Carrier::Call, here()), None);
+    let fourth = desk.exchange.connect(at(7_000), Carrier::Call, here()).expect("a place");
+    assert_eq!(desk.exchange.poll_evicted(), Some(third));
+    assert_ne!(fourth, third);
+    // What the driver says of it later is no news.
+    desk.exchange.handle_closed(third);
+    assert_eq!(desk.exchange.connections(Carrier::Call), 1);
+    assert_eq!(desk.exchange.poll_evicted(), None);
+}
+
+#[test]
+fn one_address_leaves_places_for_others() {
+    let config = ExchangeConfig { max_connections: 4, max_connections_per_address: 2, ..config() };
+    let mut exchange: Exchange<u32> = Exchange::new(config, Arc::new(Registry::new(vec![])));
+    let mut connect = |last| {
+        exchange.connect(at(0), Carrier::Streams, IpAddr::from([192, 0, 2, last]).into()).is_some()
+    };
+    assert_eq!(
+        [1, 1, 1, 2, 1, 3, 4].map(&mut connect),
+        [true, true, false, true, false, true, false]
+    );
+}
+
+#[test]
+fn the_heaviest_connection_makes_room_in_a_full_buffer() {
+    let registry = Arc::new(Registry::new(vec![Arc::new(MODEL)]));
+    let config = ExchangeConfig { max_buffered_bytes: 1_000, ..config() };
+    let mut desk =
+        Desk { exchange: Exchange::new(config, registry), ..Desk::new(Carrier::Streams) };
+    let [heavy, light] = [1, 2].map(|last| {
+        let origin = IpAddr::from([192, 0, 2, last]).into();
+        let connection = desk.exchange.connect(at(0), Carrier::Streams, origin).expect("a place");
+        desk.exchange.handle_hello(connection, &hello(), false).expect("a good hello");
+        connection
+    });
+    let mut probe = Vec::new();
+    Envelope { frame: 1, time_left: TIME_LEFT, probe: true }.write(&mut probe);
+    write_padding(&mut probe, 600);
+    desk.connection = heavy;
+    for bytes in [500, 400] {
+        let key = desk.begin(at(0));
+        assert!(desk.exchange.handle_bytes(at(0), key, &probe[..bytes]));
+    }
+    desk.connection = light;
+    desk.send(at(0), 7, 70);
+    desk.send(at(0), 8, 70);
+    let overloaded = Verdict::Refused(Reason::Overloaded);
+    assert_eq!(desk.verdicts(), [(0, Some(overloaded))]);
+    assert!(desk.exchange.buffered() <= 1_000, "{}", desk.exchange.buffered());
+    // Replies that nobody takes are kept too, and in the end cost the connection.
+    desk.connection = heavy;
+    while desk.exchange.poll_evicted().is_none() {
+        let key = desk.begin(at(0));
+        desk.exchange.handle_bytes(at(0), key, &[0xff; 40]);
+        while desk.exchange.poll_output().is_some() {}
+        assert!(desk.begun < 200, "{} bytes are kept", desk.exchange.buffered());
+    }
+    assert!(desk.exchange.buffered() <= 1_000);
 }
 
 #[test]
 fn a_frame_before_the_hello_is_refused() {
     let mut desk = Desk::new(Carrier::Streams);
-    desk.connection = desk.exchange.connect(Carrier::Streams).expect("a place");
+    desk.connection = desk.exchange.connect(at(0), Carrier::Streams, here()).expect("a place");
     desk.send(at(0), 1, frame(1).len());
     assert_eq!(desk.verdicts(), [(0, Some(Verdict::Refused(Reason::Malformed)))]);
 }
@@ -366,7 +445,7 @@ proptest! {
                     desk.exchange.handle_unwanted(frames[at].0);
                 },
                 Step::Left(index) => if let Some(at) = pick(index, &frames) {
-                    desk.exchange.handle_left(frames[at].0);
+                    desk.exchange.handle_left(now, frames[at].0);
                 },
                 Step::Cancel(id) => desk.exchange.handle_cancel(desk.connection, id.into()),
                 Step::Compute(fails) => if let Some(batch) = desk.exchange.poll_batch(now) {

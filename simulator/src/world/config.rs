@@ -85,6 +85,8 @@ impl ServerConfig {
             batcher: self.batcher,
             max_in_flight: self.max_in_flight,
             max_connections: usize::MAX,
+            max_connections_per_address: usize::MAX,
+            max_buffered_bytes: usize::MAX,
         }
     }
 

@@ -19,6 +19,7 @@ mod tests;
 mod transport;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use isthmus_head_client::{
@@ -519,8 +520,10 @@ impl<'a, 'o> World<'a, 'o> {
 }
 
 /// Opens a connection for a device that has said hello.
-fn connect(exchange: &mut Exchange) -> ConnectionId {
-    let connection = exchange.connect(Carrier::Streams).expect("connections have no limit");
+fn connect(exchange: &mut Exchange, camera: u32) -> ConnectionId {
+    let origin = IpAddr::from(Ipv4Addr::from_bits(camera)).into();
+    let connection = exchange.connect(Timestamp::ZERO, Carrier::Streams, origin);
+    let connection = connection.expect("connections have no limit");
     exchange.handle_hello(connection, &hello(), false).expect("a good hello");
     connection
 }

@@ -8,6 +8,7 @@
 //! result to [`handle_computed`](Exchange::handle_computed).
 
 mod event;
+mod places;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,7 +20,7 @@ use isthmus_proto::{Content, Envelope, MAX_CONTROL_BYTES, Timestamp, TraceIds};
 use prost::Message;
 
 use crate::admission::{self, Announced, Binding, HelloError, Load, Refused};
-use crate::batcher::{Batch, BatchId, Batcher, BatcherConfig, Job, Lane};
+use crate::batcher::{Batch, BatchId, Batcher, BatcherConfig, Cost, Flow, Job, Lane};
 use crate::counters::{Cause, Counters, Verdict};
 use crate::receiver::{Received, Receiver, ReceiverConfig};
 use crate::registry::Registry;
@@ -27,6 +28,8 @@ use crate::registry::Registry;
 use state::{Connection, Frame, Running, Stage};
 
 pub use event::{Action, Computed, Ended, NoAnswer, Output, Whole, Work};
+pub use places::Origin;
+pub(crate) use places::Places;
 
 /// Limits of an [`Exchange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub struct ExchangeConfig {
     pub max_in_flight: usize,
     /// Most connections, over all transports together.
     pub max_connections: usize,
+    /// Most connections of one [`Origin`].
+    pub max_connections_per_address: usize,
+    /// Most bytes of frames that are being received or wait, and of replies that have not left.
+    pub max_buffered_bytes: usize,
 }
 
 /// How the frames of a connection reach the server.
@@ -66,8 +73,13 @@ pub struct Exchange<H> {
     config: ExchangeConfig,
     registry: Arc<Registry>,
     batcher: Batcher<FrameKey>,
+    places: Places<ConnectionId>,
     connections: BTreeMap<ConnectionId, Connection>,
+    /// Connections that have to be closed.
+    evicted: VecDeque<ConnectionId>,
     frames: BTreeMap<FrameKey, Frame<H>>,
+    /// Bytes that are kept of all frames.
+    buffered: usize,
     /// When to stop waiting for more of the frames that are being received.
     cutoffs: BTreeSet<(Timestamp, FrameKey)>,
     /// Frames of the batches that run.
@@ -88,8 +100,11 @@ impl<H: Clone> Exchange<H> {
             config,
             registry,
             batcher: Batcher::new(config.batcher),
+            places: Places::new(config.max_connections, config.max_connections_per_address),
             connections: BTreeMap::new(),
+            evicted: VecDeque::new(),
             frames: BTreeMap::new(),
+            buffered: 0,
             cutoffs: BTreeSet::new(),
             running: BTreeMap::new(),
             outputs: VecDeque::new(),
@@ -101,20 +116,28 @@ impl<H: Clone> Exchange<H> {
         }
     }
 
-    /// A connection begins; `None` if there is no place for one more.
-    pub fn connect(&mut self, carrier: Carrier) -> Option<ConnectionId> {
-        if self.open().count() >= self.config.max_connections {
-            return None;
-        }
+    /// A connection begins; `None` if there is no place for one more. Where all are taken, one that
+    /// is idle makes room: it comes out of [`poll_evicted`](Self::poll_evicted).
+    pub fn connect(
+        &mut self,
+        now: Timestamp,
+        carrier: Carrier,
+        origin: Origin,
+    ) -> Option<ConnectionId> {
         let id = ConnectionId(self.next_connection);
+        if let Some(idlest) = self.places.take(now, id, origin)? {
+            self.evict(idlest);
+        }
         self.next_connection += 1;
         let connection = Connection {
             carrier,
+            origin,
             binding: None,
             traces: None,
             in_flight: Vec::new(),
             closed: false,
             frames: 0,
+            buffered: 0,
         };
         self.connections.insert(id, connection);
         Some(id)
@@ -130,6 +153,7 @@ impl<H: Clone> Exchange<H> {
         let binding = Binding::new(hello, &self.registry)?;
         let ExchangeConfig { receiver, max_in_flight, .. } = self.config;
         let welcome = binding.welcome(receiver.max_frame_bytes, max_in_flight);
+        self.places.greet(connection);
         if let Some(connection) = self.connections.get_mut(&connection) {
             connection.binding = Some(binding);
             connection.traces = hello.tracing.map(TraceIds::from).filter(|_| traced);
@@ -141,6 +165,7 @@ impl<H: Clone> Exchange<H> {
     pub fn handle_closed(&mut self, connection: ConnectionId) {
         if let Some(state) = self.connections.get_mut(&connection) {
             state.closed = true;
+            self.places.free(connection);
             if state.frames == 0 {
                 self.connections.remove(&connection);
             }
@@ -164,6 +189,7 @@ impl<H: Clone> Exchange<H> {
         to: H,
     ) -> FrameKey {
         self.counters.on_arrival();
+        self.places.begin(now, connection);
         let key = FrameKey(self.next_frame);
         self.next_frame += 1;
         let state = self.connections.get_mut(&connection);
@@ -173,8 +199,8 @@ impl<H: Clone> Exchange<H> {
         });
         let receiver = Receiver::new(now, self.config.receiver);
         let stage = Stage::Receiving { receiver, armed: None };
-        let (id, receive_span, bundle) = (0, Duration::ZERO, None);
-        let frame = Frame { to, connection, trace, id, receive_span, bundle, stage };
+        let (id, receive_span, bundle, buffered) = (0, Duration::ZERO, None, 0);
+        let frame = Frame { to, connection, trace, id, receive_span, bundle, buffered, stage };
         self.frames.insert(key, frame);
         self.arm(key);
         key
@@ -182,6 +208,10 @@ impl<H: Clone> Exchange<H> {
 
     /// The next bytes of a frame came; whether more are wanted.
     pub fn handle_bytes(&mut self, now: Timestamp, key: FrameKey, bytes: &[u8]) -> bool {
+        if !self.frames.get(&key).is_some_and(|frame| frame.stage.is_receiving()) {
+            return false;
+        }
+        self.keep(key, bytes.len());
         match self.receive(now, key, bytes) {
             None => return false,
             Some(Ok(false)) => {
@@ -210,7 +240,7 @@ impl<H: Clone> Exchange<H> {
             Whole::Frame { announced, received } => {
                 frame.id = received.envelope.frame.into();
                 frame.receive_span = received.receive_span;
-                match self.admit(key, &announced) {
+                match self.admit(key, &announced, received.deadline) {
                     Ok(_) => self.submit(now, key, received),
                     Err(refused) => self.refuse(key, refused),
                 }
@@ -229,7 +259,7 @@ impl<H: Clone> Exchange<H> {
             }
             Stage::Queued { job, .. } => {
                 let job = *job;
-                self.batcher.handle_cancel(job);
+                self.batcher.handle_drop(job, Cause::Cancelled);
                 self.settle_dropped();
             }
             Stage::Running(running) => running.unwanted = true,
@@ -247,15 +277,17 @@ impl<H: Clone> Exchange<H> {
     }
 
     /// A frame's reply has left, or never will: the driver has no more to do with it.
-    pub fn handle_left(&mut self, key: FrameKey) {
+    pub fn handle_left(&mut self, now: Timestamp, key: FrameKey) {
         if let Some(Frame { stage: Stage::Queued { job, .. }, .. }) = self.frames.get(&key) {
             let job = *job;
-            self.batcher.handle_cancel(job);
+            self.batcher.handle_drop(job, Cause::Cancelled);
             self.settle_dropped();
         }
         self.end(key, Verdict::Dropped(Cause::Cancelled));
+        self.let_go(key);
         let Some(frame) = self.frames.remove(&key) else { return };
         self.accepted -= usize::from(frame.bundle.is_some());
+        self.places.end(now, frame.connection);
         let Some(connection) = self.connections.get_mut(&frame.connection) else { return };
         connection.frames -= 1;
         if connection.closed && connection.frames == 0 {
@@ -320,6 +352,11 @@ impl<H: Clone> Exchange<H> {
             let running = Running { deadline, received_at, started: now, unwanted: false };
             let stage = std::mem::replace(&mut state.stage, Stage::Running(running));
             if let Stage::Queued { received, .. } = stage {
+                let buffered = std::mem::take(&mut state.buffered);
+                self.buffered -= buffered;
+                if let Some(connection) = self.connections.get_mut(&state.connection) {
+                    connection.buffered -= buffered;
+                }
                 let connection = self.connections.get(&state.connection);
                 let binding = connection.and_then(|it| it.binding.as_ref());
                 let wanted = binding.map(Binding::wanted).unwrap_or_default();
@@ -330,8 +367,9 @@ impl<H: Clone> Exchange<H> {
         Some(Batch { id, lane, work })
     }
 
-    /// What a driver has to do next.
+    /// What a driver has to do next; where too much is kept, that makes room first.
     pub fn poll_output(&mut self) -> Option<Output<H>> {
+        self.fit();
         self.outputs.pop_front()
     }
 
@@ -351,9 +389,25 @@ impl<H: Clone> Exchange<H> {
         self.open().filter(|connection| connection.carrier == carrier).count()
     }
 
-    /// Whether more than half of the places for connections are taken.
+    /// Whether half of the places for connections are taken.
     pub fn is_crowded(&self) -> bool {
-        self.open().count() > self.config.max_connections / 2
+        self.places.is_crowded()
+    }
+
+    /// A connection that the driver has to close: it was idle and its place is taken, or it made the
+    /// server keep too much.
+    pub fn poll_evicted(&mut self) -> Option<ConnectionId> {
+        self.evicted.pop_front()
+    }
+
+    /// Bytes that are kept of frames and of replies that have not left.
+    pub fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// When the batch began that runs longest.
+    pub fn longest_running(&self) -> Option<Timestamp> {
+        self.batcher.longest_running()
     }
 
     /// Whether new frames are refused.
@@ -403,7 +457,8 @@ impl<H: Clone> Exchange<H> {
         let Some(announced) = receiver.packet().map(Announced::from) else {
             return Some(Ok(whole));
         };
-        Some(self.admit(key, &announced).map(|compute| {
+        let deadline = receiver.deadline();
+        Some(self.admit(key, &announced, deadline).map(|compute| {
             let frame = self.frames.get_mut(&key);
             if let Some(Frame { stage: Stage::Receiving { receiver, .. }, .. }) = frame {
                 receiver.handle_expected_compute(compute);
@@ -413,16 +468,23 @@ impl<H: Clone> Exchange<H> {
     }
 
     /// Accepts or refuses a frame by its header; how long it will wait and run.
-    fn admit(&mut self, key: FrameKey, announced: &Announced) -> Result<Duration, Refused> {
+    fn admit(
+        &mut self,
+        key: FrameKey,
+        announced: &Announced,
+        deadline: Timestamp,
+    ) -> Result<Duration, Refused> {
         let unknown = || Refused::new(Reason::Malformed, "a frame before the hello");
         let frame = self.frames.get_mut(&key).ok_or_else(unknown)?;
         let connection = self.connections.get_mut(&frame.connection).ok_or_else(unknown)?;
         let binding = connection.binding.as_ref().ok_or_else(unknown)?;
+        let flow = flow(frame.connection);
+        let cost = Cost::of_share(self.places.of(connection.origin));
         let load = Load {
             in_flight: connection.in_flight.len(),
             max_in_flight: self.config.max_in_flight,
-            queue_full: self.batcher.is_full(),
-            expected_wait: self.batcher.expected_wait(),
+            queue_full: self.batcher.is_full_for(flow, cost, deadline),
+            expected_wait: self.batcher.expected_wait(flow),
             draining: self.draining,
         };
         let bundle = admission::admit(announced, binding, &self.registry, &load)?;
@@ -463,10 +525,13 @@ impl<H: Clone> Exchange<H> {
             Content::Image(_) => None,
         };
         let (lane, deadline) = (Lane { bundle, split }, received.deadline);
-        match self.batcher.handle_arrival(now, Job { lane, deadline, work: key }) {
+        let flow = flow(frame.connection);
+        let connection = self.connections.get(&frame.connection);
+        let cost = Cost::of_share(connection.map_or(1, |it| self.places.of(it.origin)));
+        match self.batcher.handle_arrival(now, Job { lane, flow, cost, deadline, work: key }) {
             Ok(job) => frame.stage = Stage::Queued { job, received },
             Err(_) => {
-                let wait = self.batcher.expected_wait();
+                let wait = self.batcher.expected_wait(flow);
                 self.refuse(key, Refused::overloaded("the queue is full", wait));
             }
         }
@@ -505,7 +570,7 @@ impl<H: Clone> Exchange<H> {
     /// Ends a frame that is not accepted, or whose picture is none.
     fn refuse(&mut self, key: FrameKey, refused: Refused) {
         let Some(frame) = self.frames.get(&key) else { return };
-        if matches!(frame.stage, Stage::Receiving { .. }) {
+        if frame.stage.is_receiving() {
             let (to, action) = (frame.to.clone(), Action::StopReading);
             self.outputs.push_back(Output { frame: key, to, action });
         }
@@ -518,6 +583,7 @@ impl<H: Clone> Exchange<H> {
         let detail = match cause {
             Cause::Expired => "the time left ran out in the queue",
             Cause::Cancelled => "the device cancelled the frame",
+            Cause::Displaced => "there was no room for it beside those of devices with less",
             Cause::Failed => "the server failed; its log says how",
         };
         let refused = Refused::new(cause.reason(), detail);
@@ -536,6 +602,8 @@ impl<H: Clone> Exchange<H> {
 
     fn reply_with(&mut self, key: FrameKey, verdict: Verdict, reply: Reply) {
         self.end(key, verdict);
+        self.let_go(key);
+        self.keep(key, reply.encoded_len());
         let Some(frame) = self.frames.get(&key) else { return };
         let action = Action::Reply(Box::new(Ended { reply, verdict, trace: frame.trace }));
         self.outputs.push_back(Output { frame: key, to: frame.to.clone(), action });
@@ -554,6 +622,66 @@ impl<H: Clone> Exchange<H> {
         if let Some(connection) = self.connections.get_mut(&frame.connection) {
             connection.in_flight.retain(|(_, other)| *other != key);
         }
+    }
+
+    /// So many bytes more are kept of a frame.
+    fn keep(&mut self, key: FrameKey, bytes: usize) {
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        frame.buffered += bytes;
+        self.buffered += bytes;
+        if let Some(connection) = self.connections.get_mut(&frame.connection) {
+            connection.buffered += bytes;
+        }
+    }
+
+    /// Nothing is kept of a frame any more.
+    fn let_go(&mut self, key: FrameKey) {
+        let Some(frame) = self.frames.get_mut(&key) else { return };
+        let bytes = std::mem::take(&mut frame.buffered);
+        self.buffered -= bytes;
+        if let Some(connection) = self.connections.get_mut(&frame.connection) {
+            connection.buffered -= bytes;
+        }
+    }
+
+    /// Where too much is kept in all, the connections of which most is kept make room.
+    fn fit(&mut self) {
+        while self.buffered > self.config.max_buffered_bytes && self.make_room() {}
+    }
+
+    /// Ends the largest frame of the connection of which most is kept, or where that is all replies,
+    /// the connection; whether there was one.
+    fn make_room(&mut self) -> bool {
+        let heaviest = self.connections.iter().max_by_key(|(_, it)| it.buffered);
+        let Some((&connection, _)) = heaviest.filter(|(_, it)| it.buffered > 0) else {
+            return false;
+        };
+        let of_it = self.frames.iter().filter(|(_, frame)| frame.connection == connection);
+        let open = of_it.filter(|(_, frame)| frame.buffered > 0 && frame.stage.is_open());
+        match open.max_by_key(|(_, frame)| frame.buffered).map(|(&key, frame)| (key, &frame.stage))
+        {
+            Some((_, &Stage::Queued { job, .. })) => {
+                self.batcher.handle_drop(job, Cause::Displaced);
+                self.settle_dropped();
+            }
+            Some((key, _)) => {
+                let flow = flow(connection);
+                let wait = self.batcher.expected_wait(flow).max(Duration::from_millis(1));
+                let detail = "the server keeps as many bytes of frames as it may";
+                self.refuse(key, Refused::overloaded(detail, wait));
+            }
+            None => self.evict(connection),
+        }
+        true
+    }
+
+    /// Has the driver close a connection.
+    fn evict(&mut self, connection: ConnectionId) {
+        let of_it = |(_, frame): &(_, &Frame<H>)| frame.connection == connection;
+        let keys: Vec<_> = self.frames.iter().filter(of_it).map(|(&key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.let_go(key));
+        self.handle_lost(connection);
+        self.evicted.push_back(connection);
     }
 
     fn settle_dropped(&mut self) {
@@ -582,6 +710,11 @@ impl<H: Clone> Exchange<H> {
             self.cutoffs.remove(&(at, key));
         }
     }
+}
+
+/// Each connection has its own share.
+fn flow(connection: ConnectionId) -> Flow {
+    Flow(connection.0)
 }
 
 fn micros(span: Duration) -> u64 {

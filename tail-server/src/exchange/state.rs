@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use isthmus_proto::{Timestamp, TraceContext, TraceIds};
 
-use super::{Carrier, ConnectionId, FrameKey};
+use super::{Carrier, ConnectionId, FrameKey, Origin};
 use crate::admission::Binding;
 use crate::batcher::JobId;
 use crate::receiver::{Received, Receiver};
@@ -12,6 +12,7 @@ use crate::receiver::{Received, Receiver};
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) carrier: Carrier,
+    pub(super) origin: Origin,
     /// There once the hello was welcomed.
     pub(super) binding: Option<Binding>,
     /// Names for its frames, where both ends trace.
@@ -21,6 +22,8 @@ pub(super) struct Connection {
     /// Nothing new will come; it is kept for the frames that it still has.
     pub(super) closed: bool,
     pub(super) frames: usize,
+    /// Bytes that are kept of its frames and of their replies.
+    pub(super) buffered: usize,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub(super) struct Frame<H> {
     pub(super) receive_span: Duration,
     /// The bundle's position in the registry, once the header was accepted.
     pub(super) bundle: Option<usize>,
+    /// Bytes that are kept of it, or of its reply.
+    pub(super) buffered: usize,
     pub(super) stage: Stage,
 }
 
@@ -50,6 +55,17 @@ pub(super) enum Stage {
     Running(Running),
     /// Its verdict is counted, and its reply, if it gets one, is on its way.
     Ended,
+}
+
+impl Stage {
+    pub(super) fn is_receiving(&self) -> bool {
+        matches!(self, Stage::Receiving { .. })
+    }
+
+    /// Whether it can still be ended for want of room.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Stage::Receiving { .. } | Stage::Queued { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -95,7 +95,7 @@ impl Ideal {
             there,
             back,
             wanted: BTreeSet::new(),
-            connections: (0..config.cameras).map(|_| connect(exchange)).collect(),
+            connections: (0..config.cameras).map(|camera| connect(exchange, camera)).collect(),
             arriving: BTreeMap::new(),
             again: Agenda::new(),
             address: 0,
@@ -237,7 +237,7 @@ impl Transport for Ideal {
                 Action::Reply(_) => {}
             }
             self.arriving.remove(&key);
-            exchange.handle_left(frame);
+            exchange.handle_left(now, frame);
         }
     }
 

@@ -386,6 +386,8 @@ fn play_virtually(script: &[Step]) -> Ended {
         batcher: BatcherConfig { workers: 1, max_batch: 8, queue: 64 },
         max_in_flight: MAX_IN_FLIGHT,
         max_connections: 8,
+        max_connections_per_address: 8,
+        max_buffered_bytes: 1 << 20,
     };
     let registry = Arc::new(Registry::new(vec![Arc::new(Slow)]));
     let mut exchange = Exchange::new(exchange, registry);

@@ -47,17 +47,24 @@ impl Server {
     ) {
         match self.endpoint.handle_datagram(now, it.address, &it.bytes) {
             Some(Arrived::Of(handle)) => self.drive(now, handle, exchange),
-            Some(Arrived::New(incoming)) => self.accept(now, it.camera, *incoming, exchange),
+            Some(Arrived::New(incoming)) => self.accept(now, it, *incoming, exchange),
             None => {}
         }
     }
 
-    fn accept(&mut self, now: Timestamp, camera: u32, incoming: Incoming, exchange: &mut Exchange) {
-        let Some(id) = exchange.connect(Carrier::Streams) else {
+    fn accept(
+        &mut self,
+        now: Timestamp,
+        it: &Datagram,
+        incoming: Incoming,
+        exchange: &mut Exchange,
+    ) {
+        let origin = it.address.ip().into();
+        let Some(id) = exchange.connect(now, Carrier::Streams, origin) else {
             return self.endpoint.refuse(incoming);
         };
         let (handshake, frames) = (Handshake::new(now), BTreeMap::new());
-        let peer = Peer { camera, id, handshake, frames };
+        let peer = Peer { camera: it.camera, id, handshake, frames };
         match self.endpoint.accept(now, incoming, peer) {
             Some(handle) => self.drive(now, handle, exchange),
             None => exchange.handle_closed(id),
@@ -91,7 +98,7 @@ impl Server {
                 }
             }
             if action != Action::StopReading {
-                exchange.handle_left(frame);
+                exchange.handle_left(now, frame);
             }
         }
         self.touched.iter().for_each(|&handle| self.endpoint.transmit(now, handle));
