@@ -22,7 +22,7 @@ use crate::accept::{Socket, SocketCall, Sockets, accept};
 use crate::exchange::{Carrier, ExchangeConfig, FrameKey};
 use crate::gate::{Gate, Open, Order, Orders, Place};
 use crate::handshake::{HELLO_TIMEOUT, hello};
-use crate::tls::{Identity, TlsError};
+use crate::tls::{Certificates, TlsError};
 
 /// HTTP/2 as TLS names it.
 const HTTP_2: &[u8] = b"h2";
@@ -42,8 +42,8 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Prepares TLS.
-pub(crate) fn tls(identity: &Identity) -> Result<TlsAcceptor, TlsError> {
-    Ok(TlsAcceptor::from(Arc::new(identity.server_config(HTTP_2)?)))
+pub(crate) fn tls(certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+    Ok(TlsAcceptor::from(Arc::new(certificates.server_config(HTTP_2)?)))
 }
 
 /// Serves until `closing` turns true and all calls have ended.

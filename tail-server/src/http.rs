@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use isthmus_telemetry::http::{self, Response, StatusCode, status};
 use tokio::net::TcpListener;
@@ -14,6 +15,7 @@ use crate::config::ServerConfig;
 use crate::gate::Gate;
 use crate::scrape;
 use crate::start_error::StartError;
+use crate::tls::Certificates;
 
 /// Server metadata; no extension of the protocol is spoken here.
 const METADATA: &str = concat!(
@@ -33,7 +35,7 @@ impl Http {
     /// Binds the ports that `config` names, and answers on them.
     pub(crate) async fn start(config: &ServerConfig) -> Result<Self, StartError> {
         let strict = config.strict_readiness;
-        let status = Arc::new(Status { strict, gate: OnceLock::new() });
+        let status = Arc::new(Status { strict, serving: OnceLock::new() });
         let mut servers = JoinSet::new();
         let mut health = None;
         if let Some(address) = config.http {
@@ -53,8 +55,8 @@ impl Http {
     }
 
     /// The server serves; from now on the pages report on `gate`.
-    pub(crate) fn on_serving(&self, gate: &Arc<Gate>) {
-        self.status.gate.get_or_init(|| Arc::clone(gate));
+    pub(crate) fn on_serving(&self, gate: &Arc<Gate>, certificates: &Arc<Certificates>) {
+        self.status.serving.get_or_init(|| (Arc::clone(gate), Arc::clone(certificates)));
     }
 
     pub(crate) fn health_addr(&self) -> Option<SocketAddr> {
@@ -70,7 +72,7 @@ impl Http {
 struct Status {
     strict: bool,
     /// Not there until the server serves.
-    gate: OnceLock<Arc<Gate>>,
+    serving: OnceLock<(Arc<Gate>, Arc<Certificates>)>,
 }
 
 impl Status {
@@ -79,25 +81,36 @@ impl Status {
         match path {
             "/v2" | "/v2/" => http::page("application/json", METADATA.to_owned()),
             "/v2/health/live" => status(StatusCode::OK),
-            "/v2/health/ready" => status(serving_if(self.is_ready())),
+            "/v2/health/ready" => self.ready(),
             _ => status(model().map_or(StatusCode::NOT_FOUND, |name| self.model(name))),
         }
     }
 
     fn metrics(&self, path: &str) -> Response<String> {
-        match (path, self.gate.get()) {
-            ("/metrics", Some(gate)) => scrape::page(gate),
+        match (path, self.serving.get()) {
+            ("/metrics", Some((gate, certificates))) => scrape::page(gate, certificates),
             ("/metrics", None) => status(StatusCode::SERVICE_UNAVAILABLE),
             _ => status(StatusCode::NOT_FOUND),
         }
     }
 
-    fn is_ready(&self) -> bool {
-        self.gate.get().map_or(!self.strict, |gate| !gate.is_draining() && !gate.hangs())
+    /// Whether frames are served, and in words what is in the way, or will be.
+    fn ready(&self) -> Response<String> {
+        let Some((gate, certificates)) = self.serving.get() else {
+            return status(serving_if(!self.strict));
+        };
+        let (ready, detail) = match () {
+            () if gate.is_draining() => (false, Some("the server is shutting down".to_owned())),
+            () if gate.hangs() => (false, Some("a worker does not finish its batch".to_owned())),
+            () => (true, certificates.served().warning(SystemTime::now())),
+        };
+        let mut response = http::page("text/plain", detail.unwrap_or_default());
+        *response.status_mut() = serving_if(ready);
+        response
     }
 
     fn model(&self, name: &str) -> StatusCode {
-        let Some(gate) = self.gate.get() else { return StatusCode::SERVICE_UNAVAILABLE };
+        let Some((gate, _)) = self.serving.get() else { return StatusCode::SERVICE_UNAVAILABLE };
         match gate.registry.models().iter().any(|model| model.name() == name) {
             true => serving_if(!gate.is_draining()),
             false => StatusCode::NOT_FOUND,
@@ -125,7 +138,7 @@ mod tests {
     use super::*;
 
     fn health(strict: bool, path: &str) -> u16 {
-        let status = Status { strict, gate: OnceLock::new() };
+        let status = Status { strict, serving: OnceLock::new() };
         status.health(path).status().as_u16()
     }
 
@@ -135,7 +148,7 @@ mod tests {
         assert_eq!(health(true, "/v2/health/ready"), 503);
         assert_eq!(health(false, "/v2/health/ready"), 200);
         assert_eq!(health(false, "/v2/models/street/ready"), 503);
-        let status = Status { strict: false, gate: OnceLock::new() };
+        let status = Status { strict: false, serving: OnceLock::new() };
         assert_eq!(status.metrics("/metrics").status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 

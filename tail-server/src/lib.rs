@@ -44,6 +44,7 @@ mod gate;
 #[allow(clippy::disallowed_methods)]
 mod grpc;
 #[cfg(feature = "shell")]
+#[allow(clippy::disallowed_methods)]
 mod http;
 #[cfg(feature = "shell")]
 mod metrics;

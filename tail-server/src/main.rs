@@ -122,6 +122,7 @@ fn ask_health(mut address: SocketAddr) -> anyhow::Result<()> {
 async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     // Listened for first, so that a signal during a long start is not lost.
     let stop = stop::signalled().context("signals")?;
+    let mut reload = stop::Reload::new().context("signals")?;
     let mut stop = pin!(stop);
     let server = tokio::select! {
         server = Server::start(config) => server?,
@@ -131,7 +132,12 @@ async fn serve(config: ServerConfig) -> anyhow::Result<()> {
         }
     };
     announce(&server).context("standard output")?;
-    stop.await;
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = reload.asked() => server.reload(),
+        }
+    }
     tracing::info!("stopping; accepted frames are answered first");
     let counters = server.shutdown().await;
     tracing::info!(

@@ -22,7 +22,7 @@ use crate::code;
 use crate::exchange::{Carrier, Exchange, ExchangeConfig, FrameKey};
 use crate::gate::{Gate, Open, Order, Place};
 use crate::handshake::Handshake;
-use crate::tls::{Identity, TlsError};
+use crate::tls::{Certificates, TlsError};
 
 /// A connection on which nothing moves for so long is closed; a device that wants to keep it open
 /// sends keep-alives.
@@ -39,10 +39,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// Binds `address` and offers [`ALPN`].
 pub(crate) fn bind(
     address: SocketAddr,
-    identity: &Identity,
+    certificates: &Arc<Certificates>,
     gate: &Gate,
 ) -> Result<io::Result<Endpoint>, TlsError> {
-    let crypto = QuicServerConfig::try_from(identity.server_config(ALPN)?)
+    let crypto = QuicServerConfig::try_from(certificates.server_config(ALPN)?)
         .map_err(|error| TlsError::Unusable(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let ExchangeConfig { receiver, max_in_flight, .. } = gate.config;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use isthmus_proto::wire::Reason;
 use isthmus_telemetry::http::Response;
@@ -19,13 +20,14 @@ use prometheus_client::registry::Unit;
 use crate::counters::{Cause, Counters};
 use crate::exchange::{Carrier, Exchange};
 use crate::gate::Gate;
+use crate::tls::Certificates;
 
 /// The answer to a scrape.
-pub(crate) fn page(gate: &Arc<Gate>) -> Response<String> {
-    prometheus::page("isthmus", Scrape(Arc::clone(gate)))
+pub(crate) fn page(gate: &Arc<Gate>, certificates: &Arc<Certificates>) -> Response<String> {
+    prometheus::page("isthmus", Scrape(Arc::clone(gate), Arc::clone(certificates)))
 }
 
-struct Scrape(Arc<Gate>);
+struct Scrape(Arc<Gate>, Arc<Certificates>);
 
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +77,12 @@ impl Collector for Scrape {
         let spans = dropped.by_cause().map(counter);
         let help = "Spans that never reached the collector";
         page.family("spans_dropped", help, None, "cause", spans)?;
+        if let Some(expires) = self.1.served().expires {
+            let since_epoch = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let help = "When the certificate expires, in seconds since 1970";
+            let expires = ConstGauge::new(since_epoch.as_secs());
+            page.single("certificate_expiry_timestamp", help, Some(Unit::Seconds), &expires)?;
+        }
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         page.single("build", "The program that runs", None, &build)
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use isthmus_models::Engine;
 use isthmus_telemetry::spans::Spans;
@@ -21,9 +21,13 @@ use crate::http::Http;
 use crate::receiver::ReceiverConfig;
 use crate::registry::Registry;
 use crate::start_error::StartError;
-use crate::tls::{Fingerprint, Identity};
+use crate::tls::{Certificates, Fingerprint};
 use crate::{code, grpc, quic, worker};
 
+/// How often the certificate's files are read again.
+const RENEW: Duration = Duration::from_secs(30);
+/// How often a certificate that is about to expire is warned of.
+const REMIND: Duration = Duration::from_secs(86_400);
 /// How long closing connections may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -31,15 +35,15 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// closes its connections without answering what it accepted.
 pub struct Server {
     gate: Arc<Gate>,
-    fingerprint: Fingerprint,
+    certificates: Arc<Certificates>,
     exit_timeout: Duration,
     quic: Option<(Endpoint, SocketAddr)>,
     grpc: Option<(task::JoinHandle<()>, SocketAddr)>,
     http: Http,
     closing: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
-    /// Ends frames that are due, until it is dropped.
-    _timer: JoinSet<()>,
+    /// Ends frames that are due and looks after the certificate, until it is dropped.
+    _timers: JoinSet<()>,
 }
 
 impl Server {
@@ -74,7 +78,7 @@ impl Server {
         registry: Registry,
         http: Http,
     ) -> Result<Server, StartError> {
-        let identity = Identity::load(&config.tls)?;
+        let certificates = Certificates::load(&config.tls)?;
         let exchange = ExchangeConfig {
             receiver: ReceiverConfig {
                 max_frame_bytes: config.max_frame_bytes,
@@ -105,7 +109,7 @@ impl Server {
         let quic = match config.quic {
             Some(address) => {
                 let failed = bind("QUIC", "--quic-port", address);
-                let endpoint = quic::bind(address, &identity, &gate)?.map_err(failed)?;
+                let endpoint = quic::bind(address, &certificates, &gate)?.map_err(failed)?;
                 let local = endpoint.local_addr().map_err(failed)?;
                 Some((endpoint, local))
             }
@@ -116,7 +120,7 @@ impl Server {
                 let failed = bind("gRPC", "--grpc-port", address);
                 let listener = grpc::bind(address).await.map_err(failed)?;
                 let local = listener.local_addr().map_err(failed)?;
-                Some((grpc::tls(&identity)?, listener, local))
+                Some((grpc::tls(&certificates)?, listener, local))
             }
             None => None,
         };
@@ -125,11 +129,12 @@ impl Server {
             gate.stop_workers();
             StartError::Threads(error)
         })?;
-        let mut timer = JoinSet::new();
-        timer.spawn({
+        let mut timers = JoinSet::new();
+        timers.spawn({
             let gate = Arc::clone(&gate);
             async move { gate.keep_time().await }
         });
+        timers.spawn(look_after(Arc::clone(&certificates)));
         if let Some((endpoint, _)) = &quic {
             tokio::spawn(quic::serve(endpoint.clone(), Arc::clone(&gate)));
         }
@@ -137,17 +142,17 @@ impl Server {
             let serving = grpc::serve(tls, listener, Arc::clone(&gate), closing.subscribe());
             (tokio::spawn(serving), local)
         });
-        http.on_serving(&gate);
+        http.on_serving(&gate, &certificates);
         Ok(Server {
             gate,
-            fingerprint: identity.fingerprint,
+            certificates,
             exit_timeout: config.exit_timeout,
             quic,
             grpc,
             http,
             closing,
             workers,
-            _timer: timer,
+            _timers: timers,
         })
     }
 
@@ -205,8 +210,14 @@ impl Server {
     }
 
     /// The fingerprint of the server's certificate.
-    pub fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.certificates.served().fingerprint
+    }
+
+    /// Reads the certificate and its key again, as it does by itself every half minute. Connections
+    /// that are open keep theirs; where the files are not good, the one before stays.
+    pub fn reload(&self) {
+        renew(&self.certificates);
     }
 
     /// The networks that are served.
@@ -217,6 +228,36 @@ impl Server {
     /// Frames so far, by their final outcome.
     pub fn counters(&self) -> Counters {
         self.gate.counters()
+    }
+}
+
+/// Reads the certificate again every [`RENEW`], and says every [`REMIND`] when it is about to expire.
+async fn look_after(certificates: Arc<Certificates>) {
+    let mut remind = tokio::time::interval(REMIND);
+    let mut check = tokio::time::interval(RENEW);
+    loop {
+        tokio::select! {
+            _ = remind.tick() => {
+                if let Some(warning) = certificates.served().warning(SystemTime::now()) {
+                    tracing::warn!("{warning}");
+                }
+            }
+            _ = check.tick() => renew(&certificates),
+        }
+    }
+}
+
+fn renew(certificates: &Certificates) {
+    match certificates.reload() {
+        Ok(false) => {}
+        Ok(true) => {
+            let served = certificates.served();
+            tracing::info!(sha256 = %served.fingerprint, "another certificate is served from now on");
+            if let Some(warning) = served.warning(SystemTime::now()) {
+                tracing::warn!("{warning}");
+            }
+        }
+        Err(error) => tracing::warn!("the certificate stays as it was: {error}"),
     }
 }
 

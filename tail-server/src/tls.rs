@@ -1,18 +1,24 @@
-//! The server's certificate: read from files, or made by itself.
+//! The server's certificate: read from files, or made by itself, and read again when it changes.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 const IDENTITY_FILE: &str = "identity.pem";
 const CERTIFICATE_FILE: &str = "certificate.pem";
+/// A certificate that expires within this time is warned about.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 const NAMES: [&str; 4] = ["localhost", "isthmus-tail-server", "127.0.0.1", "::1"];
 
 /// Where the certificate comes from.
@@ -92,15 +98,75 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+/// The certificate that is served now.
+pub(crate) struct Certificates {
+    config: TlsConfig,
+    served: RwLock<Arc<Identity>>,
+}
+
+impl Certificates {
+    pub(crate) fn load(config: &TlsConfig) -> Result<Arc<Self>, TlsError> {
+        let served = RwLock::new(Arc::new(Identity::load(config)?));
+        Ok(Arc::new(Certificates { config: config.clone(), served }))
+    }
+
+    /// Reads it again; whether it is another one. On an error the one before stays.
+    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
+        if self.config == TlsConfig::InMemory {
+            return Ok(false);
+        }
+        let read = Identity::load(&self.config)?;
+        let changed = read.fingerprint != self.served().fingerprint;
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+        Ok(changed)
+    }
+
+    /// The one that is served now.
+    pub(crate) fn served(&self) -> Arc<Identity> {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The rustls configuration that offers `alpn`.
+    pub(crate) fn server_config(
+        self: &Arc<Self>,
+        alpn: &[u8],
+    ) -> Result<rustls::ServerConfig, TlsError> {
+        let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
+        let builder = rustls::ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?;
+        let resolver = Resolver(Arc::clone(self));
+        let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Ok(config)
+    }
+}
+
+/// Gives each new connection the certificate of the moment.
+struct Resolver(Arc<Certificates>);
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.served().certified))
+    }
+}
+
 /// A certificate chain with its key.
 pub(crate) struct Identity {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    certified: Arc<CertifiedKey>,
     pub(crate) fingerprint: Fingerprint,
+    /// When it expires, where it says so.
+    pub(crate) expires: Option<SystemTime>,
 }
 
 impl Identity {
-    pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+    fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         match config {
             TlsConfig::Files { cert, key } => {
                 let (cert_pem, key_pem) = (read(cert)?, read(key)?);
@@ -122,21 +188,6 @@ impl Identity {
         }
     }
 
-    /// The rustls configuration that offers `alpn`.
-    pub(crate) fn server_config(&self, alpn: &[u8]) -> Result<rustls::ServerConfig, TlsError> {
-        let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
-        let provider = Arc::new(ring::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(unusable)?;
-        let mut config = builder
-            .with_no_client_auth()
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(unusable)?;
-        config.alpn_protocols = vec![alpn.to_vec()];
-        Ok(config)
-    }
-
     fn parse(cert: (&Path, &str), key: (&Path, &str)) -> Result<Self, TlsError> {
         let wrong = |path: &Path, what, source| TlsError::Pem { path: path.into(), what, source };
         let chain: Vec<_> = CertificateDer::pem_slice_iter(cert.1.as_bytes())
@@ -146,10 +197,32 @@ impl Identity {
             return Err(wrong(cert.0, "certificate", pem::Error::NoItemsFound));
         };
         let fingerprint = Fingerprint::of(first);
+        let expires = expires(first);
         let private = PrivateKeyDer::from_pem_slice(key.1.as_bytes())
             .map_err(|source| wrong(key.0, "private key", source))?;
-        Ok(Identity { chain, key: private, fingerprint })
+        let certified = CertifiedKey::from_der(chain, private, &ring::default_provider())
+            .map_err(|error| TlsError::Unusable(error.to_string()))?;
+        Ok(Identity { certified: Arc::new(certified), fingerprint, expires })
     }
+
+    /// What whoever renews the certificate should know at `now`.
+    pub(crate) fn warning(&self, now: SystemTime) -> Option<String> {
+        let days = |span: Duration| span.as_secs() / 86_400;
+        match self.expires?.duration_since(now) {
+            Ok(left) if left >= EXPIRES_SOON => None,
+            Ok(left) => Some(format!("the certificate expires in {} days", days(left))),
+            Err(past) => {
+                Some(format!("the certificate expired {} days ago", days(past.duration())))
+            }
+        }
+    }
+}
+
+/// When a certificate's validity ends.
+fn expires(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// PEM texts.
@@ -217,7 +290,7 @@ mod tests {
         let second = Identity::load(&self_signed(dir.path())).expect("found");
         assert_eq!(first.fingerprint, second.fingerprint);
         assert_eq!(first.fingerprint.to_string().len(), 64);
-        assert!(first.server_config(b"x").is_ok());
+        assert!(first.expires.is_some() && first.warning(SystemTime::now()).is_none());
         let other = Identity::load(&TlsConfig::InMemory).expect("made");
         assert_ne!(first.fingerprint, other.fingerprint);
     }
@@ -256,7 +329,50 @@ mod tests {
         let (one, other) = (generate().expect("made"), generate().expect("made"));
         let path = Path::new("x");
         let identity = Identity::parse((path, &one.certificate), (path, &other.key));
-        let config = identity.expect("well formed").server_config(b"x");
-        assert!(matches!(config, Err(TlsError::Unusable(_))));
+        assert!(matches!(identity, Err(TlsError::Unusable(_))));
+    }
+
+    #[test]
+    fn a_renewed_certificate_takes_the_place_of_the_one_before() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let write = |made: &Generated| {
+            fs::write(&cert, &made.certificate).expect("written");
+            fs::write(&key, &made.key).expect("written");
+        };
+        write(&generate().expect("made"));
+        let config = TlsConfig::Files { cert: cert.clone(), key: key.clone() };
+        let certificates = Certificates::load(&config).expect("good");
+        let before = certificates.served().fingerprint;
+        assert!(!certificates.reload().expect("as it was"));
+        // Half of a renewal: the key does not fit yet.
+        let renewed = generate().expect("made");
+        fs::write(&cert, &renewed.certificate).expect("written");
+        assert!(certificates.reload().is_err());
+        assert_eq!(certificates.served().fingerprint, before);
+        write(&renewed);
+        assert!(certificates.reload().expect("good"));
+        assert_ne!(certificates.served().fingerprint, before);
+    }
+
+    #[test]
+    fn a_certificate_that_expires_is_told_in_time() {
+        let mut params =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(2026, 5, 20);
+        let key = rcgen::KeyPair::generate().expect("made");
+        let made = params.self_signed(&key).expect("made");
+        let path = Path::new("x");
+        let pem = (made.pem(), key.serialize_pem());
+        let identity = Identity::parse((path, &pem.0), (path, &pem.1)).expect("well formed");
+        let end = identity.expires.expect("it says so");
+        let day = Duration::from_secs(86_400);
+        assert_eq!(identity.warning(end - day * 14), None);
+        assert_eq!(
+            identity.warning(end - day * 3 - day / 2).as_deref(),
+            Some("the certificate expires in 3 days")
+        );
+        let told = identity.warning(end + day * 2);
+        assert_eq!(told.as_deref(), Some("the certificate expired 2 days ago"));
     }
 }
