@@ -14,13 +14,15 @@ Exit codes:
   1  unexpected failure
   2  usage or configuration
   3  bundle missing, altered or unusable
-  4  server cannot be reached, or does not speak the protocol
+  4  server cannot be reached, or does not speak the protocol; without --require-server it is looked
+     for all the time, and this and the next two tell at the end that there was never a connection
   5  server is not the expected one
   6  server does not serve the bundle
-  7  input cannot be read: no camera, no permission, no pictures
+  7  input cannot be read: no camera, no permission, no pictures, or what reads it failed
   8  --engine cannot be used: not built in, or its library is missing or of another architecture
   9  results cannot be written: disk full, no permission
- 10  metrics cannot be offered: the port is taken, or not allowed";
+ 10  metrics cannot be offered: the port is taken, or not allowed
+ 11  the head does not come back from a frame";
 
 /// Runs a network's head on this device, sends its coded features to a tail-server and prints the
 /// answers.

@@ -84,4 +84,4 @@ pub use report::{
     Found, FrameReport, MapSummary, Quantiles, Said, Stages, Summary, SummaryBuilder,
 };
 #[cfg(feature = "shell")]
-pub use transport::{ConnectError, quic, tls};
+pub use transport::{ConnectError, Unconnected, quic, tls};

@@ -1,12 +1,11 @@
 //! The `head-client` program: runs a network's head on a device and prints the answers.
 
+mod output;
 mod service;
 mod view;
 
 use std::cell::RefCell;
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,12 +14,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use isthmus_head_client::cli::{Cli, Command, ProfileArgs, RunArgs};
-use isthmus_head_client::config::{Format, Options, SourceConfigError};
-use isthmus_head_client::drawn::{self, DrawError};
-use isthmus_head_client::{Client, ConnectError, FrameReport, Summary, source, text};
+use isthmus_head_client::config::{Options, SourceConfigError};
+use isthmus_head_client::{Client, ConnectError, FrameReport, RunError, Unconnected, source, text};
 use isthmus_models::{Bundle, Full, Head, Profile};
 use isthmus_telemetry::{log, stop};
-use serde::Serialize;
+use output::{Pictures, Printer, quiet_if_broken};
 use service::ServiceManager;
 use view::View;
 
@@ -76,16 +74,12 @@ fn run(args: RunArgs) -> Result<(), Failure> {
     let head = Arc::new(Head::load(Arc::clone(&bundle), &*engine).or_fail(3)?);
     let full = options.runs_locally().then(|| Full::load(Arc::clone(&bundle), &*engine));
     let full = full.transpose().or_fail(3)?.map(Arc::new);
-    let source = options.to_source(bundle.labels());
-    let source = source.map_err(|error| match error {
-        SourceConfigError::Config(error) => Failure { code: 2, error: error.into() },
-        SourceConfigError::Input(error) => Failure { code: 7, error: error.into() },
-    })?;
+    let source = options.to_source(bundle.labels()).map_err(no_source)?;
     let limit =
         options.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
 
     let title = format!("{} over {}", bundle.name(), client_config.server);
-    let deadline = client_config.deadline;
+    let (deadline, pace) = (client_config.deadline, client_config.pace);
     let manager = ServiceManager::from_env();
     // One thread for link and session: nothing has to wake another to send or to receive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_fail(1)?;
@@ -106,34 +100,54 @@ fn run(args: RunArgs) -> Result<(), Failure> {
             maps: options.maps.clone(),
         };
         let format = options.format.unwrap_or_default();
-        let printer = RefCell::new(Printer::new(format, view, pictures));
+        let printer = Printer::new(format, view, pictures, pace).context("a thread").or_fail(1)?;
+        let printer = RefCell::new(printer);
         printer.borrow_mut().start();
         let asked = stop::signalled().context("signals").or_fail(1)?;
-        let stop = async {
-            let mut asked = pin!(asked);
-            let mut redraw = tokio::time::interval(REDRAW);
-            loop {
-                tokio::select! {
-                    () = &mut asked => return,
-                    _ = redraw.tick(), if tui => printer.borrow_mut().redraw(),
-                }
-            }
-        };
+        let stop = redraw_until(asked, tui.then_some(&printer));
         let sink = |report: &FrameReport| {
             if report.arm.is_some() {
                 manager.answered();
             }
             printer.borrow_mut().frame(report)
         };
-        let summary = client.run(source.take(limit), stop, sink).await.or_fail(1)?;
+        let ran = client.run(source.take(limit), stop, sink).await;
         manager.stopping();
         let mut printer = printer.into_inner();
-        printer.summary(&summary);
-        printer.finish().or_fail(9)
+        if let Ok(summary) = &ran {
+            printer.summary(summary);
+        }
+        printer.finish().or_fail(9)?;
+        let summary =
+            ran.map_err(|error| Failure { code: code_of_run(&error), error: error.into() })?;
+        summary.unconnected.map_or(Ok(()), |cause| Err(never_connected(cause)))
     });
     // The capture thread may be waiting for standard input: the process need not wait for it.
     runtime.shutdown_background();
     done
+}
+
+/// Redraws what is shown, until the program is asked to stop.
+async fn redraw_until(asked: impl Future<Output = ()>, shown: Option<&RefCell<Printer>>) {
+    let mut asked = pin!(asked);
+    let mut redraw = tokio::time::interval(REDRAW);
+    loop {
+        tokio::select! {
+            () = &mut asked => return,
+            _ = redraw.tick(), if shown.is_some() => {
+                if let Some(printer) = shown {
+                    printer.borrow_mut().redraw();
+                }
+            }
+        }
+    }
+}
+
+fn no_source(error: SourceConfigError) -> Failure {
+    match error {
+        SourceConfigError::Config(error) => Failure { code: 2, error: error.into() },
+        SourceConfigError::Input(error) => Failure { code: 7, error: error.into() },
+    }
 }
 
 fn profile(args: &ProfileArgs) -> Result<(), Failure> {
@@ -175,123 +189,28 @@ fn code_of(error: &ConnectError) -> u8 {
         #[cfg(feature = "otel")]
         ConnectError::Collector(_) => 2,
         ConnectError::Listen { .. } => 10,
-        ConnectError::Identity { .. } => 5,
-        ConnectError::NotServed { .. } => 6,
-        ConnectError::Resolve { .. }
-        | ConnectError::Unreachable { .. }
-        | ConnectError::Protocol { .. } => 4,
+        _ => code_of_cause(error.cause()),
     }
 }
 
-/// Writes results to standard output, which may be closed before they end, and frames only if no view
-/// shows them.
-struct Printer {
-    format: Format,
-    out: BufWriter<io::Stdout>,
-    written: io::Result<()>,
-    view: Option<View>,
-    pictures: Pictures,
-    drawn: Result<(), DrawError>,
-}
-
-/// Which pictures of the answers are written, and where.
-struct Pictures {
-    bundle: Arc<Bundle>,
-    annotate: Option<PathBuf>,
-    maps: Option<PathBuf>,
-}
-
-impl Pictures {
-    fn write(&self, report: &FrameReport) -> Result<(), DrawError> {
-        if let Some(folder) = &self.annotate {
-            drawn::annotate(report, self.bundle.labels(), folder)?;
-        }
-        match &self.maps {
-            Some(folder) => {
-                let decoders = self.bundle.decoders().specs();
-                drawn::write_maps(report, decoders.map(|spec| spec.name.as_str()), folder)
-            }
-            None => Ok(()),
-        }
+fn code_of_run(error: &RunError) -> u8 {
+    match error {
+        RunError::Threads(_) => 1,
+        RunError::Source(_) => 7,
+        RunError::Hangs { .. } => 11,
     }
 }
 
-impl Printer {
-    fn new(format: Format, view: Option<View>, pictures: Pictures) -> Self {
-        let out = BufWriter::new(io::stdout());
-        Printer { format, out, written: Ok(()), view, pictures, drawn: Ok(()) }
-    }
-
-    fn start(&mut self) {
-        if self.format == Format::Text && self.view.is_none() {
-            self.line(text::header());
-        }
-    }
-
-    fn frame(&mut self, report: &FrameReport) -> ControlFlow<()> {
-        match (&mut self.view, self.format) {
-            (Some(view), _) => self.written = view.frame(report),
-            (None, Format::Text) => self.line(text::frame(report)),
-            (None, Format::Json) => self.json(report),
-        }
-        self.drawn = self.pictures.write(report);
-        match self.written.is_ok() && self.drawn.is_ok() {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        }
-    }
-
-    /// Draws what has changed beside frames: the log.
-    fn redraw(&mut self) {
-        if let Some(view) = &mut self.view
-            && self.written.is_ok()
-        {
-            self.written = view.redraw();
-        }
-    }
-
-    fn summary(&mut self, summary: &Summary) {
-        if let Some(view) = self.view.take() {
-            let frames = view.close();
-            eprintln!(
-                "head-client: {frames} frames were shown and not printed; without --tui each has its line"
-            );
-        }
-        #[derive(Serialize)]
-        struct Line<'a> {
-            summary: &'a Summary,
-        }
-        match self.format {
-            Format::Text => self.line(text::summary(summary)),
-            Format::Json => self.json(&Line { summary }),
-        }
-    }
-
-    /// The first error, unless it is only that nobody reads any more.
-    fn finish(self) -> anyhow::Result<()> {
-        self.drawn?;
-        self.written.or_else(quiet_if_broken).context("standard output")
-    }
-
-    fn json(&mut self, value: &impl Serialize) {
-        match serde_json::to_string(value) {
-            Ok(line) => self.line(line),
-            Err(error) => self.written = Err(error.into()),
-        }
-    }
-
-    fn line(&mut self, line: String) {
-        if self.written.is_ok() {
-            // Flushed line by line: whoever reads may act on it.
-            self.written = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
-        }
-    }
+fn never_connected(cause: Unconnected) -> Failure {
+    let error = anyhow::anyhow!("there was no connection in the whole run ({})", cause.name());
+    Failure { code: code_of_cause(cause), error }
 }
 
-fn quiet_if_broken(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(error),
+fn code_of_cause(cause: Unconnected) -> u8 {
+    match cause {
+        Unconnected::Identity => 5,
+        Unconnected::NotServed => 6,
+        Unconnected::NoAddress | Unconnected::Unreachable | Unconnected::Protocol => 4,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::controller::TransferTime;
 use crate::outcome::{DropCause, Fallback};
 use crate::report::FrameReport;
 use crate::session::Counters;
+use crate::transport::Unconnected;
 
 /// The values that the next scrape reads.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ struct State {
     stages: BTreeMap<&'static str, Histogram>,
     /// Rates by how they were measured (bits/s).
     bandwidth: BTreeMap<&'static str, f64>,
+    unconnected: BTreeMap<Unconnected, u64>,
     spans_dropped: [(&'static str, u64); 2],
 }
 
@@ -62,6 +64,7 @@ impl Metrics {
             capture_to_output: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
             stages: STAGES.map(|stage| (stage, durations())).into(),
             bandwidth: BTreeMap::new(),
+            unconnected: Unconnected::ALL.map(|cause| (cause, 0)).into(),
             spans_dropped: [("queue_full", 0), ("export_failed", 0)],
         }))
     }
@@ -111,6 +114,11 @@ impl Metrics {
             Some(rate) => state.bandwidth.insert("controller", rate.as_bps() as f64),
             None => state.bandwidth.remove("controller"),
         };
+    }
+
+    /// An attempt to connect failed.
+    pub(crate) fn on_unconnected(&self, cause: Unconnected) {
+        *self.lock().unconnected.entry(cause).or_default() += 1;
     }
 
     /// Spans that never reached the collector so far.
@@ -177,6 +185,9 @@ impl Collector for Scrape {
         let help = "Times the connection came up and went down";
         let changes = [("up", count(counters.links_up)), ("down", count(counters.links_down))];
         page.family("link_changes", help, None, "to", changes)?;
+        let help = "Attempts to connect that failed";
+        let failures = state.unconnected.iter().map(|(cause, tries)| (cause.name(), count(*tries)));
+        page.family("connect_failures", help, None, "cause", failures)?;
         let help = "Spans that never reached the collector";
         let spans = state.spans_dropped.map(|(cause, spans)| (cause, count(spans)));
         page.family("spans_dropped", help, None, "cause", spans)?;

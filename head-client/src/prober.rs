@@ -52,7 +52,7 @@ impl Prober {
     ) -> Result<Prober, ConnectError> {
         let dialer = Dialer::new(server, trust, Hello::default(), timeout, None)?;
         let dialer = dialer.with_send_window(SEND_WINDOW);
-        Ok(Prober { link: Link::connect(dialer).await? })
+        Ok(Prober { link: Link::open(dialer, true).await? })
     }
 
     /// Sends a probe of so much padding (bytes), whose echo is worth something for `time_left`.
@@ -92,7 +92,7 @@ fn heard(event: Event) -> Option<Heard> {
     Some(match event {
         Event::Up { .. } => Heard::Up,
         Event::Down => Heard::Down,
-        Event::Sent(..) => return None,
+        Event::Sent(..) | Event::Unconnected(_) => return None,
         Event::Lost(frame, reason) => Heard::Lost { probe: frame.0, reason },
         Event::Reply(frame, Checked::Echo(feedback)) => {
             let receive_span = Duration::from_micros(feedback.receive_span_us);

@@ -14,6 +14,7 @@ use crate::controller::LinkEstimate;
 use crate::histogram::Histogram;
 use crate::outcome::{DropCause, Fallback};
 use crate::session::Counters;
+use crate::transport::Unconnected;
 
 /// One frame of a run, with the keys and in the order of its JSON line. Times are in milliseconds;
 /// what does not apply is `None` and `null`.
@@ -286,6 +287,9 @@ pub struct Summary {
     pub late_replies: u64,
     /// Times the connection was lost.
     pub links_lost: u64,
+    /// Why there has never been a connection; none where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unconnected: Option<Unconnected>,
     /// Frames whose true class is known.
     pub with_truth: u64,
     /// Mean quality of the answers to frames of known truth, 0 to 1: of classes the fraction that are right.
@@ -404,6 +408,7 @@ impl SummaryBuilder {
             probe_bytes: counters.probe_bytes,
             late_replies: counters.late_replies,
             links_lost: counters.links_down,
+            unconnected: None,
             with_truth: self.with_truth,
             quality: mean(self.quality, self.judged),
             on_time_quality: mean(self.quality_on_time, self.with_truth),

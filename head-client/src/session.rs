@@ -395,7 +395,9 @@ impl Session {
                 );
             }
             Err((reason, retry_after)) => {
-                self.hold_until = self.hold_until.max(now + retry_after);
+                // A hint is a guess: a pause of the server's machine may have made it.
+                let pause = retry_after.min(LONGEST_HOLD);
+                self.hold_until = self.hold_until.max(now + pause);
                 let reason = Reason::Fallback(Fallback::Refused(reason));
                 self.answer_by_exit(now, sent.coded, Some(sent.content), reason);
             }
@@ -519,6 +521,9 @@ impl Session {
         captured.at + (deadline - guard.min(deadline / 4))
     }
 }
+
+/// Longest pause that a refusal's hint makes.
+const LONGEST_HOLD: Duration = Duration::from_secs(2);
 
 /// How long to wait for an echo. One that is late shows when the network came back.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(5);

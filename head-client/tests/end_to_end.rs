@@ -12,12 +12,13 @@ use isthmus_head_client::config::Transport;
 use isthmus_head_client::source::{NoPicture, SourceFrame};
 use isthmus_head_client::tls::Trust;
 use isthmus_head_client::{
-    Calibration, Client, ConnectError, Controller, Fixed, FrameReport, Greedy, ImageRun, Ladder,
-    LadderRung, Mpc, MpcConfig, Pace, Run, Summary,
+    Calibration, Client, Compute, ComputeError, Computed, ConnectError, Controller, DropCause,
+    Fixed, FrameReport, Greedy, Here, ImageRun, Ladder, LadderRung, Mpc, MpcConfig, Pace, Run,
+    RunError, Summary, Unconnected,
 };
-use isthmus_models::{ImageSpec, image_formats};
+use isthmus_models::{Answer, ImageSpec, Picture, Scores, image_formats};
 use isthmus_proto::wire::Detail;
-use isthmus_proto::{ImageFormat, OperatingPoint};
+use isthmus_proto::{Coded, FrameId, ImageFormat, OperatingPoint};
 use isthmus_tail_server::{ServerConfig, TlsConfig};
 use tokio::sync::Notify;
 
@@ -333,6 +334,103 @@ async fn stopping_ends_the_run_with_all_open_frames_reported() {
     assert_eq!(summary.frames, reports);
     assert_eq!(summary.answered.values().sum::<u64>(), reports);
     assert!((20..10_000_000).contains(&reports));
+}
+
+#[tokio::test]
+async fn a_device_that_starts_without_its_server_answers_and_finds_it_later() {
+    let (_dir, bundle) = tiny::bundle();
+    for transport in [Transport::Quic, Transport::Grpc] {
+        let tls = tempfile::tempdir().expect("temporary folder");
+        let start = |port| {
+            let models = vec![ends::model(&bundle, NO_TIME)];
+            ends::serve(models, ends::server_config(port, tls.path()))
+        };
+        let server = start(0).await;
+        let mut config = ends::config(&server, transport);
+        server.shutdown().await;
+        let port = config.server.port;
+        config.require_server = false;
+        config.connect_timeout = Duration::from_secs(1);
+        (config.pace, config.rate) = (Pace::Live, Some(50.0));
+        config.deadline = Duration::from_millis(200);
+        let client = ends::client(config, &bundle).await.expect("none is required");
+
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            start(port).await
+        };
+        let found = Notify::new();
+        let mut arms: Vec<Option<&str>> = Vec::new();
+        let sink = |report: &FrameReport| {
+            if report.arm_name() == Some("split") {
+                found.notify_one();
+            }
+            arms.push(report.arm_name());
+            ControlFlow::Continue(())
+        };
+        let running = client.run(ends::pictures(3_000), found.notified(), sink);
+        let (summary, server) = tokio::join!(running, later);
+        let summary = summary.expect("threads");
+        assert_eq!(arms.first(), Some(&Some("exit")), "{summary:?}");
+        assert!(arms.contains(&Some("split")), "not found: {summary:?}");
+        assert_eq!((summary.unconnected, summary.links_lost), (None, 0));
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_server_in_the_whole_run_the_summary_says_why() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = ends::server(&bundle, NO_TIME).await;
+    let mut config = ends::config(&server, Transport::Grpc);
+    config.require_server = false;
+    config.trust = Trust::Fingerprint("00".repeat(32).parse().expect("hex"));
+    let client = ends::client(config, &bundle).await.expect("none is required");
+    let (reports, summary) = run(client, ends::pictures(4)).await;
+    assert!(reports.iter().all(|report| report.arm_name() == Some("exit")));
+    assert_eq!(summary.unconnected, Some(Unconnected::Identity));
+}
+
+/// Panics at one frame, and otherwise does as the exit would.
+struct Stumbles;
+
+impl Compute for Stumbles {
+    fn compute(&mut self, frame: FrameId, _: &Picture, _: Run) -> Result<Computed, ComputeError> {
+        assert_ne!(frame, FrameId(2), "this frame");
+        let scores = Scores { top: vec![(0, 0.9)], logits: Vec::new() };
+        let exit = Here { answers: vec![Answer::Scores(scores)], confidence: 0.9 };
+        let coded = Coded { stream: vec![0; 2], layer_ends: vec![1, 2] };
+        let none = Duration::ZERO;
+        Ok(Computed { exit: Some(exit), coded, head: none, encode: none })
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_panics_costs_its_frame_and_no_other() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = ends::server(&bundle, NO_TIME).await;
+    let config = ends::config(&server, Transport::Grpc);
+    let client = ends::client(config, &bundle).await.expect("connected");
+    let (reports, summary) = run(client.with_compute(Box::new(Stumbles)), ends::pictures(5)).await;
+    assert_eq!(reports.len(), 5);
+    assert_eq!(summary.dropped, [(DropCause::HeadFailed, 1)].into());
+}
+
+#[tokio::test]
+async fn a_source_that_panics_ends_the_run_as_a_failure() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = ends::server(&bundle, NO_TIME).await;
+    let config = ends::config(&server, Transport::Quic);
+    let client = ends::client(config, &bundle).await.expect("connected");
+    let source = ends::pictures(5).inspect(|frame| assert_ne!(frame.source, "grey:3", "broken"));
+    let mut frames = 0;
+    let count = |_: &FrameReport| {
+        frames += 1;
+        ControlFlow::Continue(())
+    };
+    let ran = client.run(source, pending(), count).await;
+    assert!(matches!(&ran, Err(RunError::Source(why)) if why.contains("broken")), "{ran:?}");
+    assert_eq!(frames, 3);
 }
 
 #[tokio::test]

@@ -239,6 +239,7 @@ impl Stage<'_> {
             deadline: config.deadline,
             in_flight: 2,
             pace: Pace::Live,
+            require_server: true,
             rate: Some(config.rate),
             connect_timeout: Duration::from_secs(10),
             keep_pictures: detects(head.bundle()),

@@ -11,7 +11,8 @@ use isthmus_models::{Head, Picture};
 use isthmus_proto::{Content, FrameId, Timestamp, TraceIds};
 use tokio::sync::mpsc;
 
-use super::capture::Capture;
+use super::RunError;
+use super::capture::{Capture, Captured};
 use super::entry::Entry;
 use super::telemetry::Telemetry;
 use super::worker::{Computed, Done, Here, Job, Worker};
@@ -22,7 +23,12 @@ use crate::outcome::FrameOutcome;
 use crate::report::{FrameReport, Summary, SummaryBuilder};
 use crate::session::{GUARD, HeadOutcome, Input, Output, Pace, Session, SessionConfig};
 use crate::source::{FrameTruth, NoPicture, SourceFrame};
-use crate::transport::{Command, Event, Link};
+use crate::transport::{Command, Event, Link, Unconnected};
+
+/// How often the compute thread is looked after.
+const WATCH: Duration = Duration::from_secs(1);
+/// A network that has run for so long hangs; the slowest take seconds.
+const HANGS: Duration = Duration::from_secs(20);
 
 pub(super) struct Driver<F> {
     session: Session,
@@ -36,6 +42,10 @@ pub(super) struct Driver<F> {
     frames: BTreeMap<FrameId, Entry>,
     summary: SummaryBuilder,
     sink: F,
+    /// The frame that the compute thread is at, and since when.
+    computing: Option<(FrameId, Instant)>,
+    /// Why there has never been a connection.
+    unconnected: Option<Unconnected>,
     zero: Instant,
     now: Timestamp,
 }
@@ -62,6 +72,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
             frames: BTreeMap::new(),
             summary: SummaryBuilder::default(),
             sink,
+            computing: None,
+            unconnected: None,
             zero: Instant::now(),
             now: Timestamp::ZERO,
         }
@@ -70,12 +82,14 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     /// Answers frames until there are no more, `stop` comes or the sink breaks.
     pub(super) async fn drive(
         mut self,
-        mut captures: mpsc::Receiver<Capture>,
+        mut captures: mpsc::Receiver<Captured>,
         stop: impl Future<Output = ()>,
-    ) -> Summary {
+    ) -> Result<Summary, RunError> {
         let mut stop = pin!(stop);
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         let mut more = true;
+        let mut failed = None;
+        let mut watch = tokio::time::interval(WATCH);
         loop {
             if self.carry_out().is_break() {
                 break;
@@ -101,14 +115,34 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 () = &mut stop, if more => more = false,
                 capture = captures.recv(), if more && room => match capture {
                     None => more = false,
-                    Some(capture) => if self.on_capture(capture).is_break() { break },
+                    Some(Ok(capture)) => if self.on_capture(capture).is_break() { break },
+                    Some(Err(cause)) => {
+                        failed = Some(RunError::Source(cause));
+                        more = false;
+                    }
+                },
+                _ = watch.tick() => if let Some(hangs) = self.hangs() {
+                    failed = Some(hangs);
+                    break;
                 },
             }
         }
         let elapsed = self.zero.elapsed();
         self.link.close().await;
         self.telemetry.close().await;
-        self.summary.finish(self.session.counters(), elapsed)
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        let mut summary = self.summary.finish(self.session.counters(), elapsed);
+        summary.unconnected = self.unconnected;
+        Ok(summary)
+    }
+
+    /// Whether the compute thread has been at a frame for so long that it will hardly finish.
+    fn hangs(&self) -> Option<RunError> {
+        let (frame, since) = self.computing?;
+        let after = since.elapsed();
+        (after >= HANGS).then_some(RunError::Hangs { frame: frame.0, after })
     }
 
     fn handle(&mut self, input: Input) {
@@ -148,6 +182,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     }
 
     fn on_head(&mut self, Done { frame, computed }: Done) {
+        self.computing = None;
         match computed {
             Ok(Computed { exit, coded, head, encode }) => {
                 let layer_ends = coded.layer_ends.clone();
@@ -172,6 +207,7 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
     fn on_event(&mut self, event: Event) {
         let input = match event {
             Event::Up { limits, round_trip, traces } => {
+                self.unconnected = None;
                 self.traces = traces;
                 let Limits { max_in_flight, max_frame_bytes } = limits;
                 Input::LinkUp { max_in_flight, max_frame_bytes, round_trip }
@@ -183,6 +219,12 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                 return;
             }
             Event::Down => Input::LinkDown,
+            Event::Unconnected(cause) => {
+                if self.session.counters().links_up == 0 {
+                    self.unconnected = Some(cause);
+                }
+                return self.telemetry.count_unconnected(cause);
+            }
             Event::Lost(frame, reason) => {
                 tracing::warn!(%frame, reason, "no reply");
                 Input::Lost { frame }
@@ -213,7 +255,8 @@ impl<F: FnMut(&FrameReport) -> ControlFlow<()>> Driver<F> {
                         false => entry.picture.take(),
                     });
                     let job = picture.map(|picture| Job { frame, picture, run });
-                    // The thread lives as long as this does, unless a head panicked.
+                    self.computing = Some((frame, Instant::now()));
+                    // The thread lives as long as this does.
                     if job.is_none_or(|job| self.worker.jobs.send(job).is_err()) {
                         self.handle(Input::HeadFailed { frame });
                     }

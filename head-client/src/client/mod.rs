@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_models::{Full, Head};
 use isthmus_proto::wire::{BundleRef, Hello};
@@ -34,6 +35,17 @@ pub enum RunError {
     /// The system gives no threads.
     #[error("threads cannot be started: {0}")]
     Threads(io::Error),
+    /// The source of pictures ended with a panic.
+    #[error("the source of pictures failed: {0}")]
+    Source(String),
+    /// The compute thread does not come back.
+    #[error("the head has been at frame {frame} for {after:?}, and will hardly finish")]
+    Hangs {
+        /// The frame.
+        frame: u64,
+        /// For how long.
+        after: Duration,
+    },
 }
 
 /// A device's side of the work, connected to a server.
@@ -50,8 +62,9 @@ pub struct Client {
 
 impl Client {
     /// Offers metrics where the configuration says so, connects to the server, checks that it is
-    /// the right one and that it serves the bundle of `head`. Afterwards a lost connection is made
-    /// again by itself.
+    /// the right one and that it serves the bundle of `head`. A lost connection is made again by
+    /// itself. Where that is the first, frames are answered on the device meanwhile, unless the
+    /// configuration requires the server: then it is an error.
     pub async fn connect(
         config: ClientConfig,
         head: Arc<Head>,
@@ -69,7 +82,7 @@ impl Client {
         let (server, timeout) = (config.server.clone(), config.connect_timeout);
         let sampled = config.traces.as_ref().map(|traces| traces.sampled);
         let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
-        let link = Link::connect(dialer).await?;
+        let link = Link::open(dialer, config.require_server).await?;
         let compute = Box::new(Networks::new(Arc::clone(&head), None, &config));
         Ok(Client { config, head, compute, controller, link, telemetry })
     }
@@ -107,6 +120,6 @@ impl Client {
         let worker = Worker::start(compute).map_err(RunError::Threads)?;
         let captures = capture::start(source, config.rate).map_err(RunError::Threads)?;
         let driver = Driver::new(config, head, controller, (link, worker, telemetry), sink);
-        Ok(driver.drive(captures, stop).await)
+        driver.drive(captures, stop).await
     }
 }

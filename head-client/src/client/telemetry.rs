@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::outcome::FrameOutcome;
 use crate::report::FrameReport;
 use crate::session::Session;
-use crate::transport::ConnectError;
+use crate::transport::{ConnectError, Unconnected};
 
 pub(super) struct Telemetry {
     metrics: Option<(Arc<Metrics>, SocketAddr)>,
@@ -71,6 +71,13 @@ impl Telemetry {
     pub(super) fn count_frame(&self, report: &FrameReport) {
         if let Some((metrics, _)) = &self.metrics {
             metrics.on_frame(report);
+        }
+    }
+
+    /// Counts an attempt to connect that failed.
+    pub(super) fn count_unconnected(&self, cause: Unconnected) {
+        if let Some((metrics, _)) = &self.metrics {
+            metrics.on_unconnected(cause);
         }
     }
 

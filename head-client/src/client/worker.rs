@@ -1,7 +1,9 @@
 //! The compute thread: it makes features and their bytes, a compressed picture, or an answer of a
 //! picture.
 
+use std::any::Any;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -79,7 +81,12 @@ impl Worker {
         let (results, done) = tokio_mpsc::unbounded_channel();
         thread::Builder::new().name("head".into()).spawn(move || {
             for Job { frame, picture, run } in orders {
-                let computed = compute.compute(frame, &picture, run);
+                let work = || compute.compute(frame, &picture, run);
+                // What is left of the networks is only scratch memory, which each run fills anew.
+                let computed =
+                    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|cause| {
+                        Err(ComputeError(format!("the head panicked: {}", words(&*cause))))
+                    });
                 if results.send(Done { frame, computed }).is_err() {
                     return;
                 }
@@ -87,6 +94,12 @@ impl Worker {
         })?;
         Ok(Worker { jobs, done })
     }
+}
+
+/// What a panic says.
+pub(super) fn words(cause: &(dyn Any + Send)) -> &str {
+    let text = cause.downcast_ref::<&str>().copied();
+    text.or_else(|| cause.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
 /// The bundle's networks and codecs, on this machine's processor.

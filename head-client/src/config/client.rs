@@ -33,6 +33,9 @@ pub struct ClientConfig {
     pub rate: Option<f64>,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
+    /// Whether the client ends when it cannot connect at first; otherwise it answers on the device until
+    /// it can.
+    pub require_server: bool,
     /// How much detail the server's answers have.
     pub detail: Detail,
     /// Boxes of at least this confidence are answered, above 0 to 1; `None` for the bundle's own threshold.
@@ -97,6 +100,7 @@ impl ClientConfig {
             pace: Pace::EveryFrame,
             rate: None,
             connect_timeout: CONNECT_TIMEOUT,
+            require_server: false,
             detail: Detail::Top,
             min_confidence: None,
             filter_classes: None,
@@ -152,6 +156,7 @@ impl Options {
             // A camera keeps time by itself.
             rate: self.rate.filter(|_| !camera),
             connect_timeout: Duration::from_millis(timeout_ms),
+            require_server: self.require_server.unwrap_or(false),
             detail: Detail::Top,
             min_confidence: self.confidence()?,
             filter_classes: None,

@@ -142,6 +142,10 @@ pub struct Options {
           env = "ISTHMUS_CONNECT_TIMEOUT_MS", value_parser = duration::parse_ms)]
     #[serde(alias = "connect_timeout", deserialize_with = "duration::deserialize_ms")]
     pub connect_timeout_ms: Option<u64>,
+    /// End when the server cannot be reached at first, instead of answering on the device until it can
+    #[arg(long, value_name = "BOOL", env = "ISTHMUS_REQUIRE_SERVER", num_args = 0..=1,
+          default_missing_value = "true")]
+    pub require_server: Option<bool>,
     /// TCP port for Prometheus over HTTP; 0 takes a free one [default: none]
     #[arg(long, value_name = "PORT", env = "ISTHMUS_METRICS_PORT")]
     pub metrics_port: Option<u16>,
@@ -248,6 +252,7 @@ impl Options {
             limit: self.limit.or(file.limit),
             in_flight: self.in_flight.or(file.in_flight),
             connect_timeout_ms: self.connect_timeout_ms.or(file.connect_timeout_ms),
+            require_server: self.require_server.or(file.require_server),
             metrics_port: self.metrics_port.or(file.metrics_port),
             metrics_address: self.metrics_address.or(file.metrics_address),
             otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use isthmus_proto::wire::Hello;
 use isthmus_proto::{Timestamp, TraceIds};
-use tokio::sync::mpsc;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout, timeout_at};
 
@@ -17,6 +18,10 @@ use super::tls::{Trust, TrustError, Verifier};
 use crate::config::{ServerUrl, Transport};
 use crate::exchange::{Backoff, Handshake, Limits, WelcomeError};
 
+/// Longest wait for the first attempt to connect before frames are taken.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+/// A failure that goes on is logged again after this time.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 /// Longest wait for the goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -82,6 +87,57 @@ pub enum ConnectError {
     },
 }
 
+/// Why there is no connection, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unconnected {
+    /// The server's name has no address.
+    NoAddress,
+    /// Nothing answers.
+    Unreachable,
+    /// What answers is not the server it should be.
+    Identity,
+    /// The server does not serve the bundle.
+    NotServed,
+    /// What answers speaks another protocol, or the attempt could not be made.
+    Protocol,
+}
+
+impl Unconnected {
+    /// All of them.
+    pub const ALL: [Unconnected; 5] = [
+        Unconnected::NoAddress,
+        Unconnected::Unreachable,
+        Unconnected::Identity,
+        Unconnected::NotServed,
+        Unconnected::Protocol,
+    ];
+
+    /// Its name in results and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unconnected::NoAddress => "no_address",
+            Unconnected::Unreachable => "unreachable",
+            Unconnected::Identity => "identity",
+            Unconnected::NotServed => "not_served",
+            Unconnected::Protocol => "protocol",
+        }
+    }
+}
+
+impl ConnectError {
+    /// The kind of failure.
+    pub fn cause(&self) -> Unconnected {
+        match self {
+            ConnectError::Resolve { .. } => Unconnected::NoAddress,
+            ConnectError::Unreachable { .. } => Unconnected::Unreachable,
+            ConnectError::Identity { .. } => Unconnected::Identity,
+            ConnectError::NotServed { .. } => Unconnected::NotServed,
+            _ => Unconnected::Protocol,
+        }
+    }
+}
+
 /// Connects to a server, as often as it has to be.
 pub(crate) struct Dialer {
     target: Target,
@@ -132,11 +188,12 @@ impl Dialer {
     async fn connect(&self) -> Result<Connected, ConnectError> {
         let server = &self.target.server;
         let resolve = |reason| ConnectError::Resolve { server: server.clone(), reason };
-        let addresses: Vec<SocketAddr> =
-            tokio::net::lookup_host((server.host.as_str(), server.port))
-                .await
-                .map_err(|error| resolve(error.to_string()))?
-                .collect();
+        let looked_up = tokio::net::lookup_host((server.host.as_str(), server.port));
+        let addresses: Vec<SocketAddr> = timeout(self.target.timeout, looked_up)
+            .await
+            .map_err(|_| resolve(format!("no answer in {:?}", self.target.timeout)))?
+            .map_err(|error| resolve(error.to_string()))?
+            .collect();
         let mut last = resolve("the name is known, but has no address".into());
         for address in addresses {
             match self.connect_to(address).await {
@@ -224,15 +281,18 @@ impl Connected {
 }
 
 impl Link {
-    /// Connects, and from then on reconnects by itself; the first event is `Up`.
-    pub(crate) async fn connect(dialer: Dialer) -> Result<Link, ConnectError> {
-        let connected = dialer.connect().await?;
+    /// A link that connects, and again whenever the connection is lost. If `required` it begins with
+    /// a connection, whose event is there at once. If not, it waits for the first attempt for
+    /// [`FIRST_ATTEMPT`] at most, and goes on with further ones beside the first frames.
+    pub(crate) async fn open(dialer: Dialer, required: bool) -> Result<Link, ConnectError> {
+        let connected = if required { Some(dialer.connect().await?) } else { None };
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (event_sender, events) = mpsc::unbounded_channel();
-        // From here, not from the task: the first frame may be ready before the task first runs.
-        let _ = event_sender.send(connected.event());
         let ends = Ends { commands: command_receiver, events: event_sender };
-        let keeper = tokio::spawn(keep(dialer, connected, ends));
+        let (tried, first) = oneshot::channel();
+        let keeper = tokio::spawn(keep(dialer, connected, ends, tried));
+        // The first frame may be ready before the task first runs.
+        let _ = timeout(FIRST_ATTEMPT, first).await;
         Ok(Link { commands, events, keeper })
     }
 
@@ -245,13 +305,33 @@ impl Link {
     }
 }
 
-/// Serves one connection after the other until the link is dropped.
-async fn keep(dialer: Dialer, mut connected: Connected, mut ends: Ends) {
-    let mut backoff = Backoff::default();
+/// Serves one connection after the other until the link is dropped. `tried` is dropped when the first
+/// attempt has ended.
+async fn keep(
+    dialer: Dialer,
+    mut connected: Option<Connected>,
+    mut ends: Ends,
+    tried: oneshot::Sender<()>,
+) {
     let server = &dialer.target.server;
+    let mut attempts =
+        Attempts { dialer: &dialer, events: ends.events.clone(), tried: Some(tried), said: None };
+    let mut backoff = Backoff::default();
     loop {
-        let traced = connected.traces.is_some();
-        let lost = match connected.connection {
+        let next = match connected.take() {
+            Some(connected) => connected,
+            None => tokio::select! {
+                next = attempts.until_connected(&mut backoff) => next,
+                () = refuse(&mut ends) => return,
+            },
+        };
+        tracing::info!(%server, "connected");
+        if ends.events.send(next.event()).is_err() {
+            return;
+        }
+        attempts.tried = None;
+        let traced = next.traces.is_some();
+        let lost = match next.connection {
             Connection::Quic(quic) => quic.serve(&mut ends, traced).await,
             Connection::Grpc(grpc) => grpc.serve(&mut ends, traced).await,
         };
@@ -260,27 +340,54 @@ async fn keep(dialer: Dialer, mut connected: Connected, mut ends: Ends) {
         if ends.events.send(Event::Down).is_err() {
             return;
         }
-        connected = tokio::select! {
-            connected = reconnect(&dialer, &mut backoff) => connected,
-            () = refuse(&mut ends) => return,
-        };
-        tracing::info!(%server, "connected again");
-        if ends.events.send(connected.event()).is_err() {
-            return;
-        }
     }
 }
 
-async fn reconnect(dialer: &Dialer, backoff: &mut Backoff) -> Connected {
-    loop {
-        sleep(backoff.next_pause()).await;
-        match dialer.connect().await {
-            Ok(connected) => {
+/// Attempts to connect, and what is said of those that fail.
+struct Attempts<'a> {
+    dialer: &'a Dialer,
+    events: mpsc::UnboundedSender<Event>,
+    tried: Option<oneshot::Sender<()>>,
+    /// The latest failure in the log, and when.
+    said: Option<(Unconnected, Instant)>,
+}
+
+impl Attempts<'_> {
+    async fn until_connected(&mut self, backoff: &mut Backoff) -> Connected {
+        loop {
+            // The very first attempt waits for nothing.
+            if self.tried.is_none() {
+                sleep(backoff.next_pause()).await;
+            }
+            if let Some(connected) = self.next().await {
                 backoff.handle_welcome();
+                self.said = None;
                 return connected;
             }
-            Err(error) => tracing::warn!(%error, "still no connection"),
         }
+    }
+
+    async fn next(&mut self) -> Option<Connected> {
+        let error = match self.dialer.connect().await {
+            Ok(connected) => return Some(connected),
+            Err(error) => error,
+        };
+        let cause = error.cause();
+        // The same again and again is worth a line a minute.
+        let told = self.said.is_some_and(|(said, at)| said == cause && at.elapsed() < SAID_AGAIN);
+        if !told {
+            self.said = Some((cause, Instant::now()));
+            match cause {
+                Unconnected::Identity | Unconnected::NotServed => {
+                    tracing::error!(%error, "no connection");
+                }
+                _ => tracing::warn!(%error, "no connection"),
+            }
+        }
+        // The receiver may be gone already; then the link soon is, too.
+        let _ = self.events.send(Event::Unconnected(cause));
+        self.tried = None;
+        None
     }
 }
 

@@ -7,6 +7,6 @@ mod protocol;
 pub mod quic;
 pub mod tls;
 
-pub use link::ConnectError;
+pub use link::{ConnectError, Unconnected};
 pub(crate) use link::{Dialer, Link};
 pub(crate) use protocol::{Command, Event};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use isthmus_proto::{FrameId, TraceIds};
 use tokio::sync::mpsc;
 
+use super::link::Unconnected;
 use super::tls::Verifier;
 use crate::config::ServerUrl;
 use crate::exchange::{Checked, Limits, Outcome, Outgoing, WelcomeError};
@@ -42,6 +43,8 @@ pub(crate) enum Event {
         traces: Option<TraceIds>,
     },
     Down,
+    /// An attempt to connect failed.
+    Unconnected(Unconnected),
     /// A frame got its ordinal on the connection.
     Sent(FrameId, u64),
     Reply(FrameId, Checked),

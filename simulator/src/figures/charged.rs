@@ -116,6 +116,7 @@ fn client_config(
         deadline: config.deadline,
         in_flight: config.in_flight,
         pace: Pace::Live,
+        require_server: true,
         rate: Some(1.0 / config.interval.as_secs_f64()),
         connect_timeout: Duration::from_secs(10),
         ..ClientConfig::new(ServerUrl { transport: Transport::Quic, host, port }, trust)

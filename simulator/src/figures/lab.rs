@@ -351,6 +351,7 @@ impl Serving {
         let config = ClientConfig {
             server,
             trust: Trust::Fingerprint(fingerprint.parse()?),
+            require_server: true,
             deadline: DEADLINE,
             in_flight,
             pace: Pace::EveryFrame,
