@@ -11,9 +11,10 @@ use isthmus_proto::wire::Reply;
 use prost::Message;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    Connection, ConnectionError, Endpoint, Incoming, ReadError, RecvStream, SendStream,
-    ServerConfig, TransportConfig, VarInt, WriteError,
+    Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ReadError, RecvStream,
+    SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt, WriteError,
 };
+use ring::hmac;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -47,7 +48,13 @@ pub(crate) fn bind(
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let ExchangeConfig { receiver, max_in_flight, .. } = gate.config;
     config.transport_config(Arc::new(transport_config(receiver.max_frame_bytes, max_in_flight)));
-    Ok(Endpoint::server(config, address))
+    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &certificates.served().reset_key);
+    let endpoint = EndpointConfig::new(Arc::new(reset_key));
+    let open = || {
+        let socket = std::net::UdpSocket::bind(address)?;
+        Endpoint::new(endpoint, Some(config), socket, Arc::new(TokioRuntime))
+    };
+    Ok(open())
 }
 
 /// Serves until the endpoint is closed.

@@ -163,6 +163,9 @@ pub(crate) struct Identity {
     pub(crate) fingerprint: Fingerprint,
     /// When it expires, where it says so.
     pub(crate) expires: Option<SystemTime>,
+    /// Signs stateless resets. It hangs from the private key, so that a server that was started again
+    /// can tell its former connections that they are no more.
+    pub(crate) reset_key: [u8; 32],
 }
 
 impl Identity {
@@ -200,9 +203,14 @@ impl Identity {
         let expires = expires(first);
         let private = PrivateKeyDer::from_pem_slice(key.1.as_bytes())
             .map_err(|source| wrong(key.0, "private key", source))?;
+        let reset_key = Sha256::new()
+            .chain_update(b"isthmus stateless reset")
+            .chain_update(private.secret_der())
+            .finalize()
+            .into();
         let certified = CertifiedKey::from_der(chain, private, &ring::default_provider())
             .map_err(|error| TlsError::Unusable(error.to_string()))?;
-        Ok(Identity { certified: Arc::new(certified), fingerprint, expires })
+        Ok(Identity { certified: Arc::new(certified), fingerprint, expires, reset_key })
     }
 
     /// What whoever renews the certificate should know at `now`.
