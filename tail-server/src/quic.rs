@@ -14,6 +14,7 @@ use quinn::{
     Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ReadError, RecvStream,
     SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt, WriteError,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -48,8 +49,12 @@ pub(crate) fn bind(
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let ExchangeConfig { receiver, max_in_flight, .. } = gate.config;
     config.transport_config(Arc::new(transport_config(receiver.max_frame_bytes, max_in_flight)));
-    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &certificates.served().reset_key);
-    let endpoint = EndpointConfig::new(Arc::new(reset_key));
+    let key = certificates.served().reset_key;
+    let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &key)));
+    // Only packets to a name that this server may have given are answered with a reset.
+    let [a, b, c, d, e, f, g, h, ..] = key;
+    let names = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(names)));
     let open = || {
         let socket = std::net::UdpSocket::bind(address)?;
         Endpoint::new(endpoint, Some(config), socket, Arc::new(TokioRuntime))

@@ -6,6 +6,15 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proto::ALPN;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, ConnectionError, Endpoint};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 fn tail_server(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tail-server"));
@@ -56,9 +65,14 @@ fn exit_codes_tell_failures_apart() {
 
 /// What a server prints until it is ready.
 fn start(repository: &Path, tls: &Path) -> (Child, Vec<String>) {
+    start_at(repository, tls, "0")
+}
+
+/// The same with QUIC at this port.
+fn start_at(repository: &Path, tls: &Path, quic_port: &str) -> (Child, Vec<String>) {
     let paths = [repository, tls].map(|path| path.to_str().expect("a path"));
     let mut child = tail_server(&["--model-repository", paths[0], "--tls-dir", paths[1]])
-        .args(["--address", "127.0.0.1", "--quic-port", "0", "--grpc-port", "0"])
+        .args(["--address", "127.0.0.1", "--quic-port", quic_port, "--grpc-port", "0"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program starts");
@@ -97,4 +111,42 @@ fn a_server_keeps_its_certificate_and_stops_on_sigterm() {
         assert!(code == Some(1) && said.contains("no answer"), "{said}");
     }
     assert_eq!(certificates[0], certificates[1]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_server_that_was_killed_tells_its_former_connections_as_soon_as_it_is_back() {
+    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/bundles");
+    let tls = tempfile::tempdir().expect("a temporary folder");
+    let (mut child, lines) = start(&repository, tls.path());
+    let port = lines.iter().find_map(|line| line.strip_prefix("quic 127.0.0.1:"));
+    let port = port.unwrap_or_else(|| panic!("no port in {lines:?}")).to_owned();
+
+    let pem = fs::read(tls.path().join("certificate.pem")).expect("written");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("a usable certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut crypto = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    crypto.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(crypto).expect("a QUIC configuration");
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().expect("an address"));
+    let endpoint = endpoint.expect("a socket");
+    let address = format!("127.0.0.1:{port}").parse().expect("an address");
+    let config = ClientConfig::new(Arc::new(crypto));
+    let connecting = endpoint.connect_with(config, address, "localhost");
+    let connection = connecting.expect("a configuration").await.expect("a connection");
+
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    let (mut child, _) = start_at(&repository, tls.path(), &port);
+    let (mut send, _recv) = connection.open_bi().await.expect("a stream");
+    send.write_all(b"anybody?").await.expect("taken");
+    let closed = tokio::time::timeout(Duration::from_secs(3), connection.closed()).await;
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert!(matches!(closed, Ok(ConnectionError::Reset)), "{closed:?}");
 }
