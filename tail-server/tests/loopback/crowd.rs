@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use isthmus_proto::wire::reply;
 use isthmus_tail_server::code;
 use quinn::ConnectionError;
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::device::{DIGEST, Device, LONG, Setup, answer, frame, hello, start};
+use crate::device::{DIGEST, Device, LONG, Setup, answer, frame, hello, start, underway};
 use crate::grpc::{Call, connect};
 
 /// What a QUIC server says with the code of a refused connection.
@@ -122,4 +124,48 @@ async fn return_packets(
 
 async fn bind() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").await.expect("a socket")
+}
+
+#[tokio::test]
+async fn devices_that_flood_the_queue_leave_another_its_answers() {
+    let delay = Duration::from_millis(10);
+    let setup = start(delay, |config| (config.workers, config.queue) = (1, 16)).await;
+    let mut floods = JoinSet::new();
+    for _ in 0..4 {
+        let device = Arc::new(setup.device().await);
+        // Patient frames fill the queue, urgent ones would go before all others in it.
+        for place in 0..24u16 {
+            let device = Arc::clone(&device);
+            let time_left = if place % 2 == 0 { LONG } else { Duration::from_millis(40) };
+            floods.spawn(async move {
+                loop {
+                    device.ask(&frame(place, time_left, 1)).await;
+                }
+            });
+        }
+    }
+    underway().await;
+    let camera = setup.device().await;
+    let mut answers = 0;
+    for number in 0..40 {
+        let reply = camera.ask(&frame(number, Duration::from_millis(300), 1)).await;
+        answers += usize::from(matches!(reply.outcome, Some(reply::Outcome::Answer(_))));
+    }
+    floods.abort_all();
+    assert!(answers >= 38, "{answers} of 40");
+}
+
+#[tokio::test]
+async fn connections_without_a_hello_make_room_for_a_device() {
+    let setup = start(Duration::ZERO, |config| config.max_connections = 2).await;
+    let address = setup.server.quic_addr().expect("QUIC is offered");
+    let (_first, silent) = setup.connect().await;
+    let _second = setup.connect().await;
+    assert!(setup.try_connect(address).await.1.is_err(), "there is no third place yet");
+    let device = eventually(&setup, address).await;
+    answer(&device.ask(&frame(1, LONG, 1)).await);
+    let ConnectionError::ApplicationClosed(close) = silent.closed().await else {
+        panic!("not evicted")
+    };
+    assert_eq!(u64::from(close.error_code), u64::from(code::EVICTED));
 }
