@@ -18,7 +18,7 @@ pub(super) fn ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
 }
 
 pub(super) fn bd_rate_webp(lab: &Lab) -> anyhow::Result<Measurement> {
-    not_of_classes(lab).map_or_else(|| bd_rate(lab), Ok)
+    not_of_classes(lab).map_or_else(|| bd_rate(lab, Some(Family::Webp)), Ok)
 }
 
 pub(super) fn map_bytes_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
@@ -30,7 +30,7 @@ pub(super) fn map_ratio_at(lab: &Lab, points: f64) -> anyhow::Result<Measurement
 }
 
 pub(super) fn bd_rate_map(lab: &Lab) -> anyhow::Result<Measurement> {
-    not_of_boxes(lab).map_or_else(|| bd_rate_of_nearest(lab), Ok)
+    not_of_boxes(lab).map_or_else(|| bd_rate(lab, None), Ok)
 }
 
 fn bytes_within(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
@@ -77,34 +77,22 @@ fn ratio_within(lab: &Lab, points: f64) -> anyhow::Result<Measurement> {
     })
 }
 
-fn bd_rate(lab: &Lab) -> anyhow::Result<Measurement> {
+/// Against a family of image codecs, or the one that comes nearest to the split network.
+fn bd_rate(lab: &Lab, against: Option<Family>) -> anyhow::Result<Measurement> {
     let curve = lab.once(measure)?;
-    Ok(match curve.bd_rate.iter().find(|(family, _)| *family == Family::Webp) {
-        Some(&(_, rate)) => {
-            let detail = "bytes more than WebP at equal accuracy, over what both fronts reach";
-            Measurement::of(rate, detail)
-        }
-        None => Measurement::skipped("the fronts reach no common accuracy"),
-    })
-}
-
-/// Against the image codec that comes nearest to the split network.
-fn bd_rate_of_nearest(lab: &Lab) -> anyhow::Result<Measurement> {
-    let curve = lab.once(measure)?;
-    let nearest = curve.bd_rate.iter().max_by(|one, other| one.1.total_cmp(&other.1));
-    Ok(match nearest {
-        Some(&(nearest, rate)) => {
-            let each =
-                curve.bd_rate.iter().map(|(family, rate)| format!("{} {rate:.1}%", family.name()));
-            let detail = format!(
-                "bytes more than {} at equal mAP, over what both fronts reach; {}",
-                nearest.name(),
-                each.collect::<Vec<_>>().join(", ")
-            );
-            Measurement::of(rate, detail)
-        }
-        None => Measurement::skipped("the fronts reach no common mAP"),
-    })
+    let quality = if curve.full_boxes.is_some() { "mAP" } else { "accuracy" };
+    let of_family = |it: &&(Family, f64)| against.is_none_or(|family| it.0 == family);
+    let rates = curve.bd_rate.iter().filter(of_family);
+    let Some(&(family, rate)) = rates.max_by(|one, other| one.1.total_cmp(&other.1)) else {
+        return Ok(Measurement::skipped(format!("the fronts reach no common {quality}")));
+    };
+    let each = curve.bd_rate.iter().map(|(family, rate)| format!("{} {rate:.1}%", family.name()));
+    let detail = format!(
+        "bytes more than {} at equal {quality}, over what both fronts reach; {}",
+        family.name(),
+        each.collect::<Vec<_>>().join(", ")
+    );
+    Ok(Measurement::of(rate, detail))
 }
 
 fn measure(lab: &Lab) -> anyhow::Result<RateAccuracy> {
