@@ -9,6 +9,7 @@ mod controllers;
 mod duration;
 mod error;
 mod ladder;
+mod list;
 mod objective;
 mod options;
 mod server_url;

@@ -50,7 +50,7 @@ impl Prober {
         trust: &Trust,
         timeout: Duration,
     ) -> Result<Prober, ConnectError> {
-        let dialer = Dialer::new(server, trust, Hello::default(), timeout, None)?;
+        let dialer = Dialer::new(vec![server], trust, Hello::default(), timeout, None)?;
         let dialer = dialer.with_send_window(SEND_WINDOW);
         Ok(Prober { link: Link::open(dialer, true).await? })
     }

@@ -379,12 +379,27 @@ async fn a_device_that_starts_without_its_server_answers_and_finds_it_later() {
 }
 
 #[tokio::test]
+async fn where_one_server_cannot_be_reached_the_next_one_answers() {
+    let (_dir, bundle) = tiny::bundle();
+    let server = ends::server(&bundle, NO_TIME).await;
+    let mut config = ends::config(&server, Transport::Quic);
+    config.further_servers = vec![ends::config(&server, Transport::Grpc).server];
+    // Discard is never listened on here.
+    (config.server.port, config.connect_timeout) = (9, Duration::from_millis(300));
+    let Trust::Fingerprints(fingerprints) = &mut config.trust else { panic!("others") };
+    fingerprints.insert(0, "00".repeat(32).parse().expect("hex"));
+    let client = ends::client(config, &bundle).await.expect("connected to the second");
+    let (reports, _) = run(client, ends::pictures(4)).await;
+    assert!(reports.iter().all(|report| report.arm_name() == Some("split")));
+}
+
+#[tokio::test]
 async fn without_a_server_in_the_whole_run_the_summary_says_why() {
     let (_dir, bundle) = tiny::bundle();
     let server = ends::server(&bundle, NO_TIME).await;
     let mut config = ends::config(&server, Transport::Grpc);
     config.require_server = false;
-    config.trust = Trust::Fingerprint("00".repeat(32).parse().expect("hex"));
+    config.trust = Trust::Fingerprints(vec!["00".repeat(32).parse().expect("hex")]);
     let client = ends::client(config, &bundle).await.expect("none is required");
     let (reports, summary) = run(client, ends::pictures(4)).await;
     assert!(reports.iter().all(|report| report.arm_name() == Some("exit")));
@@ -441,7 +456,7 @@ async fn an_absent_server_and_a_wrong_one_are_told_apart() {
         let good = ends::config(&server, transport);
 
         let mut config = good.clone();
-        config.trust = Trust::Fingerprint("00".repeat(32).parse().expect("hex"));
+        config.trust = Trust::Fingerprints(vec!["00".repeat(32).parse().expect("hex")]);
         let error = ends::client(config, &bundle).await.err();
         assert!(matches!(error, Some(ConnectError::Identity { .. })), "{error:?}");
         let actual = server.fingerprint().to_string();

@@ -121,7 +121,7 @@ fn config(transport: Transport, address: SocketAddr, fingerprint: Fingerprint) -
         deadline: Duration::from_secs(20),
         connect_timeout: Duration::from_secs(20),
         require_server: true,
-        ..ClientConfig::new(server, Trust::Fingerprint(fingerprint))
+        ..ClientConfig::new(server, Trust::Fingerprints(vec![fingerprint]))
     }
 }
 

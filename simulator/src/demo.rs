@@ -234,7 +234,7 @@ impl Stage<'_> {
         let (_, relay_address) = relay.addresses().next().context("the relay has no address")?;
         let (host, port) = (relay_address.ip().to_string(), relay_address.port());
         let url = ServerUrl { transport: Transport::Quic, host, port };
-        let trust = Trust::Fingerprint(server.fingerprint().to_string().parse()?);
+        let trust = Trust::Fingerprints(vec![server.fingerprint().to_string().parse()?]);
         let client_config = ClientConfig {
             deadline: config.deadline,
             in_flight: 2,

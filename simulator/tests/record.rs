@@ -32,7 +32,8 @@ async fn a_server_echoes_what_the_link_lets_through() {
     let (_, address) = relay.addresses().next().expect("a proxy");
     let (host, port) = (address.ip().to_string(), address.port());
     let url = ServerUrl { transport: Transport::Quic, host, port };
-    let trust = Trust::Fingerprint(server.fingerprint().to_string().parse().expect("hexadecimal"));
+    let trust =
+        Trust::Fingerprints(vec![server.fingerprint().to_string().parse().expect("hexadecimal")]);
 
     let light = measure(url.clone(), &trust, Workload::Light, SECOND, SECOND, |_| {}).await;
     let light = light.expect("connected");
@@ -48,7 +49,7 @@ async fn a_server_echoes_what_the_link_lets_through() {
     // How near it comes depends on who else wants the processor.
     assert!((200_000..2_200_000).contains(&rate), "{rate}");
 
-    let other = Trust::Fingerprint("00".repeat(32).parse().expect("hexadecimal"));
+    let other = Trust::Fingerprints(vec!["00".repeat(32).parse().expect("hexadecimal")]);
     let refused = measure(url, &other, Workload::Light, SECOND, SECOND, |_| {}).await;
     assert!(matches!(refused, Err(ConnectError::Identity { .. })), "{refused:?}");
 }

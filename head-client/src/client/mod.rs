@@ -79,9 +79,11 @@ impl Client {
             ..Hello::default()
         };
         let telemetry = Telemetry::start(&config).await?;
-        let (server, timeout) = (config.server.clone(), config.connect_timeout);
+        let servers =
+            [&config.server].into_iter().chain(&config.further_servers).cloned().collect();
+        let timeout = config.connect_timeout;
         let sampled = config.traces.as_ref().map(|traces| traces.sampled);
-        let dialer = Dialer::new(server, &config.trust, hello, timeout, sampled)?;
+        let dialer = Dialer::new(servers, &config.trust, hello, timeout, sampled)?;
         let link = Link::open(dialer, config.require_server).await?;
         let compute = Box::new(Networks::new(Arc::clone(&head), None, &config));
         Ok(Client { config, head, compute, controller, link, telemetry })

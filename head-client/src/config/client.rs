@@ -21,6 +21,8 @@ use crate::tls::{Fingerprint, Trust};
 pub struct ClientConfig {
     /// Where the server is.
     pub server: ServerUrl,
+    /// Servers that take its place, in order, while those before cannot be reached; of the same trust.
+    pub further_servers: Vec<ServerUrl>,
     /// How its identity is checked.
     pub trust: Trust,
     /// Longest time from capture to output; more than zero.
@@ -94,6 +96,7 @@ impl ClientConfig {
     pub fn new(server: ServerUrl, trust: Trust) -> ClientConfig {
         ClientConfig {
             server,
+            further_servers: Vec::new(),
             trust,
             deadline: DEADLINE,
             in_flight: 1,
@@ -114,9 +117,16 @@ impl ClientConfig {
 impl Options {
     /// The client's part of these options, checked.
     pub fn to_config(&self) -> Result<ClientConfig, ConfigError> {
-        let server = self.server.clone().ok_or(ConfigError::Missing("--server URL"))?;
+        let servers = self.server.as_deref().unwrap_or_default();
+        let (server, further) =
+            servers.split_first().ok_or(ConfigError::Missing("--server URL"))?;
         let trust = match (&self.server_fingerprint, &self.ca) {
-            (Some(fingerprint), None) => Trust::Fingerprint(fingerprint.parse::<Fingerprint>()?),
+            (Some(fingerprints), None) => Trust::Fingerprints(
+                fingerprints
+                    .iter()
+                    .map(|it| it.parse::<Fingerprint>())
+                    .collect::<Result<_, _>>()?,
+            ),
             (None, Some(path)) => Trust::Authorities(path.clone()),
             (None, None) => return Err(ConfigError::NoTrust),
             (Some(_), Some(_)) => return Err(ConfigError::TwoTrusts),
@@ -148,7 +158,8 @@ impl Options {
             return Err(ConfigError::Range { name, range, value: target_miss.to_string() });
         }
         Ok(ClientConfig {
-            server,
+            server: server.clone(),
+            further_servers: further.to_vec(),
             trust,
             deadline: Duration::from_millis(deadline_ms),
             in_flight,
@@ -231,11 +242,24 @@ mod tests {
         let given = options("server = 'quic://localhost'\nserver_fingerprint = 'x'");
         let shipped = given.clone().or(file);
         let bare = given.or(Options::default());
-        let fingerprint = Some("ab".repeat(32));
+        let fingerprint = Some(vec!["ab".repeat(32)]);
         let [shipped, bare] = [shipped, bare].map(|it| {
             Options { server_fingerprint: fingerprint.clone(), ..it }.to_config().expect("valid")
         });
         assert_eq!(shipped, bare);
+    }
+
+    #[test]
+    fn of_several_servers_the_first_is_preferred_and_any_fingerprint_will_do() {
+        let [one, other] = ["ab", "cd"].map(|pair| pair.repeat(32));
+        let text =
+            format!("server = ['quic://a', 'grpc://a']\nserver_fingerprint = ['{one}', '{other}']");
+        let config = options(&text).to_config().expect("valid");
+        assert_eq!(config.server.to_string(), "quic://a:4433");
+        assert_eq!(config.further_servers[0].to_string(), "grpc://a:8001");
+        assert!(matches!(config.trust, Trust::Fingerprints(all) if all.len() == 2));
+        let wrong = toml::from_str::<Options>("server = ['quic://a', 'http://b']");
+        assert!(wrong.is_err_and(|error| error.to_string().contains("http://b")));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::duration;
 use super::error::ConfigError;
+use super::list;
 use super::objective::ObjectiveKind;
 use super::server_url::ServerUrl;
 use crate::controller::ControllerKind;
@@ -19,12 +20,23 @@ use crate::controller::ControllerKind;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// The server: quic://HOST:4433 or grpc://HOST:8001; these ports are the defaults.
-    #[arg(long, value_name = "URL", env = "ISTHMUS_SERVER")]
-    pub server: Option<ServerUrl>,
-    /// SHA-256 of the server's certificate, as the server prints it when it starts.
-    #[arg(long, value_name = "HEX", env = "ISTHMUS_SERVER_FINGERPRINT", conflicts_with = "ca")]
-    pub server_fingerprint: Option<String>,
+    /// The server: quic://HOST:4433 or grpc://HOST:8001; these ports are the defaults. Of several, separated
+    /// by commas, the first that can be reached is taken, such as the same one over gRPC where UDP is
+    /// blocked.
+    #[arg(long, value_name = "URL,…", value_delimiter = ',', env = "ISTHMUS_SERVER")]
+    #[serde(deserialize_with = "list::deserialize")]
+    pub server: Option<Vec<ServerUrl>>,
+    /// SHA-256 of the server's certificate, as the server prints it when it starts; of several, separated
+    /// by commas, any: the one before and the next, while a certificate is changed.
+    #[arg(
+        long,
+        value_name = "HEX,…",
+        value_delimiter = ',',
+        env = "ISTHMUS_SERVER_FINGERPRINT",
+        conflicts_with = "ca"
+    )]
+    #[serde(deserialize_with = "list::deserialize")]
+    pub server_fingerprint: Option<Vec<String>>,
     /// PEM file of the certificate authorities that may vouch for the server.
     #[arg(long, value_name = "FILE", env = "ISTHMUS_CA")]
     pub ca: Option<PathBuf>,

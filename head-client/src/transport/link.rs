@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proto::wire::Hello;
@@ -22,6 +23,8 @@ use crate::exchange::{Backoff, Handshake, Limits, WelcomeError};
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// A failure that goes on is logged again after this time.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
+/// How often a server is tried that goes before the one that is connected.
+const PREFERRED_AGAIN: Duration = Duration::from_secs(30);
 /// Longest wait for the goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -63,6 +66,9 @@ pub enum ConnectError {
         /// What it did.
         reason: String,
     },
+    /// No server was named.
+    #[error("no server is named")]
+    NoServer,
     /// Metrics cannot be offered there.
     #[error("cannot listen on {address} for metrics (--metrics-port chooses another port)")]
     Listen {
@@ -113,6 +119,17 @@ impl Unconnected {
         Unconnected::Protocol,
     ];
 
+    /// Whether whoever looks for the cause learns more of this one.
+    fn tells_more_than(self, other: Unconnected) -> bool {
+        let rank = |cause| match cause {
+            Unconnected::NotServed => 3,
+            Unconnected::Identity => 2,
+            Unconnected::Protocol => 1,
+            Unconnected::Unreachable | Unconnected::NoAddress => 0,
+        };
+        rank(self) > rank(other)
+    }
+
     /// Its name in results and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -129,7 +146,7 @@ impl ConnectError {
     /// The kind of failure.
     pub fn cause(&self) -> Unconnected {
         match self {
-            ConnectError::Resolve { .. } => Unconnected::NoAddress,
+            ConnectError::Resolve { .. } | ConnectError::NoServer => Unconnected::NoAddress,
             ConnectError::Unreachable { .. } => Unconnected::Unreachable,
             ConnectError::Identity { .. } => Unconnected::Identity,
             ConnectError::NotServed { .. } => Unconnected::NotServed,
@@ -140,7 +157,8 @@ impl ConnectError {
 
 /// Connects to a server, as often as it has to be.
 pub(crate) struct Dialer {
-    target: Target,
+    /// In order of preference, at least one.
+    targets: Vec<Target>,
     hello: Hello,
     /// Fraction of frames to trace, 0 to 1; `None` traces nothing.
     sampled: Option<f64>,
@@ -155,6 +173,8 @@ pub(crate) struct Link {
 
 /// A connection whose hello was welcomed.
 struct Connected {
+    /// The server's place among the targets.
+    target: usize,
     connection: Connection,
     limits: Limits,
     round_trip: Option<Duration>,
@@ -167,36 +187,64 @@ enum Connection {
 }
 
 impl Dialer {
+    /// Of `servers`, at least one, the first that can be reached is taken.
     pub(crate) fn new(
-        server: ServerUrl,
+        servers: Vec<ServerUrl>,
         trust: &Trust,
         hello: Hello,
         timeout: Duration,
         sampled: Option<f64>,
     ) -> Result<Self, ConnectError> {
         let verifier = Verifier::new(trust)?;
-        let target = Target { server, verifier, timeout, send_window: None };
-        Ok(Dialer { target, hello, sampled })
+        let target = |server| {
+            let verifier = Arc::clone(&verifier);
+            Target { server, verifier, timeout, send_window: None }
+        };
+        Ok(Dialer { targets: servers.into_iter().map(target).collect(), hello, sampled })
     }
 
     /// Hands QUIC so many bytes at most before they are acknowledged.
     pub(crate) fn with_send_window(mut self, bytes: u64) -> Self {
-        self.target.send_window = Some(bytes);
+        self.targets.iter_mut().for_each(|target| target.send_window = Some(bytes));
         self
     }
 
+    /// A connection to the first server that can be reached; otherwise what is most worth knowing.
     async fn connect(&self) -> Result<Connected, ConnectError> {
-        let server = &self.target.server;
+        self.connect_before(self.targets.len()).await
+    }
+
+    /// The same of the servers before a place.
+    async fn connect_before(&self, end: usize) -> Result<Connected, ConnectError> {
+        let mut failed: Option<ConnectError> = None;
+        for at in 0..end {
+            match self.connect_at(at).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => {
+                    let cause = |error: &ConnectError| error.cause();
+                    // A wrong server says more than one that does not answer.
+                    if failed.as_ref().is_none_or(|it| cause(&error).tells_more_than(cause(it))) {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        Err(failed.unwrap_or(ConnectError::NoServer))
+    }
+
+    async fn connect_at(&self, at: usize) -> Result<Connected, ConnectError> {
+        let target = &self.targets[at];
+        let server = &target.server;
         let resolve = |reason| ConnectError::Resolve { server: server.clone(), reason };
         let looked_up = tokio::net::lookup_host((server.host.as_str(), server.port));
-        let addresses: Vec<SocketAddr> = timeout(self.target.timeout, looked_up)
+        let addresses: Vec<SocketAddr> = timeout(target.timeout, looked_up)
             .await
-            .map_err(|_| resolve(format!("no answer in {:?}", self.target.timeout)))?
+            .map_err(|_| resolve(format!("no answer in {:?}", target.timeout)))?
             .map_err(|error| resolve(error.to_string()))?
             .collect();
         let mut last = resolve("the name is known, but has no address".into());
         for address in addresses {
-            match self.connect_to(address).await {
+            match self.connect_to(at, address).await {
                 Ok(connected) => return Ok(connected),
                 Err(error @ (ConnectError::Identity { .. } | ConnectError::NotServed { .. })) => {
                     return Err(error);
@@ -207,69 +255,71 @@ impl Dialer {
         Err(last)
     }
 
-    async fn connect_to(&self, address: SocketAddr) -> Result<Connected, ConnectError> {
+    async fn connect_to(&self, at: usize, address: SocketAddr) -> Result<Connected, ConnectError> {
+        let target = &self.targets[at];
         let traces = self.sampled.and_then(|sampled| self.draw_trace_ids(sampled));
         let hello = Hello { tracing: traces.map(Into::into), ..self.hello.clone() };
         let start = Instant::now();
-        let mut handshake = Handshake::new(hello, Timestamp::ZERO, self.target.timeout);
+        let mut handshake = Handshake::new(hello, Timestamp::ZERO, target.timeout);
         let due = handshake.poll_timeout().map_or(0, Timestamp::as_micros);
         let due = start + Duration::from_micros(due);
-        let connecting = timeout_at(due.into(), self.shake_hands(address, &mut handshake)).await;
-        let silent = |_| Err(WelcomeError::Silent(self.target.timeout).into());
+        let connecting = timeout_at(due.into(), shake_hands(target, address, &mut handshake)).await;
+        let silent = |_| Err(WelcomeError::Silent(target.timeout).into());
         let shaken = connecting.unwrap_or_else(silent);
         let (connection, limits, round_trip) =
-            shaken.map_err(|failure| self.to_error(address, failure))?;
-        Ok(Connected { connection, limits, round_trip, traces })
-    }
-
-    async fn shake_hands(
-        &self,
-        address: SocketAddr,
-        handshake: &mut Handshake,
-    ) -> Result<(Connection, Limits, Option<Duration>), Failure> {
-        match self.target.server.transport {
-            Transport::Quic => {
-                let connected = QuicConnection::connect(&self.target, address, handshake).await?;
-                let (quic, limits, round_trip) = connected;
-                Ok((Connection::Quic(quic), limits, Some(round_trip)))
-            }
-            Transport::Grpc => {
-                let connected = GrpcConnection::connect(&self.target, address, handshake).await?;
-                let (grpc, limits) = connected;
-                Ok((Connection::Grpc(grpc), limits, None))
-            }
-        }
-    }
-
-    /// What a failure means, now that it can be known whether the server's identity is the cause.
-    fn to_error(&self, address: SocketAddr, failure: Failure) -> ConnectError {
-        let server = self.target.server.clone();
-        if let Some(reason) = self.target.verifier.take_refusal() {
-            return ConnectError::Identity { server, reason };
-        }
-        match failure {
-            Failure::Unreachable(reason) => ConnectError::Unreachable { server, reason },
-            Failure::Protocol(reason) => ConnectError::Protocol { server, reason },
-            Failure::Welcome(error @ WelcomeError::Silent(_)) => {
-                ConnectError::Unreachable { server, reason: format!("{address}: {error}") }
-            }
-            Failure::Welcome(WelcomeError::NotServed { bundle, reason }) => {
-                ConnectError::NotServed { server, bundle, reason }
-            }
-            Failure::Welcome(error) => ConnectError::Protocol { server, reason: error.to_string() },
-        }
+            shaken.map_err(|failure| to_error(target, address, failure))?;
+        Ok(Connected { target: at, connection, limits, round_trip, traces })
     }
 
     /// Names for the spans of a new connection's frames.
     fn draw_trace_ids(&self, sampled: f64) -> Option<TraceIds> {
         let mut seed = [0; 8];
-        match self.target.verifier.provider().secure_random.fill(&mut seed) {
+        let provider = self.targets.first()?.verifier.provider();
+        match provider.secure_random.fill(&mut seed) {
             Ok(()) => Some(TraceIds::new(u64::from_be_bytes(seed), sampled)),
             Err(_) => {
                 tracing::warn!("no random numbers: this connection is not traced");
                 None
             }
         }
+    }
+}
+
+async fn shake_hands(
+    target: &Target,
+    address: SocketAddr,
+    handshake: &mut Handshake,
+) -> Result<(Connection, Limits, Option<Duration>), Failure> {
+    match target.server.transport {
+        Transport::Quic => {
+            let connected = QuicConnection::connect(target, address, handshake).await?;
+            let (quic, limits, round_trip) = connected;
+            Ok((Connection::Quic(quic), limits, Some(round_trip)))
+        }
+        Transport::Grpc => {
+            let connected = GrpcConnection::connect(target, address, handshake).await?;
+            let (grpc, limits) = connected;
+            Ok((Connection::Grpc(grpc), limits, None))
+        }
+    }
+}
+
+/// What a failure means, now that it can be known whether the server's identity is the cause.
+fn to_error(target: &Target, address: SocketAddr, failure: Failure) -> ConnectError {
+    let server = target.server.clone();
+    if let Some(reason) = target.verifier.take_refusal() {
+        return ConnectError::Identity { server, reason };
+    }
+    match failure {
+        Failure::Unreachable(reason) => ConnectError::Unreachable { server, reason },
+        Failure::Protocol(reason) => ConnectError::Protocol { server, reason },
+        Failure::Welcome(error @ WelcomeError::Silent(_)) => {
+            ConnectError::Unreachable { server, reason: format!("{address}: {error}") }
+        }
+        Failure::Welcome(WelcomeError::NotServed { bundle, reason }) => {
+            ConnectError::NotServed { server, bundle, reason }
+        }
+        Failure::Welcome(error) => ConnectError::Protocol { server, reason: error.to_string() },
     }
 }
 
@@ -313,7 +363,6 @@ async fn keep(
     mut ends: Ends,
     tried: oneshot::Sender<()>,
 ) {
-    let server = &dialer.target.server;
     let mut attempts =
         Attempts { dialer: &dialer, events: ends.events.clone(), tried: Some(tried), said: None };
     let mut backoff = Backoff::default();
@@ -325,20 +374,44 @@ async fn keep(
                 () = refuse(&mut ends) => return,
             },
         };
+        let server = &dialer.targets[next.target].server;
         tracing::info!(%server, "connected");
         if ends.events.send(next.event()).is_err() {
             return;
         }
         attempts.tried = None;
         let traced = next.traces.is_some();
-        let lost = match next.connection {
-            Connection::Quic(quic) => quic.serve(&mut ends, traced).await,
-            Connection::Grpc(grpc) => grpc.serve(&mut ends, traced).await,
+        let serving = async {
+            match next.connection {
+                Connection::Quic(quic) => quic.serve(&mut ends, traced).await,
+                Connection::Grpc(grpc) => grpc.serve(&mut ends, traced).await,
+            }
+        };
+        let lost = tokio::select! {
+            lost = serving => lost,
+            preferred = preferred(&dialer, next.target) => {
+                connected = Some(preferred);
+                Err("a server that goes before it is there again".to_owned())
+            }
         };
         let Err(reason) = lost else { return };
         tracing::warn!(%server, reason, "connection lost");
         if ends.events.send(Event::Down).is_err() {
             return;
+        }
+    }
+}
+
+/// A connection to a server that goes before the one at `at`, once one is there; never, where there is
+/// none.
+async fn preferred(dialer: &Dialer, at: usize) -> Connected {
+    if at == 0 {
+        std::future::pending().await
+    }
+    loop {
+        sleep(PREFERRED_AGAIN).await;
+        if let Ok(connected) = dialer.connect_before(at).await {
+            return connected;
         }
     }
 }

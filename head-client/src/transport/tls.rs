@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 /// What makes a server the right one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Its certificate has this fingerprint; name and dates of the certificate do not matter.
-    Fingerprint(Fingerprint),
+    /// Its certificate has one of these fingerprints; name and dates of the certificate do not matter.
+    Fingerprints(Vec<Fingerprint>),
     /// Its certificate is for the name in the server's URL and was issued by a certificate
     /// authority of this PEM file.
     Authorities(PathBuf),
@@ -61,7 +61,7 @@ pub(crate) struct Verifier {
 
 #[derive(Debug)]
 enum Check {
-    Fingerprint(Fingerprint),
+    Fingerprints(Vec<Fingerprint>),
     Authorities(Arc<WebPkiServerVerifier>),
 }
 
@@ -107,7 +107,7 @@ impl Verifier {
     pub(crate) fn new(trust: &Trust) -> Result<Arc<Self>, TrustError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let check = match trust {
-            Trust::Fingerprint(fingerprint) => Check::Fingerprint(*fingerprint),
+            Trust::Fingerprints(fingerprints) => Check::Fingerprints(fingerprints.clone()),
             Trust::Authorities(path) => {
                 let fail = |reason: String| TrustError::Authorities { path: path.clone(), reason };
                 let mut roots = RootCertStore::empty();
@@ -147,13 +147,16 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let refusal = match &self.check {
-            Check::Fingerprint(expected) => {
+            Check::Fingerprints(expected) => {
                 let actual = Fingerprint::of(end_entity);
-                if actual == *expected {
+                if expected.contains(&actual) {
                     return Ok(ServerCertVerified::assertion());
                 }
-                let words =
-                    format!("its certificate has fingerprint {actual}, expected {expected}");
+                let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+                let words = format!(
+                    "its certificate has fingerprint {actual}, expected {}",
+                    expected.join(" or ")
+                );
                 let cause = rustls::CertificateError::ApplicationVerificationFailure;
                 (words, rustls::Error::InvalidCertificate(cause))
             }

@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn measure(args: &Args) -> anyhow::Result<(Measured, Measured)> {
     let Args { duration, window, .. } = *args;
     let trust = match (args.server_fingerprint, &args.ca) {
-        (Some(fingerprint), _) => Trust::Fingerprint(fingerprint),
+        (Some(fingerprint), _) => Trust::Fingerprints(vec![fingerprint]),
         (None, Some(file)) => Trust::Authorities(file.clone()),
         (None, None) => bail!("--server-fingerprint or --ca is needed"),
     };

@@ -111,7 +111,7 @@ fn client_config(
 ) -> anyhow::Result<ClientConfig> {
     let (_, address) = relay.addresses().next().context("the relay has no address")?;
     let (host, port) = (address.ip().to_string(), address.port());
-    let trust = Trust::Fingerprint(server.fingerprint().to_string().parse()?);
+    let trust = Trust::Fingerprints(vec![server.fingerprint().to_string().parse()?]);
     Ok(ClientConfig {
         deadline: config.deadline,
         in_flight: config.in_flight,

@@ -350,7 +350,8 @@ impl Serving {
         let (server, fingerprint) = self.address(transport)?;
         let config = ClientConfig {
             server,
-            trust: Trust::Fingerprint(fingerprint.parse()?),
+            trust: Trust::Fingerprints(vec![fingerprint.parse()?]),
+            further_servers: Vec::new(),
             require_server: true,
             deadline: DEADLINE,
             in_flight,

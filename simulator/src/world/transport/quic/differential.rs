@@ -308,7 +308,7 @@ fn play_for_real(script: &[Step]) -> Ended {
         let server = Server::start_with(config, registry).await.expect("the server starts");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let fingerprint: Fingerprint = server.fingerprint().to_string().parse().expect("one");
-        let trusted = verifier(&Trust::Fingerprint(fingerprint)).expect("needs no file");
+        let trusted = verifier(&Trust::Fingerprints(vec![fingerprint])).expect("needs no file");
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address"));
         let endpoint = endpoint.expect("a socket");
         let config = client_config(provider, trusted).expect("a configuration");

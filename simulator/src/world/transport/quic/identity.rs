@@ -83,7 +83,7 @@ impl Identity {
             .expect("a host's name can be certified")
             .der()
             .clone();
-        let trust = Trust::Fingerprint(Fingerprint::of(&certificate));
+        let trust = Trust::Fingerprints(vec![Fingerprint::of(&certificate)]);
         let verifier = verifier(&trust).expect("a fingerprint needs no file");
         let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
