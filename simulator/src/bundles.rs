@@ -89,6 +89,6 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let error = find(Path::new("stret")).expect_err("a typo").to_string();
         assert!(error.starts_with("unknown bundle stret; expected"), "{error}");
-        assert!(error.contains("photos, street"), "{error}");
+        assert!(error.contains("photos, road, signs, street"), "{error}");
     }
 }

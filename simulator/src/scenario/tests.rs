@@ -170,7 +170,7 @@ fn a_value_that_cannot_be_used_is_named_with_its_file() {
         (
             "record = 'record.csv.zst'",
             "bundle = 'none'",
-            "bundle: unknown bundle none; expected a bundle's folder or one of: photos, street",
+            "bundle: unknown bundle none; expected a bundle's folder or one of: photos, road, signs, street",
         ),
     ] {
         assert!(SMALL.contains(from), "{from}");
