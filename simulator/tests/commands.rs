@@ -48,7 +48,7 @@ fn the_demo_runs_anywhere_and_leaves_a_page() {
         assert!(said.contains(part), "{part}: {said}");
     }
     let first = said.lines().next().expect("a line");
-    assert!(first.starts_with("bundle /") && first.contains("models/bundles/signs"), "{first}");
+    assert!(first.starts_with("bundle /") && first.contains("models/bundles/street"), "{first}");
     assert!(!first.contains(".."), "{first}");
     let page = fs::read_to_string(folder.path().join("page.html")).expect("written");
     assert!(page.starts_with("<!doctype html>") && page.matches("<svg").count() >= 3);

@@ -19,7 +19,7 @@ use super::{Format, bar, duration, shell, truth};
 #[derive(clap::Args)]
 pub struct Args {
     /// Bundle by name (models/bundles), or a bundle's folder.
-    #[arg(long, value_name = "NAME|DIR", default_value = "signs")]
+    #[arg(long, value_name = "NAME|DIR", default_value = "street")]
     bundle: PathBuf,
     /// Pictures (a file, or a folder by class) instead of the built-in camera's frames.
     #[arg(long, value_name = "FILE|DIR")]
