@@ -4,6 +4,7 @@
 
 use std::future::pending;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,10 @@ use isthmus_head_client::{
     Fixed, FrameReport, Greedy, Here, ImageRun, Ladder, LadderRung, Mpc, MpcConfig, Pace, Run,
     RunError, Summary, Unconnected,
 };
-use isthmus_models::{Answer, ImageSpec, Picture, Scores, image_formats};
+use isthmus_models::{Answer, Bundle, ImageSpec, Picture, Scores, image_formats};
 use isthmus_proto::wire::Detail;
 use isthmus_proto::{Coded, FrameId, ImageFormat, OperatingPoint};
-use isthmus_tail_server::{ServerConfig, TlsConfig};
+use isthmus_tail_server::{Server, ServerConfig, TlsConfig};
 use tokio::sync::Notify;
 
 const NO_TIME: Duration = Duration::ZERO;
@@ -267,16 +268,18 @@ async fn a_live_source_drops_what_it_must_and_counts_it() {
     assert!(answered > 0, "{summary:?}");
 }
 
+/// A server at a port (0 for a free one) whose certificate survives a restart.
+async fn server_at(bundle: &Arc<Bundle>, port: u16, tls: &Path) -> Server {
+    ends::serve(vec![ends::model(bundle, NO_TIME)], ends::server_config(port, tls)).await
+}
+
 #[tokio::test]
 async fn a_server_that_goes_away_costs_answers_but_no_frame_and_is_found_again() {
     let (_dir, bundle) = tiny::bundle();
     for transport in [Transport::Quic, Transport::Grpc] {
         // Its certificate has to survive the restart.
         let tls = tempfile::tempdir().expect("temporary folder");
-        let start = |port| {
-            let models = vec![ends::model(&bundle, NO_TIME)];
-            ends::serve(models, ends::server_config(port, tls.path()))
-        };
+        let start = |port| server_at(&bundle, port, tls.path());
         let server = start(0).await;
         let mut config = ends::config(&server, transport);
         let port = config.server.port;
@@ -341,10 +344,7 @@ async fn a_device_that_starts_without_its_server_answers_and_finds_it_later() {
     let (_dir, bundle) = tiny::bundle();
     for transport in [Transport::Quic, Transport::Grpc] {
         let tls = tempfile::tempdir().expect("temporary folder");
-        let start = |port| {
-            let models = vec![ends::model(&bundle, NO_TIME)];
-            ends::serve(models, ends::server_config(port, tls.path()))
-        };
+        let start = |port| server_at(&bundle, port, tls.path());
         let server = start(0).await;
         let mut config = ends::config(&server, transport);
         server.shutdown().await;

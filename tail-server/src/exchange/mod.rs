@@ -352,16 +352,12 @@ impl<H: Clone> Exchange<H> {
             let running = Running { deadline, received_at, started: now, unwanted: false };
             let stage = std::mem::replace(&mut state.stage, Stage::Running(running));
             if let Stage::Queued { received, .. } = stage {
-                let buffered = std::mem::take(&mut state.buffered);
-                self.buffered -= buffered;
-                if let Some(connection) = self.connections.get_mut(&state.connection) {
-                    connection.buffered -= buffered;
-                }
                 let connection = self.connections.get(&state.connection);
                 let binding = connection.and_then(|it| it.binding.as_ref());
                 let wanted = binding.map(Binding::wanted).unwrap_or_default();
                 work.push(Work { frame, to: state.to.clone(), received, wanted });
             }
+            self.let_go(frame);
         }
         self.running.insert(id, keys);
         Some(Batch { id, lane, work })
@@ -478,8 +474,7 @@ impl<H: Clone> Exchange<H> {
         let frame = self.frames.get_mut(&key).ok_or_else(unknown)?;
         let connection = self.connections.get_mut(&frame.connection).ok_or_else(unknown)?;
         let binding = connection.binding.as_ref().ok_or_else(unknown)?;
-        let flow = flow(frame.connection);
-        let cost = Cost::of_share(self.places.of(connection.origin));
+        let (flow, cost) = (flow(frame.connection), self.places.cost(connection.origin));
         let load = Load {
             in_flight: connection.in_flight.len(),
             max_in_flight: self.config.max_in_flight,
@@ -527,7 +522,7 @@ impl<H: Clone> Exchange<H> {
         let (lane, deadline) = (Lane { bundle, split }, received.deadline);
         let flow = flow(frame.connection);
         let connection = self.connections.get(&frame.connection);
-        let cost = Cost::of_share(connection.map_or(1, |it| self.places.of(it.origin)));
+        let cost = connection.map_or(Cost::ONE, |it| self.places.cost(it.origin));
         match self.batcher.handle_arrival(now, Job { lane, flow, cost, deadline, work: key }) {
             Ok(job) => frame.stage = Stage::Queued { job, received },
             Err(_) => {

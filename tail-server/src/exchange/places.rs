@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use isthmus_proto::Timestamp;
 
+use crate::batcher::Cost;
+
 /// Without a hello for so long, a connection makes room for a new one.
 const GREETED_WITHIN: Duration = Duration::from_secs(2);
 /// Without a frame for so long, a connection makes room for a new one.
@@ -109,8 +111,13 @@ impl<I: Copy + Ord> Places<I> {
         }
     }
 
+    /// What a job costs one of an origin: they share one part of the workers.
+    pub(crate) fn cost(&self, origin: Origin) -> Cost {
+        Cost::of_share(self.of(origin))
+    }
+
     /// Places that an origin has taken.
-    pub(crate) fn of(&self, origin: Origin) -> usize {
+    fn of(&self, origin: Origin) -> usize {
         self.origins.get(&origin).copied().unwrap_or(0)
     }
 
